@@ -1,0 +1,274 @@
+// The MLA layer (DeepSeek-V2, section 2.1): packed weights, and one `forward` for prefill, chunked prefill and decode.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "mla/cache/latent_cache.hpp"
+#include "mla/config.hpp"
+#include "mla/core/executor.hpp"
+#include "mla/core/workspace.hpp"
+#include "mla/eigen.hpp"
+#include "mla/kernels/decode_absorbed.hpp"
+#include "mla/kernels/plan.hpp"
+#include "mla/kernels/prefill_expanded.hpp"
+#include "mla/linear/linear.hpp"
+#include "mla/math/rms_norm.hpp"
+#include "mla/math/rope.hpp"
+#include "mla/weights.hpp"
+
+namespace mla {
+
+/// One MLA layer with weights stored as T (double, float, bf16 or fp16). Activations are float, or double when T is double.
+/// DcStatic and DrStatic fix kv_lora_rank and qk_rope_head_dim at compile time, or are mla::Dynamic.
+/// Owns its packed weights and nothing that changes from call to call, so that threads may share it.
+template <Storage T, int DcStatic = Dynamic, int DrStatic = (DcStatic == Dynamic ? Dynamic : 64)>
+class Attention {
+  public:
+    using Activation = compute_t<T>;
+    using Matrix = RowMatrix<Activation>;
+
+    /// Packs the weights once; the tensors are not needed afterwards.
+    /// @throws std::invalid_argument when the config is invalid, contradicts DcStatic or DrStatic, or a tensor is missing or misshapen
+    Attention(const Config& config, const AttentionWeights& weights) : Attention(checked(config, weights), weights, Checked{}) {}
+
+    [[nodiscard]] const Config& config() const noexcept { return config_; }
+
+    /// Bytes of packed weights.
+    [[nodiscard]] std::size_t weight_bytes() const noexcept {
+        return q_a_.bytes() + q_.bytes() + kv_a_.bytes() + absorb_key_.bytes() + expand_key_.bytes() + value_.bytes() + o_.bytes();
+    }
+
+    /// Bytes of workspace that `forward` needs for `tokens` tokens; the same for any number of cached ones.
+    [[nodiscard]] std::size_t workspace_bytes(Index tokens, Index concurrency) const {
+        Arena counter;
+        static_cast<void>(Scratch::carve(counter, *this, tokens, concurrency));
+        return counter.bytes();
+    }
+
+    /// y = MLA(x): appends the tokens of x to the cache, then lets each attend to all cached tokens up to itself.
+    ///
+    /// x [T, hidden] activations after the input norm; positions [T] of the tokens, which rotate queries and keys; cache holds
+    /// the tokens before these; y [T, hidden], which may be x itself. Prefill, chunked prefill and decode are this one call;
+    /// `form` forces the way it is computed. Allocates only when the workspace must grow, and the result depends neither
+    /// on the executor nor on its concurrency.
+    /// @throws std::invalid_argument when sizes, positions or the cache's geometry do not fit, std::length_error when the cache is
+    /// full or a caller's workspace too small; cache and y are then as they were
+    template <Storage C>
+    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, LatentCache<C>& cache, Eigen::Ref<Matrix> y,
+                 ExecutorRef executor, Workspace& workspace, Form form = Form::automatic) const {
+        check(x, positions, cache, y);
+        const Index tokens = x.rows();
+        if (tokens == 0) return;
+        const auto scratch =
+            workspace.carve([&](Arena& arena) { return Scratch::carve(arena, *this, tokens, executor.concurrency()); });
+
+        project_queries(view(x), positions, scratch, executor);
+        project_latents(view(x), scratch, executor);
+        cache.append(MatrixView<const Activation>(scratch.latents));
+        if (form == Form::automatic) form = choose_form(config_, tokens, cache.size());
+        if (form == Form::absorbed) {
+            attend_absorbed(cache.view(), scratch, executor);
+        } else {
+            attend_expanded(cache.view(), scratch, executor);
+        }
+        linear<simd::DefaultArch, Activation>(rows(scratch.o), o_, bias(o_bias_), MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()),
+                                              executor);
+    }
+
+    /// As above, with a workspace of its own: allocates.
+    template <Storage C>
+    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, LatentCache<C>& cache, Eigen::Ref<Matrix> y,
+                 ExecutorRef executor = SerialExecutor{}) const {
+        Workspace workspace;
+        forward(x, positions, cache, y, executor, workspace);
+    }
+
+  private:
+    using A = Activation;
+    struct Checked {};
+
+    /// Activations between the steps of a call.
+    struct Scratch {
+        MatrixView<A> q_a;      ///< [T, Rq]
+        HeadsView<A> q;         ///< [T, H, Dn+Dr]
+        MatrixView<A> latents;  ///< [T, Dc+Dr]: what the cache takes
+        HeadsView<A> o;         ///< [T, H, Dv]
+        HeadsView<A> q_latent;  ///< [t, H, Dc+Dr] of one chunk of queries
+        HeadsView<A> o_latent;  ///< [t, H, Dc]
+        A* angles = nullptr;    ///< [T, Dr]
+        std::span<std::byte> kernel;
+
+        static Scratch carve(Arena& arena, const Attention& layer, Index tokens, Index concurrency) {
+            const Config& c = layer.config_;
+            const Index heads = c.num_attention_heads;
+            const Index chunk = std::min(tokens, layer.absorbed_chunk());
+            const auto heads_view = [&](Index count, Index dim) {
+                return HeadsView<A>(arena.take<A>(count * heads * dim), count, heads, dim);
+            };
+            Scratch s;
+            s.q_a = {arena.take<A>(tokens * c.q_lora_rank), tokens, c.q_lora_rank};
+            s.q = heads_view(tokens, c.qk_head_dim());
+            s.latents = {arena.take<A>(tokens * c.cache_dim()), tokens, c.cache_dim()};
+            s.o = heads_view(tokens, c.v_head_dim);
+            s.q_latent = heads_view(chunk, c.cache_dim());
+            s.o_latent = heads_view(chunk, c.kv_lora_rank);
+            s.angles = arena.take<A>(tokens * c.qk_rope_head_dim);
+            const auto absorbed = absorbed_workspace_bytes<A>(plan_absorbed(chunk, heads, 0), c.kv_lora_rank, c.qk_rope_head_dim, concurrency);
+            const auto expanded = expanded_worker_bytes<A>(plan_expanded(tokens, heads), c.cache_dim(), c.qk_head_dim(), c.v_head_dim) *
+                                  static_cast<std::size_t>(concurrency);
+            const std::size_t bytes = std::max(absorbed, expanded);
+            s.kernel = {arena.take<std::byte>(static_cast<Index>(bytes)), bytes};
+            return s;
+        }
+    };
+
+    static const Config& checked(const Config& config, const AttentionWeights& weights) {
+        validate(config);
+        validate(config, weights);
+        if constexpr (DcStatic != Dynamic) require_equal("kv_lora_rank", config.kv_lora_rank, "Attention's Dc", Index{DcStatic});
+        if constexpr (DrStatic != Dynamic) require_equal("qk_rope_head_dim", config.qk_rope_head_dim, "Attention's Dr", Index{DrStatic});
+        return config;
+    }
+
+    Attention(const Config& config, const AttentionWeights& weights, Checked)
+        : config_(config),
+          rope_(config.rope, config.qk_rope_head_dim),
+          q_(config.q_lora_rank > 0 ? weights.q_b_proj : weights.q_proj),
+          kv_a_(weights.kv_a_proj_with_mqa),
+          absorb_key_(config.num_attention_heads, config.qk_nope_head_dim, config.kv_lora_rank),
+          expand_key_(config.num_attention_heads, config.kv_lora_rank, config.qk_nope_head_dim),
+          value_(config.num_attention_heads, config.kv_lora_rank, config.v_head_dim),
+          o_(weights.o_proj),
+          kv_a_norm_(to_vector(weights.kv_a_layernorm)) {
+        if (config.q_lora_rank > 0) {
+            q_a_ = PackedMatrix<T>(weights.q_a_proj);
+            q_a_norm_ = to_vector(weights.q_a_layernorm);
+        }
+        const Index stride = config.qk_nope_head_dim + config.v_head_dim;
+        for (Index h = 0; h < config.num_attention_heads; ++h) {
+            const TensorRef key = weights.kv_b_proj.row_range(h * stride, config.qk_nope_head_dim);
+            absorb_key_.pack_transposed(h, key);
+            expand_key_.pack(h, key);
+            value_.pack(h, weights.kv_b_proj.row_range(h * stride + config.qk_nope_head_dim, config.v_head_dim));
+        }
+        if (!config.attention_bias) return;
+        if (config.q_lora_rank > 0) q_a_bias_ = to_vector(weights.q_a_bias);
+        kv_a_bias_ = to_vector(weights.kv_a_bias);
+        o_bias_ = to_vector(weights.o_bias);
+    }
+
+    template <Storage C>
+    void check(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, const LatentCache<C>& cache,
+               const Eigen::Ref<Matrix>& y) const {
+        require_equal("x.cols()", x.cols(), "hidden_size", config_.hidden_size);
+        require_equal("positions.size()", static_cast<Index>(positions.size()), "x.rows()", x.rows());
+        for (const std::int64_t position : positions) require_at_least("positions[t]", position, std::int64_t{0});
+        require_equal("y.rows()", y.rows(), "x.rows()", x.rows());
+        require_equal("y.cols()", y.cols(), "hidden_size", config_.hidden_size);
+        require_equal("cache.latent_dim()", cache.latent_dim(), "kv_lora_rank", config_.kv_lora_rank);
+        require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config_.qk_rope_head_dim);
+        require(cache.pairing() == config_.rope.pairing, "cache.pairing()", name(cache.pairing()), name(config_.rope.pairing));
+        cache.require_room(x.rows());
+    }
+
+    // q = q_b(RMSNorm(q_a(x))) or q_proj(x);  q_pe = RoPE(q_pe, position)
+    void project_queries(MatrixView<const A> x, std::span<const std::int64_t> positions, const Scratch& s, ExecutorRef executor) const {
+        MatrixView<const A> input = x;
+        if (config_.q_lora_rank > 0) {
+            project(x, q_a_, q_a_bias_, s.q_a, executor);
+            rms_norm(s.q_a, q_a_norm_.data(), config_.latent_norm_eps);
+            input = s.q_a;
+        }
+        project(input, q_, {}, rows(s.q), executor);
+        const Index nope = config_.qk_nope_head_dim;
+        for_each_item(executor, x.rows, [&](Index t, Index) {
+            A* table = s.angles + t * rope_.dim();
+            rope_.angles(positions[static_cast<std::size_t>(t)], table);
+            for (Index h = 0; h < config_.num_attention_heads; ++h) rope_.rotate(table, s.q.at(t, h) + nope);
+            scale_by_position(positions[static_cast<std::size_t>(t)], s.q.at(t, 0));
+        });
+    }
+
+    // q ← q · (1 + beta·ln(1 + ⌊position / period⌋))
+    void scale_by_position(std::int64_t position, A* q) const {
+        const PositionScale& rule = config_.position_scale;
+        if (rule.beta == 0.0) return;
+        const A factor = static_cast<A>(1.0 + rule.beta * std::log1p(static_cast<double>(position / rule.period)));
+        for (Index i = 0; i < config_.q_dim(); ++i) q[i] *= factor;
+    }
+
+    // c, k_pe = split(kv_a(x));  c = RMSNorm(c);  k_pe = RoPE(k_pe, position)
+    void project_latents(MatrixView<const A> x, const Scratch& s, ExecutorRef executor) const {
+        project(x, kv_a_, kv_a_bias_, s.latents, executor);
+        rms_norm(s.latents.columns(0, config_.kv_lora_rank), kv_a_norm_.data(), config_.latent_norm_eps, config_.latent_multiplier);
+        for (Index t = 0; t < x.rows; ++t) rope_.rotate(s.angles + t * rope_.dim(), s.latents.row(t) + config_.kv_lora_rank);
+    }
+
+    // q_lat[h] = W_UK[h]ᵀ q_nope[h];  s = (q_lat·c + q_pe·k_pe)·scale;  o[h] = W_UV[h] (softmax(s) c)
+    template <Storage C>
+    void attend_absorbed(const LatentView<C>& cache, const Scratch& s, ExecutorRef executor) const {
+        const Index tokens = s.q.tokens;
+        Workspace kernel(s.kernel);
+        for (Index first = 0; first < tokens; first += s.q_latent.tokens) {
+            const Index count = std::min(s.q_latent.tokens, tokens - first);
+            const HeadsView<A> q = s.q.token_range(first, count);
+            const HeadsView<A> q_latent = s.q_latent.token_range(0, count);
+            const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
+            linear_heads<simd::DefaultArch, A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_, q_latent.slice(0, config_.kv_lora_rank), executor);
+            copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim), q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
+            decode_absorbed(q_latent, cache.prefix(cache.length - tokens + first + count), scale(), o_latent, {}, kernel, executor);
+            linear_heads<simd::DefaultArch, A>(o_latent, value_, s.o.token_range(first, count), executor);
+        }
+    }
+
+    // k_nope[h] = W_UK[h] c;  v[h] = W_UV[h] c;  o[h] = softmax((q_nope·k_nope + q_pe·k_pe)·scale) v[h]
+    template <Storage C>
+    void attend_expanded(const LatentView<C>& cache, const Scratch& s, ExecutorRef executor) const {
+        Workspace kernel(s.kernel);
+        prefill_expanded(s.q, cache, ExpansionWeights<T>{expand_key_, value_}, scale(), s.o, {}, kernel, executor);
+    }
+
+    static void project(MatrixView<const A> x, const PackedMatrix<T>& weight, const std::vector<A>& bias_values, MatrixView<A> y,
+                        ExecutorRef executor) {
+        linear<simd::DefaultArch, A>(x, weight, bias(bias_values), y, executor);
+    }
+
+    static void copy_heads(HeadsView<const A> from, HeadsView<A> to) {
+        for (Index t = 0; t < from.tokens; ++t)
+            for (Index h = 0; h < from.heads; ++h) std::copy_n(from.at(t, h), from.dim, to.at(t, h));
+    }
+
+    static std::vector<A> to_vector(const TensorRef& tensor) {
+        std::vector<A> values(static_cast<std::size_t>(tensor.cols));
+        tensor.visit([&](const auto* source) {
+            for (std::size_t i = 0; i < values.size(); ++i) values[i] = simd::convert<A>(source[i]);
+        });
+        return values;
+    }
+
+    static const A* bias(const std::vector<A>& values) noexcept { return values.empty() ? nullptr : values.data(); }
+    static MatrixView<const A> view(const Eigen::Ref<const Matrix>& x) noexcept { return {x.data(), x.rows(), x.cols(), x.outerStride()}; }
+    /// Heads side by side: [T, H·dim].
+    static MatrixView<A> rows(const HeadsView<A>& heads) noexcept { return {heads.data, heads.tokens, heads.heads * heads.dim}; }
+
+    /// query_multiplier belongs to the queries; on their scores it is a part of the scale.
+    [[nodiscard]] A scale() const { return static_cast<A>(config_.softmax_scale() * config_.query_multiplier); }
+    /// Queries that the absorbed form takes at a time: 2048 rows keep absorbed queries and outputs (9 MiB at Dc 512) near the caches.
+    [[nodiscard]] Index absorbed_chunk() const noexcept { return std::max<Index>(2048 / config_.num_attention_heads, 1); }
+
+    Config config_;
+    RotaryEmbedding rope_;
+    PackedMatrix<T> q_a_;         ///< hidden → Rq, with q_lora_rank
+    PackedMatrix<T> q_;           ///< Rq or hidden → H·(Dn+Dr)
+    PackedMatrix<T> kv_a_;        ///< hidden → Dc+Dr
+    PackedMatrix<T> absorb_key_;  ///< a head: q_nope Dn → Dc
+    PackedMatrix<T> expand_key_;  ///< a head: c Dc → Dn; the transpose of absorb_key_, since a product reads its matrix in one order
+    PackedMatrix<T> value_;       ///< a head: c Dc → Dv
+    PackedMatrix<T> o_;           ///< H·Dv → hidden
+    std::vector<A> q_a_norm_, kv_a_norm_, q_a_bias_, kv_a_bias_, o_bias_;
+};
+
+}  // namespace mla

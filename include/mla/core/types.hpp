@@ -1,0 +1,117 @@
+// Scalar types: what a cache or a weight may be stored as, and what is computed in.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#if defined(__FAST_MATH__)
+#error "mla: masking relies on IEEE infinities and NaN; build without -ffast-math"
+#endif
+
+namespace mla {
+
+/// Sizes, offsets and strides, in elements unless a name says bytes. 64 bits on every supported platform.
+using Index = std::ptrdiff_t;
+static_assert(sizeof(Index) == 8, "mla needs 64-bit offsets");
+
+/// A template dimension that is known at run time only.
+inline constexpr int Dynamic = -1;
+
+namespace detail {
+
+/// float to bfloat16, round to nearest even; a NaN stays a (quiet) NaN.
+[[nodiscard]] constexpr std::uint16_t bf16_bits(float value) noexcept {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((bits >> 16U) | 0x40U);
+    return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16U) & 1U)) >> 16U);
+}
+
+/// float to IEEE binary16, round to nearest even, overflow to infinity.
+[[nodiscard]] constexpr std::uint16_t fp16_bits(float value) noexcept {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t sign = (bits >> 16U) & 0x8000U;
+    const std::uint32_t magnitude = bits & 0x7fffffffU;
+    if (magnitude > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U | ((magnitude >> 13U) & 0x1ffU));
+    if (magnitude >= 0x477ff000U) return static_cast<std::uint16_t>(sign | 0x7c00U);  // 65520 rounds to infinity
+    if (magnitude < 0x38800000U) {  // below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits
+        const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
+        return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000U));
+    }
+    const std::uint32_t rounded = magnitude + 0xfffU + ((magnitude >> 13U) & 1U);
+    return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000U) >> 13U));
+}
+
+[[nodiscard]] constexpr float fp16_value(std::uint16_t bits) noexcept {
+    const std::uint32_t sign = (bits & 0x8000U) << 16U;
+    const std::uint32_t magnitude = bits & 0x7fffU;
+    if (magnitude >= 0x7c00U) return std::bit_cast<float>(sign | 0x7f800000U | ((magnitude & 0x3ffU) << 13U));
+    // Scaling by 2^112 moves the exponent bias from 15 to 127 and normalises subnormals on the way.
+    const float scaled = std::bit_cast<float>(magnitude << 13U) * 0x1p112F;
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(scaled));
+}
+
+}  // namespace detail
+
+/// Storage of a bfloat16. Arithmetic happens in float; conversion to it is exact, from it rounds to nearest even.
+struct bf16 {
+    std::uint16_t bits = 0;
+
+    bf16() = default;
+    constexpr explicit bf16(float value) noexcept : bits(detail::bf16_bits(value)) {}
+    constexpr operator float() const noexcept { return std::bit_cast<float>(std::uint32_t{bits} << 16U); }
+};
+
+/// Storage of an IEEE binary16. Arithmetic happens in float; conversion to it is exact, from it rounds to nearest even.
+struct fp16 {
+    std::uint16_t bits = 0;
+
+    fp16() = default;
+    constexpr explicit fp16(float value) noexcept : bits(detail::fp16_bits(value)) {}
+    constexpr operator float() const noexcept { return detail::fp16_value(bits); }
+};
+
+static_assert(std::is_trivially_copyable_v<bf16> && sizeof(bf16) == 2);
+static_assert(std::is_trivially_copyable_v<fp16> && sizeof(fp16) == 2);
+
+/// A type that weights and caches can be stored in.
+template <class S>
+concept Storage = std::is_same_v<S, double> || std::is_same_v<S, float> || std::is_same_v<S, bf16> || std::is_same_v<S, fp16>;
+
+/// A type that is computed in: every storage type but double computes in float.
+template <class A>
+concept Compute = std::is_same_v<A, double> || std::is_same_v<A, float>;
+
+template <Storage S>
+using compute_t = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+/// The run-time name of a storage type.
+enum class DType : std::uint8_t { f64, f32, bf16, f16 };
+
+template <Storage S>
+inline constexpr DType dtype_of = std::is_same_v<S, double>  ? DType::f64
+                                  : std::is_same_v<S, float> ? DType::f32
+                                  : std::is_same_v<S, bf16>  ? DType::bf16
+                                                             : DType::f16;
+
+[[nodiscard]] constexpr const char* name(DType type) noexcept {
+    switch (type) {
+        case DType::f64: return "fp64";
+        case DType::f32: return "fp32";
+        case DType::bf16: return "bf16";
+        case DType::f16: return "fp16";
+    }
+    return "unknown";
+}
+
+[[nodiscard]] constexpr Index size_of(DType type) noexcept {
+    return type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2;
+}
+
+/// Least multiple of `step` that is not below `value`.
+[[nodiscard]] constexpr Index round_up(Index value, Index step) noexcept { return (value + step - 1) / step * step; }
+[[nodiscard]] constexpr Index divide_up(Index value, Index step) noexcept { return (value + step - 1) / step; }
+
+}  // namespace mla

@@ -1,0 +1,94 @@
+// Plans: which form of attention to compute, and how its work is cut. Plain values, computed before a call, that depend on the
+// problem and never on the number of threads.
+#pragma once
+
+#include <algorithm>
+
+#include "mla/config.hpp"
+#include "mla/core/types.hpp"
+#include "mla/kernels/row_group.hpp"
+
+namespace mla {
+
+/// The two equal ways to compute MLA (DeepSeek-V2, section 2.1.2).
+enum class Form : std::uint8_t {
+    automatic,  ///< the cheaper one by `choose_form`
+    absorbed,   ///< scores and values on the latents themselves; decode
+    expanded,   ///< keys and values decompressed a head at a time; prefill
+};
+
+/// Multiply-adds of attending with `queries` tokens to `keys` cached tokens, the queries' own included, in either form.
+[[nodiscard]] inline double absorbed_cost(const Config& config, Index queries, Index keys) noexcept {
+    const auto pairs = static_cast<double>(queries) * (static_cast<double>(keys) - 0.5 * static_cast<double>(queries - 1));
+    const auto per_pair = static_cast<double>(2 * config.kv_lora_rank + config.qk_rope_head_dim);
+    const auto absorb = static_cast<double>(queries * config.kv_lora_rank * (config.qk_nope_head_dim + config.v_head_dim));
+    return static_cast<double>(config.num_attention_heads) * (pairs * per_pair + absorb);
+}
+
+[[nodiscard]] inline double expanded_cost(const Config& config, Index queries, Index keys) noexcept {
+    const auto pairs = static_cast<double>(queries) * (static_cast<double>(keys) - 0.5 * static_cast<double>(queries - 1));
+    const auto per_pair = static_cast<double>(config.qk_head_dim() + config.v_head_dim);
+    const auto expand = static_cast<double>(keys * config.kv_lora_rank * (config.qk_nope_head_dim + config.v_head_dim));
+    return static_cast<double>(config.num_attention_heads) * (pairs * per_pair + expand);
+}
+
+/// The form with fewer multiply-adds. For long contexts the two meet at Dc(Dn+Dv) / ((2Dc+Dr) − (Dn+Dr+Dv)) queries, 171 for
+/// DeepSeek-V3.
+[[nodiscard]] inline Form choose_form(const Config& config, Index queries, Index keys) noexcept {
+    return absorbed_cost(config, queries, keys) <= expanded_cost(config, queries, keys) ? Form::absorbed : Form::expanded;
+}
+
+/// How absorbed attention is cut: groups of rows × ranges of tokens. Partial results merge in the order of the ranges.
+struct AbsorbedPlan {
+    static constexpr Index wanted_items = 8;  ///< enough to keep a few threads even, few enough to merge cheaply
+
+    Index rows = 0;         ///< queries × heads
+    Index group_rows = 1;   ///< rows of an item
+    Index keys = 0;         ///< cached tokens
+    Index split_keys = 1;   ///< tokens of an item, a multiple of block_tokens
+
+    [[nodiscard]] Index groups() const noexcept { return divide_up(rows, group_rows); }
+    [[nodiscard]] Index splits() const noexcept { return std::max<Index>(divide_up(keys, split_keys), 1); }
+    /// Splits that a plan of as many rows over any number of keys may have.
+    [[nodiscard]] Index most_splits() const noexcept { return std::max(splits(), divide_up(wanted_items, std::max<Index>(groups(), 1))); }
+    [[nodiscard]] Index items() const noexcept { return groups() * splits(); }
+    [[nodiscard]] Index rows_of(Index group) const noexcept { return std::min(group_rows, rows - group * group_rows); }
+};
+
+/// A plan for `queries` tokens of `heads` heads over `keys` cached tokens. An item takes up to 128 rows, whose outputs
+/// (256 KiB at Dc 512) then stay in L2; tokens are split until there are about 8 items, but not below 4 blocks, where reading
+/// and merging the partial outputs would pass 3 % of the work.
+[[nodiscard]] inline AbsorbedPlan plan_absorbed(Index queries, Index heads, Index keys) noexcept {
+    constexpr Index most_rows = 128;
+    constexpr Index least_split = 4 * detail::block_tokens;
+    AbsorbedPlan plan;
+    plan.rows = queries * heads;
+    // Whole queries in a group, where they fit, share one causal limit a panel.
+    plan.group_rows = heads >= most_rows ? most_rows : std::max<Index>(most_rows / heads, 1) * heads;
+    plan.group_rows = std::clamp<Index>(plan.group_rows, 1, std::max<Index>(plan.rows, 1));
+    plan.keys = keys;
+    const Index splits = divide_up(AbsorbedPlan::wanted_items, std::max<Index>(plan.groups(), 1));
+    plan.split_keys = std::max(round_up(divide_up(std::max<Index>(keys, 1), splits), detail::block_tokens), least_split);
+    return plan;
+}
+
+/// How expanded attention is cut: heads × groups of queries. Tokens are not split: a head's keys are decompressed once a group.
+struct ExpandedPlan {
+    Index queries = 0;
+    Index heads = 1;
+    Index group_queries = 1;  ///< queries of an item
+
+    [[nodiscard]] Index groups() const noexcept { return divide_up(queries, group_queries); }
+    [[nodiscard]] Index items() const noexcept { return heads * groups(); }
+};
+
+/// A plan for `queries` tokens of `heads` heads. All queries of a head share its decompressed keys, up to 4096 (2 MiB of
+/// outputs at Dv 128); with fewer than 8 heads they are cut to make 8 items, but not below 512, where decompressing anew would
+/// cost as much as attending.
+[[nodiscard]] inline ExpandedPlan plan_expanded(Index queries, Index heads) noexcept {
+    constexpr Index wanted_items = 8;
+    const Index wanted = divide_up(queries, divide_up(wanted_items, heads));
+    return {queries, heads, std::clamp<Index>(wanted, std::min<Index>(queries, 512), 4096)};
+}
+
+}  // namespace mla

@@ -1,0 +1,147 @@
+// Expanded attention: keys and values are decompressed a head at a time, a block of tokens at a time, and attended to as in
+// multi-head attention. Fewer multiply-adds than the absorbed form once many queries share a decompressed block.
+#pragma once
+
+#include "mla/cache/latent_view.hpp"
+#include "mla/core/executor.hpp"
+#include "mla/core/workspace.hpp"
+#include "mla/kernels/block_attention.hpp"
+#include "mla/kernels/plan.hpp"
+#include "mla/kernels/stage.hpp"
+#include "mla/linear/linear.hpp"
+#include "mla/math/softmax_state.hpp"
+
+namespace mla {
+
+/// The two halves of kv_b_proj, a matrix a head.
+template <Storage S>
+struct ExpansionWeights {
+    const PackedMatrix<S>& key;    ///< W_UKᵀ: H matrices [Dc → Dn]
+    const PackedMatrix<S>& value;  ///< W_UVᵀ: H matrices [Dc → Dv]
+};
+
+namespace detail {
+
+/// Scratch of one worker of an expanded call.
+template <class Arch, Compute A>
+struct ExpandedScratch {
+    Index key_stride = 0;
+    Index value_stride = 0;
+    A* latents = nullptr;  ///< staged block [tokens, Dc + Dr]
+    A* keys = nullptr;     ///< [tokens, Dn + Dr]
+    A* values = nullptr;   ///< [tokens, Dv]
+    A* scores = nullptr;
+    RowGroup<A> group;
+
+    static ExpandedScratch carve(Arena& arena, const ExpandedPlan& plan, Index row_dim, Index key_dim, Index value_dim) {
+        using Shape = AttentionTile<Arch, A>;
+        const Index padded = round_up(plan.group_queries, Shape::lanes);
+        ExpandedScratch s;
+        s.key_stride = staged_stride<A>(key_dim);
+        s.value_stride = staged_stride<A>(value_dim);
+        s.latents = arena.take<A>(staged_elements<A>(row_dim));
+        s.keys = arena.take<A>(staged_elements<A>(key_dim));
+        s.values = arena.take<A>(staged_elements<A>(value_dim));
+        s.scores = arena.take<A>(block_tokens * Shape::panel_rows);
+        s.group.depth = key_dim;
+        s.group.out_stride = round_up(value_dim, Shape::lanes);
+        s.group.queries = arena.take<A>(padded * key_dim);
+        s.group.max = arena.take<A>(padded);
+        s.group.sum = arena.take<A>(padded);
+        s.group.out = arena.take<A>(padded * s.group.out_stride);
+        s.group.visible = arena.take<Index>(padded);
+        return s;
+    }
+};
+
+/// Decompresses tokens [begin, begin + count) of one head: keys [W_UK c | k_pe], values W_UV c.
+template <class Arch, Compute A, Storage C, Storage S>
+Block<A> expand_block(const LatentView<C>& cache, const ExpansionWeights<S>& weights, Index head, Index begin, Index count,
+                      const ExpandedScratch<Arch, A>& scratch) noexcept {
+    const Index nope = weights.key.out();
+    const Index value_dim = weights.value.out();
+    const Index padded = round_up(count, Index{12});
+    const StagedRows<A> rows = stage<Arch, A>(cache, begin, count, scratch.latents);
+    const MatrixView<const A> latents(rows.data, padded, cache.latent_dim, rows.stride);
+    linear_panels<Arch, A>(latents, weights.key, head, 0, weights.key.panels(),
+                           MatrixView<A>(scratch.keys, padded, nope, scratch.key_stride));
+    linear_panels<Arch, A>(latents, weights.value, head, 0, weights.value.panels(),
+                           MatrixView<A>(scratch.values, padded, value_dim, scratch.value_stride));
+    for (Index t = 0; t < padded; ++t) {
+        std::copy_n(latents.row(t) + cache.latent_dim, cache.rope_dim, scratch.keys + t * scratch.key_stride + nope);
+        std::fill_n(scratch.values + t * scratch.value_stride + value_dim, scratch.value_stride - value_dim, A(0));
+    }
+    return {scratch.keys, scratch.key_stride, scratch.values, scratch.value_stride, value_dim, begin, count};
+}
+
+/// Divides the outputs of a group by their sums into out rows [rows, dim] of one head, and writes their LSE.
+template <Compute A>
+void finish_head(const RowGroup<A>& group, MatrixView<A> out, const MatrixView<A>& lse, Index first_query, Index head) noexcept {
+    for (Index r = 0; r < group.rows; ++r) {
+        const SoftmaxState<A> state{group.max[r], group.sum[r]};
+        const A scale = state.sum != A(0) ? A(1) / state.sum : A(0);
+        for (Index c = 0; c < out.cols; ++c) out(r, c) = group.out[r * group.out_stride + c] * scale;
+        if (lse.data != nullptr) lse(first_query + r, head) = state.lse();
+    }
+}
+
+template <Compute A, Storage C, Storage S>
+void check_expanded(const HeadsView<const A>& q, const LatentView<C>& cache, const ExpansionWeights<S>& weights, A scale,
+                    const HeadsView<A>& out, const MatrixView<A>& lse) {
+    validate(cache);
+    check_attention(q, scale, out, lse);
+    require_equal("weights.key.count()", weights.key.count(), "q.heads", q.heads);
+    require_equal("weights.value.count()", weights.value.count(), "q.heads", q.heads);
+    require_equal("weights.key.in()", weights.key.in(), "cache.latent_dim", cache.latent_dim);
+    require_equal("weights.value.in()", weights.value.in(), "cache.latent_dim", cache.latent_dim);
+    require_equal("q.dim", q.dim, "weights.key.out() + cache.rope_dim", weights.key.out() + cache.rope_dim);
+    require_equal("out.dim", out.dim, "weights.value.out()", weights.value.out());
+}
+
+}  // namespace detail
+
+/// Bytes of workspace that one worker of `prefill_expanded` needs: whole cache lines.
+template <Compute A, class Arch = simd::DefaultArch>
+[[nodiscard]] std::size_t expanded_worker_bytes(const ExpandedPlan& plan, Index row_dim, Index key_dim, Index value_dim) {
+    Arena counter;
+    static_cast<void>(detail::ExpandedScratch<Arch, A>::carve(counter, plan, row_dim, key_dim, value_dim));
+    return counter.bytes();
+}
+
+/// out[t, h] = softmax(scale · (q_nope·W_UK c + q_pe·k_pe)) · W_UV c under the bottom-right causal mask: of L cached tokens,
+/// query t of T sees 0 … L−T+t. A query that sees none gets output 0 and LSE −inf.
+///
+/// q [T, H, Dn+Dr]: nope, then rotated rope. cache: L rows [latent | rope key]; the queries' own tokens are its last.
+/// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. Scratch does not
+/// grow with L. Allocates only when the workspace must grow.
+/// @throws std::invalid_argument when sizes disagree, std::length_error when a caller's workspace is too small
+template <class Arch = simd::DefaultArch, Compute A, Storage C, Storage S>
+void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, LatentView<C> cache, ExpansionWeights<S> weights,
+                      std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse, Workspace& workspace,
+                      ExecutorRef executor) {
+    detail::check_expanded<A>(q, cache, weights, scale, out, lse);
+    if (q.tokens == 0) return;
+    const ExpandedPlan plan = plan_expanded(q.tokens, q.heads);
+    const auto bytes = static_cast<Index>(expanded_worker_bytes<A, Arch>(plan, cache.row_dim(), q.dim, out.dim));
+    auto* const memory = workspace.carve([&](Arena& arena) { return arena.take<std::byte>(executor.concurrency() * bytes); });
+
+    for_each_item(executor, plan.items(), [&](Index item, Index worker) {
+        Arena arena(memory + worker * bytes);
+        auto scratch = detail::ExpandedScratch<Arch, A>::carve(arena, plan, cache.row_dim(), q.dim, out.dim);
+        auto& group = scratch.group;
+        const Index head = item / plan.groups();
+        const Index first = item % plan.groups() * plan.group_queries;
+        group.rows = std::min(plan.group_queries, q.tokens - first);
+        detail::pack_queries<Arch, A>(group.rows, q.dim, scale, [&](Index r) { return q.at(first + r, head); }, group.queries);
+        detail::set_causal<Arch>(group, first, 1, q.tokens, cache.length);
+        detail::clear<Arch>(group);
+        const Index end = group.visible[group.rows - 1];
+        for (Index t = 0; t < end; t += detail::block_tokens) {
+            const Index count = std::min(detail::block_tokens, end - t);
+            detail::attend_block<Arch>(group, detail::expand_block(cache, weights, head, t, count, scratch), scratch.scores);
+        }
+        detail::finish_head(group, out.head(head).row_range(first, group.rows), lse, first, head);
+    });
+}
+
+}  // namespace mla

@@ -1,0 +1,109 @@
+// Rows that attend to the same keys: their queries, packed for the score tile, and their running softmax and output.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "mla/core/errors.hpp"
+#include "mla/core/views.hpp"
+#include "mla/core/workspace.hpp"
+#include "mla/simd/tile.hpp"
+
+namespace mla::detail {
+
+/// Tile shapes of the attention kernels on one instruction set.
+/// Score tile: tokens × rows, rows in vectors. 32 registers: 12×2 sums, 2 queries, 1 broadcast key = 27; 16: 6×2, 15 in all.
+/// A single vector of rows takes 12 tokens on either, enough sums to hide the latency of an FMA.
+/// Value tile: rows × values, values in vectors. 32 registers: 8×3 sums, 3 values, 1 broadcast = 28; 16: 4×3 = 12, 16 in all.
+template <class Arch, Compute A>
+struct AttentionTile {
+    static constexpr Index lanes = simd::lanes<Arch, A>;
+    static constexpr Index panel_rows = 2 * lanes;
+    static constexpr bool many_registers = simd::vector_registers<Arch> == 32;
+    static constexpr int score_tokens_pair = many_registers ? 12 : 6;
+    static constexpr int score_tokens_single = 12;
+    static constexpr int value_rows = static_cast<int>(std::min<Index>(lanes, many_registers ? 8 : 4));
+    static constexpr int value_vectors = 3;
+};
+
+/// Tokens of a block, a multiple of every score tile. 96 rows of 576 floats (216 KiB) leave room in a 1 MiB L2 for the packed
+/// queries and the outputs of 128 rows (288 and 256 KiB).
+inline constexpr Index block_tokens = 96;
+
+/// `rows` consecutive rows of [tokens × heads], row = token·heads + head. A panel holds two vectors of rows (the last perhaps
+/// one); unused lanes hold zero queries and cost nothing to keep.
+template <Compute A>
+struct RowGroup {
+    Index rows = 0;
+    Index depth = 0;       ///< values of a query: K of the score product
+    Index out_stride = 0;  ///< values of an output, rounded up to whole vectors
+    A* queries = nullptr;  ///< panels [depth, panel rows], scaled
+    A* max = nullptr;      ///< [padded rows]
+    A* sum = nullptr;      ///< [padded rows]
+    A* out = nullptr;      ///< [padded rows, out_stride], not yet divided by sum
+    Index* visible = nullptr;  ///< [padded rows] keys a row may see; never descending
+
+    template <class Arch>
+    [[nodiscard]] Index padded_rows() const noexcept {
+        return round_up(rows, simd::lanes<Arch, A>);
+    }
+};
+
+/// Elements of the packed queries of `rows` rows.
+template <class Arch, Compute A>
+[[nodiscard]] constexpr Index packed_query_elements(Index rows, Index depth) noexcept {
+    return round_up(rows, simd::lanes<Arch, A>) * depth;
+}
+
+/// Packs rows [0, rows) of `query(row)` -> pointer to [depth], times `scale`, into panels.
+template <class Arch, Compute A, class Query>
+void pack_queries(Index rows, Index depth, A scale, Query query, A* packed) noexcept {
+    using Shape = AttentionTile<Arch, A>;
+    constexpr Index block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
+    const Index padded = round_up(rows, Shape::lanes);
+    for (Index first = 0; first < padded; first += Shape::panel_rows) {
+        const Index width = std::min(Shape::panel_rows, padded - first);
+        A* panel = packed + first * depth;
+        for (Index begin = 0; begin < depth; begin += block) {
+            const Index end = std::min(begin + block, depth);
+            for (Index r = 0; r < width; ++r) {
+                const A* source = first + r < rows ? query(first + r) : nullptr;
+                for (Index k = begin; k < end; ++k) panel[k * width + r] = source == nullptr ? A(0) : source[k] * scale;
+            }
+        }
+    }
+}
+
+/// The state before any key: no maximum, no sum, zero output.
+template <class Arch, Compute A>
+void clear(const RowGroup<A>& group) noexcept {
+    const Index padded = group.template padded_rows<Arch>();
+    std::fill_n(group.max, padded, -std::numeric_limits<A>::infinity());
+    std::fill_n(group.sum, padded, A(0));
+    std::fill_n(group.out, padded * group.out_stride, A(0));
+}
+
+/// Bottom-right causal mask: with T queries over L keys, query t sees keys 0 … L−T+t. Row r of the group is row
+/// `first_row + r` of all rows, of query (first_row + r) / heads.
+template <class Arch, Compute A>
+void set_causal(const RowGroup<A>& group, Index first_row, Index heads, Index queries, Index keys) noexcept {
+    for (Index r = 0; r < group.template padded_rows<Arch>(); ++r) {
+        const Index query = (first_row + std::min(r, group.rows - 1)) / heads;
+        group.visible[r] = std::max<Index>(keys - queries + query + 1, 0);
+    }
+}
+
+/// The arguments that every attention kernel shares.
+template <Compute A>
+void check_attention(const HeadsView<const A>& q, A scale, const HeadsView<A>& out, const MatrixView<A>& lse) {
+    require_at_least("q.heads", q.heads, Index{1});
+    require_at_least("q.tokens", q.tokens, Index{0});
+    require_equal("out.heads", out.heads, "q.heads", q.heads);
+    require_equal("out.tokens", out.tokens, "q.tokens", q.tokens);
+    require(std::isfinite(scale), "scale", scale, "finite");
+    if (lse.data == nullptr) return;
+    require_equal("lse.rows", lse.rows, "q.tokens", q.tokens);
+    require_equal("lse.cols", lse.cols, "q.heads", q.heads);
+}
+
+}  // namespace mla::detail

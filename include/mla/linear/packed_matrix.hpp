@@ -1,0 +1,91 @@
+// Weights laid out for the product tile, once, when a layer is built.
+#pragma once
+
+#include <algorithm>
+
+#include "mla/core/errors.hpp"
+#include "mla/core/views.hpp"
+#include "mla/core/workspace.hpp"
+#include "mla/simd/convert.hpp"
+
+namespace mla {
+
+/// Columns of a panel: two AVX-512 vectors of float, four of AVX2. One width for every instruction set, so that packed
+/// weights do not depend on the one that packed them.
+inline constexpr Index panel_columns = 32;
+
+/// `count` matrices [in, out] (one a head, or a single one) in panels [panel][in][panel_columns], stored as S. The last panel
+/// of a matrix is filled up with zeros. A product reads each panel front to back, once.
+template <Storage S>
+class PackedMatrix {
+  public:
+    PackedMatrix() = default;
+
+    /// Uninitialised until each matrix has been packed.
+    PackedMatrix(Index count, Index in, Index out)
+        : count_(count),
+          in_(in),
+          out_(out),
+          data_(detail::allocate_aligned<S>(count * panels() * panel_elements())) {}
+
+    /// A single matrix from a weight [out, in], as checkpoints store it.
+    explicit PackedMatrix(const TensorRef& weight) : PackedMatrix(1, weight.cols, weight.rows) { pack(0, weight); }
+
+    /// Packs matrix `index` from a weight [out, in].
+    void pack(Index index, const TensorRef& weight) {
+        require_shape(weight, out_, in_);
+        weight.visit([&](const auto* source) {
+            fill(index, [=, stride = weight.stride](Index k, Index n) { return source[n * stride + k]; });
+        });
+    }
+
+    /// Packs matrix `index` from the transpose of a weight [in, out].
+    void pack_transposed(Index index, const TensorRef& weight) {
+        require_shape(weight, in_, out_);
+        weight.visit([&](const auto* source) {
+            fill(index, [=, stride = weight.stride](Index k, Index n) { return source[k * stride + n]; });
+        });
+    }
+
+    [[nodiscard]] Index count() const noexcept { return count_; }
+    [[nodiscard]] Index in() const noexcept { return in_; }
+    [[nodiscard]] Index out() const noexcept { return out_; }
+    [[nodiscard]] Index panels() const noexcept { return divide_up(out_, panel_columns); }
+    /// Panel [in, panel_columns] of a matrix.
+    [[nodiscard]] const S* panel(Index index, Index panel) const noexcept {
+        return data_.get() + (index * panels() + panel) * panel_elements();
+    }
+    [[nodiscard]] std::size_t bytes() const noexcept {
+        return static_cast<std::size_t>(count_ * panels() * panel_elements()) * sizeof(S);
+    }
+
+  private:
+    [[nodiscard]] Index panel_elements() const noexcept { return in_ * panel_columns; }
+
+    static void require_shape(const TensorRef& weight, Index rows, Index cols) {
+        require_equal("packed weight rows", weight.rows, "rows", rows);
+        require_equal("packed weight columns", weight.cols, "columns", cols);
+    }
+
+    template <class Element>
+    void fill(Index index, Element element) {
+        // Blocks of k keep the 32 rows that a panel gathers in cache while they are read.
+        constexpr Index block = 64;
+        for (Index panel = 0; panel < panels(); ++panel) {
+            S* target = data_.get() + (index * panels() + panel) * panel_elements();
+            const Index first = panel * panel_columns;
+            const Index columns = std::min(panel_columns, out_ - first);
+            for (Index begin = 0; begin < in_; begin += block)
+                for (Index n = 0; n < panel_columns; ++n)
+                    for (Index k = begin; k < std::min(begin + block, in_); ++k)
+                        target[k * panel_columns + n] = n < columns ? simd::convert<S>(element(k, first + n)) : S(0.0F);
+        }
+    }
+
+    Index count_ = 0;
+    Index in_ = 0;
+    Index out_ = 0;
+    detail::AlignedArray<S> data_;
+};
+
+}  // namespace mla

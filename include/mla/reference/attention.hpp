@@ -1,0 +1,95 @@
+// Softmax attention on data that is already projected, and the merge of two partial results.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "mla/reference/matrix.hpp"
+
+namespace mla::reference {
+
+/// What attention gives: outputs, and for each row the natural logarithm of the sum of its exponentials.
+struct Attended {
+    Matrix output;  // [T*H, Dv], row t*H + h
+    Matrix lse;     // [T, H]; −inf where a row sees no key
+};
+
+/// How many of L keys query t of T sees: the causal mask aligned bottom right shows it the keys 0 … L−T+t.
+[[nodiscard]] inline Index visible_keys(Index t, Index T, Index L) { return std::max(L - T + t + 1, Index{0}); }
+
+/// Causal attention with grouped heads: o = softmax(scale·q·kᵀ) v, where query head h reads key and value head h / (H/G).
+/// G = H is multi-head, G = 1 multi-query attention.
+/// q [T*H, D] with rows t*H + h, k [L, G*D], v [L, G*Dv] -> output [T*H, Dv], lse [T, H]
+/// A row without a visible key gives output 0 and LSE −inf.
+[[nodiscard]] inline Attended attend_multi_head(const Matrix& q, const Matrix& k, const Matrix& v, Index T, Index H, Index G,
+                                                double scale) {
+    const Index L = k.rows;
+    const Index D = q.cols;
+    const Index Dv = v.cols / G;
+    require_equal("reference::attend q.rows", q.rows, "T * H", T * H);
+    require_equal("reference::attend H % G", H % G, "no remainder", Index{0});
+    require_equal("reference::attend k.cols", k.cols, "G * D", G * D);
+    require_equal("reference::attend v.rows", v.rows, "k.rows", L);
+
+    Attended result{Matrix(T * H, Dv), Matrix(T, H)};
+    for (Index t = 0; t < T; ++t)
+        for (Index h = 0; h < H; ++h) {
+            const Index g = h / (H / G);
+            const Index keys = visible_keys(t, T, L);
+            const double infinity = std::numeric_limits<double>::infinity();
+
+            std::vector<double> scores;  // [keys]
+            double largest = -infinity;
+            for (Index s = 0; s < keys; ++s) {
+                scores.push_back(scale * dot(q.row(t * H + h), k.row(s) + g * D, D));
+                largest = std::max(largest, scores.back());
+            }
+
+            double sum = 0.0;  // of exp(score − largest), so that none overflows
+            for (const double score : scores) sum += std::exp(score - largest);
+            const double lse = keys == 0 ? -infinity : largest + std::log(sum);
+
+            double* output = result.output.row(t * H + h);  // [Dv]
+            for (Index s = 0; s < keys; ++s) {
+                const double probability = std::exp(scores[static_cast<std::size_t>(s)] - largest) / sum;
+                const double* value = v.row(s) + g * Dv;  // [Dv]
+                for (Index j = 0; j < Dv; ++j) output[j] += probability * value[j];
+            }
+            result.lse(t, h) = lse;
+        }
+    return result;
+}
+
+/// Absorbed MLA is multi-query attention whose one key is the cache row [c | k_pe] and whose one value is its latent c
+/// (DeepSeek-V2, section 2.1.2). q [T*H, Dc+Dr] = [q_lat | q_pe], cache [L, Dc+Dr] -> output [T*H, Dc], lse [T, H]
+[[nodiscard]] inline Attended attend_absorbed(const Matrix& q, Index T, Index H, const Matrix& cache, Index Dc,
+                                              double scale) {
+    return attend_multi_head(q, cache, columns(cache, 0, Dc), T, H, 1, scale);
+}
+
+/// Attention over the union of two disjoint sets of keys from the results over each:
+/// lse = ln(exp(lse₁) + exp(lse₂)), o = o₁·exp(lse₁ − lse) + o₂·exp(lse₂ − lse).
+/// A side that saw no key (LSE −inf) weighs nothing; if neither saw one, the row is again 0 and −inf.
+[[nodiscard]] inline Attended merge(const Attended& first, const Attended& second) {
+    require_equal("reference::merge second.output.rows", second.output.rows, "first.output.rows", first.output.rows);
+    require_equal("reference::merge second.output.cols", second.output.cols, "first.output.cols", first.output.cols);
+    Attended result{Matrix(first.output.rows, first.output.cols), Matrix(first.lse.rows, first.lse.cols)};
+    for (Index t = 0; t < first.lse.rows; ++t)
+        for (Index h = 0; h < first.lse.cols; ++h) {
+            const double larger = std::max(first.lse(t, h), second.lse(t, h));
+            const bool no_key = larger == -std::numeric_limits<double>::infinity();
+            // −inf − −inf would be NaN
+            const double weight1 = no_key ? 0.0 : std::exp(first.lse(t, h) - larger);
+            const double weight2 = no_key ? 0.0 : std::exp(second.lse(t, h) - larger);
+            const double total = no_key ? 1.0 : weight1 + weight2;
+            result.lse(t, h) = no_key ? larger : larger + std::log(total);
+            const Index r = t * first.lse.cols + h;
+            for (Index j = 0; j < first.output.cols; ++j)
+                result.output(r, j) = (weight1 * first.output(r, j) + weight2 * second.output(r, j)) / total;
+        }
+    return result;
+}
+
+}  // namespace mla::reference

@@ -1,0 +1,55 @@
+// Vectors of the instruction set that a kernel is compiled for, named by an xsimd architecture tag.
+#pragma once
+
+#include <utility>
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's AVX-512 intrinsics pass undefined vectors that no instruction reads, and -Wall warns of each (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <xsimd/xsimd.hpp>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#include "mla/core/types.hpp"
+
+#if defined(__GNUC__) || defined(__clang__)
+#define MLA_ALWAYS_INLINE inline __attribute__((always_inline))
+#define MLA_ALWAYS_INLINE_LAMBDA __attribute__((always_inline))
+#define MLA_RESTRICT __restrict__
+#else
+#define MLA_ALWAYS_INLINE inline
+#define MLA_ALWAYS_INLINE_LAMBDA
+#define MLA_RESTRICT
+#endif
+
+namespace mla::simd {
+
+/// The best architecture that the compiler's flags allow.
+using DefaultArch = xsimd::default_arch;
+
+template <class Arch, Compute A>
+using Batch = xsimd::batch<A, Arch>;
+
+/// Elements of type A in one vector.
+template <class Arch, Compute A>
+inline constexpr Index lanes = static_cast<Index>(Batch<Arch, A>::size);
+
+/// Vector registers: an AVX-512 or AArch64 tile may keep twice as many accumulators.
+template <class Arch>
+inline constexpr int vector_registers =
+    std::is_base_of_v<xsimd::avx512f, Arch> || std::is_base_of_v<xsimd::neon64, Arch> ? 32 : 16;
+
+/// Calls `f(std::integral_constant<int, i>)` for i in [0, N), unrolled from the start: a loop left to the optimiser
+/// would keep its accumulators in memory at -O2.
+template <int N, class F>
+MLA_ALWAYS_INLINE void unroll(F&& f) {
+    [&]<int... I>(std::integer_sequence<int, I...>) MLA_ALWAYS_INLINE_LAMBDA {
+        (f(std::integral_constant<int, I>{}), ...);
+    }(std::make_integer_sequence<int, N>{});
+}
+
+}  // namespace mla::simd

@@ -1,0 +1,148 @@
+// Loads and stores that convert between a storage type and the type computed in.
+// Conversions to a wider type are exact; to a narrower one they round to nearest even.
+#pragma once
+
+#include <type_traits>
+
+#include "mla/simd/batch.hpp"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace mla::simd {
+namespace detail {
+
+// What no instruction set below covers goes through an array, element by element.
+template <class A, class Arch, class S>
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const S* source, Arch) {
+    alignas(64) A values[static_cast<std::size_t>(lanes<Arch, A>)];
+    for (Index i = 0; i < lanes<Arch, A>; ++i) values[i] = static_cast<A>(source[i]);
+    return Batch<Arch, A>::load_aligned(values);
+}
+
+template <class A, class Arch, class S>
+MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Arch, A>& value, Arch) {
+    alignas(64) A values[static_cast<std::size_t>(lanes<Arch, A>)];
+    value.store_aligned(values);
+    for (Index i = 0; i < lanes<Arch, A>; ++i) {
+        if constexpr (sizeof(S) == 2) {
+            target[i] = S(static_cast<float>(values[i]));
+        } else {
+            target[i] = static_cast<S>(values[i]);
+        }
+    }
+}
+
+#if defined(__AVX512F__)
+// The zero-masked forms, with every lane kept, are the same instructions; the plain ones make GCC 12 warn of an
+// uninitialised operand that it never reads.
+inline constexpr __mmask16 all_lanes = 0xffff;
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const bf16* source, Arch) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+    return Batch<Arch, A>(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_lanes, _mm512_maskz_cvtepu16_epi32(all_lanes, bits), 16)));
+}
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp16* source, Arch) {
+    return Batch<Arch, A>(_mm512_maskz_cvtph_ps(all_lanes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
+}
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+MLA_ALWAYS_INLINE void store_converted(bf16* target, const Batch<Arch, A>& value, Arch) {
+    const __m512 values = value;
+    const __m512i bits = _mm512_castps_si512(values);
+    const __m512i high = _mm512_maskz_srli_epi32(all_lanes, bits, 16);
+    const __m512i even = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    const __m512i raised = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+    const __m512i rounded = _mm512_maskz_srli_epi32(all_lanes, raised, 16);
+    const __m512i quiet_nan = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+    const __m512i selected = _mm512_mask_blend_epi32(is_nan, rounded, quiet_nan);
+    const __m256i packed = _mm512_maskz_cvtepi32_epi16(all_lanes, selected);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), packed);
+}
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+MLA_ALWAYS_INLINE void store_converted(fp16* target, const Batch<Arch, A>& value, Arch) {
+    const __m256i bits = _mm512_maskz_cvtps_ph(all_lanes, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), bits);
+}
+#endif
+
+#if defined(__AVX2__)
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const bf16* source, Arch) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
+    return Batch<Arch, A>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)));
+}
+#endif
+
+#if defined(__AVX2__) && defined(__F16C__)
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp16* source, Arch) {
+    return Batch<Arch, A>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+}
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE void store_converted(fp16* target, const Batch<Arch, A>& value, Arch) {
+    const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target), bits);
+}
+#endif
+
+}  // namespace detail
+
+/// `lanes` elements at any address, in the type computed in.
+template <class Arch, Compute A, Storage S>
+MLA_ALWAYS_INLINE Batch<Arch, A> load(const S* source) {
+    if constexpr (std::is_same_v<S, A>) {
+        return Batch<Arch, A>::load_unaligned(source);
+    } else {
+        return detail::load_converted<A>(source, Arch{});
+    }
+}
+
+/// Stores `lanes` elements to any address.
+template <class Arch, Compute A, Storage S>
+MLA_ALWAYS_INLINE void store(S* target, const Batch<Arch, A>& value) {
+    if constexpr (std::is_same_v<S, A>) {
+        value.store_unaligned(target);
+    } else {
+        detail::store_converted<A>(target, value, Arch{});
+    }
+}
+
+/// One element in another type.
+template <Storage To, Storage From>
+[[nodiscard]] constexpr To convert(From value) noexcept {
+    if constexpr (std::is_same_v<To, From>) {
+        return value;
+    } else if constexpr (sizeof(To) == 2) {
+        return To(static_cast<float>(value));
+    } else {
+        return static_cast<To>(static_cast<compute_t<From>>(value));
+    }
+}
+
+/// target[i] = source[i] for i in [0, count), converted. Each array is a storage type; they do not overlap.
+template <class Arch, Storage To, Storage From>
+void convert_row(To* MLA_RESTRICT target, const From* MLA_RESTRICT source, Index count) {
+    // The narrower side is reached through the type that the wider side computes in.
+    using A = compute_t<std::conditional_t<(sizeof(To) > sizeof(From)), To, From>>;
+    constexpr Index width = lanes<Arch, A>;
+    Index i = 0;
+    for (; i + width <= count; i += width) store<Arch, A>(target + i, load<Arch, A>(source + i));
+    for (; i < count; ++i) target[i] = convert<To>(source[i]);
+}
+
+}  // namespace mla::simd

@@ -1,0 +1,50 @@
+// Tolerances derived from the type's rounding and the length of the sums; all are for the relative norm of an error.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "mla/config.hpp"
+#include "mla/core/types.hpp"
+
+namespace mla::testing {
+
+/// Largest relative error of rounding to nearest: half the spacing of the numbers just above 1.
+template <Storage S>
+inline constexpr double unit_roundoff = std::is_same_v<S, double>  ? 0x1p-53
+                                        : std::is_same_v<S, float> ? 0x1p-24
+                                        : std::is_same_v<S, fp16>  ? 0x1p-11
+                                                                   : 0x1p-8;
+
+/// Error of a sum of `length` products computed in A.
+/// Derivation: terms of random sign make partial sums that grow as sqrt(k); each addition errs by u/√3 of its partial
+/// sum (uniform rounding), so the errors add up to u·sqrt(Σk/3) = u·length/√6, against a result of size sqrt(length):
+/// 0.41·u·sqrt(length). The constant 1 leaves a factor 2.4; the 2 covers rounding of the operands and of the result.
+template <Compute A>
+[[nodiscard]] double sum_tolerance(Index length) {
+    return unit_roundoff<A> * (2.0 + std::sqrt(static_cast<double>(length)));
+}
+
+/// Bound on the tolerance of a layer, whatever its size.
+template <Compute A>
+inline constexpr double layer_goal = std::is_same_v<A, double> ? 1e-13 : 2e-6;
+
+/// Error of a layer computed in A over `keys` cached tokens, against the fp64 reference on the same stored inputs.
+/// Derivation: the layer is a chain of sums whose independent errors add as squares, so their lengths add under the root:
+/// hidden (q_a, kv_a), Rq (q_b), Dn (W_UKᵀ), Dc+Dr (scores), keys (values), Dc (W_UV), H·Dv (o_proj). Scores have
+/// variance near 1 under RandomWeights, so that exp passes an error on without making it larger.
+template <Compute A>
+[[nodiscard]] double layer_tolerance(const Config& config, Index keys) {
+    const Index length = config.hidden_size + config.q_lora_rank + config.qk_nope_head_dim + config.cache_dim() + keys +
+                         config.kv_lora_rank + config.o_dim();
+    return std::min(sum_tolerance<A>(length), layer_goal<A>);
+}
+
+/// Added error when the cache is stored as S and the reference's is not rounded.
+/// Derivation: rounding errs by at most u, by u/√3 at random; it enters through the scores and through the values, each
+/// as an average of independent errors: together below 2·u. 0 where S is what the layer computes in.
+template <Storage S>
+inline constexpr double storage_tolerance = std::is_same_v<S, compute_t<S>> ? 0.0 : 2.0 * unit_roundoff<S>;
+
+}  // namespace mla::testing

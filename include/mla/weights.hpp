@@ -1,0 +1,58 @@
+// The weights of a layer as they lie in a checkpoint: references, not owned, of any storage type.
+#pragma once
+
+#include "mla/config.hpp"
+#include "mla/core/errors.hpp"
+#include "mla/core/views.hpp"
+
+namespace mla {
+
+/// Tensors of one layer, each [out, in], named as in a Hugging Face checkpoint (`model.layers.N.self_attn.*`).
+/// A vector is a matrix of one row. What the config does not use stays empty.
+struct AttentionWeights {
+    TensorRef q_a_proj;            ///< [Rq, hidden]           with q_lora_rank
+    TensorRef q_a_layernorm;       ///< [1, Rq]                with q_lora_rank
+    TensorRef q_b_proj;            ///< [H·(Dn+Dr), Rq]        with q_lora_rank; rows a head: nope, then rope
+    TensorRef q_proj;              ///< [H·(Dn+Dr), hidden]    without q_lora_rank
+    TensorRef kv_a_proj_with_mqa;  ///< [Dc+Dr, hidden]        latent, then the one rope key of all heads
+    TensorRef kv_a_layernorm;      ///< [1, Dc]
+    TensorRef kv_b_proj;           ///< [H·(Dn+Dv), Dc]        rows a head: W_UK, then W_UV
+    TensorRef o_proj;              ///< [hidden, H·Dv]
+    TensorRef q_a_bias;            ///< [1, Rq]                with attention_bias and q_lora_rank
+    TensorRef kv_a_bias;           ///< [1, Dc+Dr]             with attention_bias
+    TensorRef o_bias;              ///< [1, hidden]            with attention_bias
+};
+
+/// Calls `f(name, tensor, rows, cols)` for each tensor of `weights` that `config` calls for, with the shape it must have.
+template <class Weights, class F>
+void for_each_tensor(const Config& config, Weights& weights, F&& f) {
+    const Index heads = config.num_attention_heads;
+    if (config.q_lora_rank > 0) {
+        f("q_a_proj", weights.q_a_proj, config.q_lora_rank, config.hidden_size);
+        f("q_a_layernorm", weights.q_a_layernorm, Index{1}, config.q_lora_rank);
+        f("q_b_proj", weights.q_b_proj, config.q_dim(), config.q_lora_rank);
+    } else {
+        f("q_proj", weights.q_proj, config.q_dim(), config.hidden_size);
+    }
+    f("kv_a_proj_with_mqa", weights.kv_a_proj_with_mqa, config.cache_dim(), config.hidden_size);
+    f("kv_a_layernorm", weights.kv_a_layernorm, Index{1}, config.kv_lora_rank);
+    f("kv_b_proj", weights.kv_b_proj, heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank);
+    f("o_proj", weights.o_proj, config.hidden_size, config.o_dim());
+    if (config.attention_bias) {
+        if (config.q_lora_rank > 0) f("q_a_bias", weights.q_a_bias, Index{1}, config.q_lora_rank);
+        f("kv_a_bias", weights.kv_a_bias, Index{1}, config.cache_dim());
+        f("o_bias", weights.o_bias, Index{1}, config.hidden_size);
+    }
+}
+
+/// @throws std::invalid_argument when a tensor that `config` calls for is missing or has another shape
+inline void validate(const Config& config, const AttentionWeights& weights) {
+    for_each_tensor(config, weights, [](const char* tensor, const TensorRef& found, Index rows, Index cols) {
+        const auto shape = [](Index r, Index c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
+        if (found.empty()) throw_invalid(tensor, "missing", shape(rows, cols));
+        if (found.rows != rows || found.cols != cols) throw_invalid(tensor, shape(found.rows, found.cols), shape(rows, cols));
+        require_at_least("weight row stride", found.stride, cols);
+    });
+}
+
+}  // namespace mla
