@@ -1,6 +1,8 @@
 // The weights of a layer as they lie in a checkpoint: references, not owned, of any storage type.
 #pragma once
 
+#include <ostream>
+
 #include "mla/config.hpp"
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
@@ -45,12 +47,25 @@ void for_each_tensor(const Config& config, Weights& weights, F&& f) {
     }
 }
 
+namespace detail {
+
+struct Shape {
+    Index rows;
+    Index cols;
+};
+
+inline std::ostream& operator<<(std::ostream& stream, const Shape& shape) {
+    return stream << '[' << shape.rows << ", " << shape.cols << ']';
+}
+
+}  // namespace detail
+
 /// @throws std::invalid_argument when a tensor that `config` calls for is missing or has another shape
 inline void validate(const Config& config, const AttentionWeights& weights) {
     for_each_tensor(config, weights, [](const char* tensor, const TensorRef& found, Index rows, Index cols) {
-        const auto shape = [](Index r, Index c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
-        if (found.empty()) throw_invalid(tensor, "missing", shape(rows, cols));
-        if (found.rows != rows || found.cols != cols) throw_invalid(tensor, shape(found.rows, found.cols), shape(rows, cols));
+        const detail::Shape expected{rows, cols};
+        if (found.empty()) throw_invalid(tensor, "missing", expected);
+        if (found.rows != rows || found.cols != cols) throw_invalid(tensor, detail::Shape{found.rows, found.cols}, expected);
         require_at_least("weight row stride", found.stride, cols);
     });
 }

@@ -6,12 +6,12 @@
 namespace mla::detail {
 
 /// A block of cached tokens as the tiles want it. Rows from `count` up to the next multiple of 12 exist and are finite;
-/// value rows are readable up to a whole number of vectors.
-template <Compute A>
+/// value rows are readable up to a whole number of vectors. K is the type computed in, but for groups of few rows.
+template <Storage K>
 struct Block {
-    const A* keys = nullptr;  ///< [tokens, depth]
+    const K* keys = nullptr;  ///< [tokens, depth]
     Index key_stride = 0;
-    const A* values = nullptr;  ///< [tokens, value_dim]; the latent of the key itself in absorbed attention
+    const K* values = nullptr;  ///< [tokens, value_dim]; the latent of the key itself in absorbed attention
     Index value_stride = 0;
     Index value_dim = 0;
     Index begin = 0;  ///< position of the block's first token among the keys
@@ -127,7 +127,7 @@ void attend_panel(const RowGroup<A>& group, Index first, const Block<A>& block, 
 template <class Arch, Compute A>
 void attend_block(const RowGroup<A>& group, const Block<A>& block, A* scores) noexcept {
     using Shape = AttentionTile<Arch, A>;
-    const Index padded = group.template padded_rows<Arch>();
+    const Index padded = round_up(group.rows, Shape::lanes);
     Index first = 0;
     for (; first + Shape::panel_rows <= padded; first += Shape::panel_rows) attend_panel<Arch, 2>(group, first, block, scores);
     if (first < padded) attend_panel<Arch, 1>(group, first, block, scores);

@@ -38,39 +38,45 @@ enum class Form : std::uint8_t {
     return absorbed_cost(config, queries, keys) <= expanded_cost(config, queries, keys) ? Form::absorbed : Form::expanded;
 }
 
-/// How absorbed attention is cut: groups of rows × ranges of tokens. Partial results merge in the order of the ranges.
-struct AbsorbedPlan {
+/// How attention over given keys is cut: streams (sets of rows that share keys) × groups of rows × ranges of keys. Partial
+/// results merge in the order of the ranges.
+struct SplitPlan {
     static constexpr Index wanted_items = 8;  ///< enough to keep a few threads even, few enough to merge cheaply
 
-    Index rows = 0;         ///< queries × heads
-    Index group_rows = 1;   ///< rows of an item
-    Index keys = 0;         ///< cached tokens
-    Index split_keys = 1;   ///< tokens of an item, a multiple of block_tokens
+    Index streams = 1;     ///< key-value heads; 1 in absorbed MLA
+    Index rows = 0;        ///< of a stream: queries × heads that share its keys
+    Index group_rows = 1;  ///< rows of an item
+    Index keys = 0;        ///< cached tokens
+    Index split_keys = 1;  ///< tokens of an item, a multiple of block_tokens
 
     [[nodiscard]] Index groups() const noexcept { return divide_up(rows, group_rows); }
     [[nodiscard]] Index splits() const noexcept { return std::max<Index>(divide_up(keys, split_keys), 1); }
     /// Splits that a plan of as many rows over any number of keys may have.
-    [[nodiscard]] Index most_splits() const noexcept { return std::max(splits(), divide_up(wanted_items, std::max<Index>(groups(), 1))); }
-    [[nodiscard]] Index items() const noexcept { return groups() * splits(); }
+    [[nodiscard]] Index most_splits() const noexcept { return std::max(splits(), wanted_splits()); }
+    [[nodiscard]] Index items() const noexcept { return streams * groups() * splits(); }
     [[nodiscard]] Index rows_of(Index group) const noexcept { return std::min(group_rows, rows - group * group_rows); }
+    [[nodiscard]] Index wanted_splits() const noexcept { return divide_up(wanted_items, std::max<Index>(streams * groups(), 1)); }
 };
 
-/// A plan for `queries` tokens of `heads` heads over `keys` cached tokens. An item takes up to 128 rows, whose outputs
-/// (256 KiB at Dc 512) then stay in L2; tokens are split until there are about 8 items, but not below 4 blocks, where reading
-/// and merging the partial outputs would pass 3 % of the work.
-[[nodiscard]] inline AbsorbedPlan plan_absorbed(Index queries, Index heads, Index keys) noexcept {
+/// A plan for `queries` tokens over `keys` cached tokens, where each of `streams` sets of keys serves `heads` heads. An item
+/// takes up to 128 rows, whose outputs (256 KiB at Dc 512) then stay in L2; tokens are split until there are about 8 items,
+/// but not below 4 blocks, where reading and merging the partial outputs would pass 3 % of the work.
+[[nodiscard]] inline SplitPlan plan_splits(Index queries, Index heads, Index keys, Index streams = 1) noexcept {
     constexpr Index most_rows = 128;
     constexpr Index least_split = 4 * detail::block_tokens;
-    AbsorbedPlan plan;
+    SplitPlan plan;
+    plan.streams = streams;
     plan.rows = queries * heads;
     // Whole queries in a group, where they fit, share one causal limit a panel.
     plan.group_rows = heads >= most_rows ? most_rows : std::max<Index>(most_rows / heads, 1) * heads;
     plan.group_rows = std::clamp<Index>(plan.group_rows, 1, std::max<Index>(plan.rows, 1));
     plan.keys = keys;
-    const Index splits = divide_up(AbsorbedPlan::wanted_items, std::max<Index>(plan.groups(), 1));
-    plan.split_keys = std::max(round_up(divide_up(std::max<Index>(keys, 1), splits), detail::block_tokens), least_split);
+    plan.split_keys = std::max(round_up(divide_up(std::max<Index>(keys, 1), plan.wanted_splits()), detail::block_tokens), least_split);
     return plan;
 }
+
+/// The plan of absorbed MLA: all heads share the one set of latents.
+[[nodiscard]] inline SplitPlan plan_absorbed(Index queries, Index heads, Index keys) noexcept { return plan_splits(queries, heads, keys); }
 
 /// How expanded attention is cut: heads × groups of queries. Tokens are not split: a head's keys are decompressed once a group.
 struct ExpandedPlan {

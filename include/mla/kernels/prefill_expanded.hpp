@@ -6,6 +6,7 @@
 #include "mla/core/executor.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/kernels/block_attention.hpp"
+#include "mla/kernels/few_rows.hpp"
 #include "mla/kernels/plan.hpp"
 #include "mla/kernels/stage.hpp"
 #include "mla/linear/linear.hpp"
@@ -35,14 +36,14 @@ struct ExpandedScratch {
 
     static ExpandedScratch carve(Arena& arena, const ExpandedPlan& plan, Index row_dim, Index key_dim, Index value_dim) {
         using Shape = AttentionTile<Arch, A>;
-        const Index padded = round_up(plan.group_queries, Shape::lanes);
+        const Index padded = padded_rows<Arch, A>(plan.group_queries);
         ExpandedScratch s;
         s.key_stride = staged_stride<A>(key_dim);
         s.value_stride = staged_stride<A>(value_dim);
         s.latents = arena.take<A>(staged_elements<A>(row_dim));
         s.keys = arena.take<A>(staged_elements<A>(key_dim));
         s.values = arena.take<A>(staged_elements<A>(value_dim));
-        s.scores = arena.take<A>(block_tokens * Shape::panel_rows);
+        s.scores = arena.take<A>(block_tokens * std::max(Shape::panel_rows, few_rows));
         s.group.depth = key_dim;
         s.group.out_stride = round_up(value_dim, Shape::lanes);
         s.group.queries = arena.take<A>(padded * key_dim);
@@ -138,7 +139,8 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, LatentView<C> 
         const Index end = group.visible[group.rows - 1];
         for (Index t = 0; t < end; t += detail::block_tokens) {
             const Index count = std::min(detail::block_tokens, end - t);
-            detail::attend_block<Arch>(group, detail::expand_block(cache, weights, head, t, count, scratch), scratch.scores);
+            const auto block = detail::expand_block(cache, weights, head, t, count, scratch);
+            group.few() ? detail::attend_few<Arch>(group, block, scratch.scores) : detail::attend_block<Arch>(group, block, scratch.scores);
         }
         detail::finish_head(group, out.head(head).row_range(first, group.rows), lse, first, head);
     });

@@ -30,34 +30,41 @@ struct AttentionTile {
 /// queries and the outputs of 128 rows (288 and 256 KiB).
 inline constexpr Index block_tokens = 96;
 
+/// Rows up to which a group is computed with vectors along the values of a key: 4 rows would leave 12 of 16 AVX-512 lanes
+/// empty, 8 would make the loads of queries the bottleneck.
+inline constexpr Index few_rows = 4;
+
+/// Rows that a group's arrays have room for: whole vectors, and no fewer than `few_rows`.
+template <class Arch, Compute A>
+[[nodiscard]] constexpr Index padded_rows(Index rows) noexcept {
+    return round_up(std::max(rows, few_rows), simd::lanes<Arch, A>);
+}
+
 /// `rows` consecutive rows of [tokens × heads], row = token·heads + head. A panel holds two vectors of rows (the last perhaps
-/// one); unused lanes hold zero queries and cost nothing to keep.
+/// one); unused lanes hold zero queries.
 template <Compute A>
 struct RowGroup {
     Index rows = 0;
     Index depth = 0;       ///< values of a query: K of the score product
     Index out_stride = 0;  ///< values of an output, rounded up to whole vectors
-    A* queries = nullptr;  ///< panels [depth, panel rows], scaled
+    A* queries = nullptr;  ///< scaled; panels [depth, panel rows], or plain rows [few_rows, depth] of a group of few rows
     A* max = nullptr;      ///< [padded rows]
     A* sum = nullptr;      ///< [padded rows]
     A* out = nullptr;      ///< [padded rows, out_stride], not yet divided by sum
     Index* visible = nullptr;  ///< [padded rows] keys a row may see; never descending
 
-    template <class Arch>
-    [[nodiscard]] Index padded_rows() const noexcept {
-        return round_up(rows, simd::lanes<Arch, A>);
-    }
+    [[nodiscard]] bool few() const noexcept { return rows <= few_rows; }
 };
 
-/// Elements of the packed queries of `rows` rows.
-template <class Arch, Compute A>
-[[nodiscard]] constexpr Index packed_query_elements(Index rows, Index depth) noexcept {
-    return round_up(rows, simd::lanes<Arch, A>) * depth;
-}
-
-/// Packs rows [0, rows) of `query(row)` -> pointer to [depth], times `scale`, into panels.
+/// Packs rows [0, rows) of `query(row)` -> pointer to [depth], times `scale`, as `RowGroup::queries` wants them.
 template <class Arch, Compute A, class Query>
 void pack_queries(Index rows, Index depth, A scale, Query query, A* packed) noexcept {
+    if (rows <= few_rows) {
+        std::fill_n(packed, few_rows * depth, A(0));
+        for (Index r = 0; r < rows; ++r)
+            for (Index k = 0; k < depth; ++k) packed[r * depth + k] = query(r)[k] * scale;
+        return;
+    }
     using Shape = AttentionTile<Arch, A>;
     constexpr Index block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
     const Index padded = round_up(rows, Shape::lanes);
@@ -77,7 +84,7 @@ void pack_queries(Index rows, Index depth, A scale, Query query, A* packed) noex
 /// The state before any key: no maximum, no sum, zero output.
 template <class Arch, Compute A>
 void clear(const RowGroup<A>& group) noexcept {
-    const Index padded = group.template padded_rows<Arch>();
+    const Index padded = padded_rows<Arch, A>(group.rows);
     std::fill_n(group.max, padded, -std::numeric_limits<A>::infinity());
     std::fill_n(group.sum, padded, A(0));
     std::fill_n(group.out, padded * group.out_stride, A(0));
@@ -87,7 +94,7 @@ void clear(const RowGroup<A>& group) noexcept {
 /// `first_row + r` of all rows, of query (first_row + r) / heads.
 template <class Arch, Compute A>
 void set_causal(const RowGroup<A>& group, Index first_row, Index heads, Index queries, Index keys) noexcept {
-    for (Index r = 0; r < group.template padded_rows<Arch>(); ++r) {
+    for (Index r = 0; r < padded_rows<Arch, A>(group.rows); ++r) {
         const Index query = (first_row + std::min(r, group.rows - 1)) / heads;
         group.visible[r] = std::max<Index>(keys - queries + query + 1, 0);
     }

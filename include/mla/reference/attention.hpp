@@ -79,12 +79,12 @@ struct Attended {
     for (Index t = 0; t < first.lse.rows; ++t)
         for (Index h = 0; h < first.lse.cols; ++h) {
             const double larger = std::max(first.lse(t, h), second.lse(t, h));
-            const bool no_key = larger == -std::numeric_limits<double>::infinity();
-            // −inf − −inf would be NaN
-            const double weight1 = no_key ? 0.0 : std::exp(first.lse(t, h) - larger);
-            const double weight2 = no_key ? 0.0 : std::exp(second.lse(t, h) - larger);
-            const double total = no_key ? 1.0 : weight1 + weight2;
-            result.lse(t, h) = no_key ? larger : larger + std::log(total);
+            result.lse(t, h) = larger;
+            if (larger == -std::numeric_limits<double>::infinity()) continue;  // below, −inf − −inf would be NaN
+            const double weight1 = std::exp(first.lse(t, h) - larger);
+            const double weight2 = std::exp(second.lse(t, h) - larger);
+            const double total = weight1 + weight2;
+            result.lse(t, h) += std::log(total);
             const Index r = t * first.lse.cols + h;
             for (Index j = 0; j < first.output.cols; ++j)
                 result.output(r, j) = (weight1 * first.output(r, j) + weight2 * second.output(r, j)) / total;

@@ -140,11 +140,10 @@ enum class Form : std::uint8_t {
     require_equal("reference::forward positions.size()", static_cast<Index>(positions.size()), "x.rows", x.rows);
     require_equal("reference::forward cache.cols", cache.cols, "kv_lora_rank + qk_rope_head_dim", config.cache_dim());
 
-    const Matrix q = project_queries(config, weights, x, positions);             // [T*H, Dn+Dr]
-    append_rows(cache, project_cache_rows(config, weights, x, positions));       // [L+T, Dc+Dr]
-    const Attended attended = form == Form::expanded                             // output [T*H, Dv]
-                                  ? attend_expanded_form(config, weights, q, cache)
-                                  : attend_absorbed_form(config, weights, q, cache);
+    const Matrix q = project_queries(config, weights, x, positions);        // [T*H, Dn+Dr]
+    append_rows(cache, project_cache_rows(config, weights, x, positions));  // [L+T, Dc+Dr]
+    const Attended attended = form == Form::expanded ? attend_expanded_form(config, weights, q, cache)
+                                                     : attend_absorbed_form(config, weights, q, cache);  // [T*H, Dv]
     return project_output(config, weights, attended.output);
 }
 

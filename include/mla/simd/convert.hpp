@@ -35,21 +35,17 @@ MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Arch, A>& value, A
 }
 
 #if defined(__AVX512F__)
-// The zero-masked forms, with every lane kept, are the same instructions; the plain ones make GCC 12 warn of an
-// uninitialised operand that it never reads.
-inline constexpr __mmask16 all_lanes = 0xffff;
-
 template <class A, class Arch>
     requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const bf16* source, Arch) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
-    return Batch<Arch, A>(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_lanes, _mm512_maskz_cvtepu16_epi32(all_lanes, bits), 16)));
+    return Batch<Arch, A>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
 }
 
 template <class A, class Arch>
     requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp16* source, Arch) {
-    return Batch<Arch, A>(_mm512_maskz_cvtph_ps(all_lanes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
+    return Batch<Arch, A>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
 }
 
 template <class A, class Arch>
@@ -57,21 +53,21 @@ template <class A, class Arch>
 MLA_ALWAYS_INLINE void store_converted(bf16* target, const Batch<Arch, A>& value, Arch) {
     const __m512 values = value;
     const __m512i bits = _mm512_castps_si512(values);
-    const __m512i high = _mm512_maskz_srli_epi32(all_lanes, bits, 16);
+    const __m512i high = _mm512_srli_epi32(bits, 16);
     const __m512i even = _mm512_and_si512(high, _mm512_set1_epi32(1));
     const __m512i raised = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
-    const __m512i rounded = _mm512_maskz_srli_epi32(all_lanes, raised, 16);
+    const __m512i rounded = _mm512_srli_epi32(raised, 16);
     const __m512i quiet_nan = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
     const __mmask16 is_nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
     const __m512i selected = _mm512_mask_blend_epi32(is_nan, rounded, quiet_nan);
-    const __m256i packed = _mm512_maskz_cvtepi32_epi16(all_lanes, selected);
+    const __m256i packed = _mm512_cvtepi32_epi16(selected);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), packed);
 }
 
 template <class A, class Arch>
     requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE void store_converted(fp16* target, const Batch<Arch, A>& value, Arch) {
-    const __m256i bits = _mm512_maskz_cvtps_ph(all_lanes, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256i bits = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), bits);
 }
 #endif

@@ -6,6 +6,7 @@
 #include <numbers>
 #include <random>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "mla/config.hpp"
