@@ -129,6 +129,13 @@ inline void validate(const LongRope& longrope, Index rope_dim) {
 
 }  // namespace detail
 
+/// @throws std::invalid_argument when `rope` cannot rotate vectors of `dim` values
+inline void validate_rope(const Rope& rope, Index dim) {
+    require(std::isfinite(rope.base) && rope.base > 1.0, "rope.base", rope.base, "finite and above 1");
+    if (const auto* yarn = std::get_if<Yarn>(&rope.scaling)) detail::validate(*yarn);
+    if (const auto* longrope = std::get_if<LongRope>(&rope.scaling)) detail::validate(*longrope, dim);
+}
+
 /// @throws std::invalid_argument naming the field, its value and the rule, when `config` describes no layer
 inline void validate(const Config& config) {
     using detail::max_dimension;
@@ -147,9 +154,7 @@ inline void validate(const Config& config) {
     require(std::isfinite(config.position_scale.beta) && config.position_scale.beta >= 0.0, "position_scale.beta",
             config.position_scale.beta, "finite and not negative");
     require_at_least("position_scale.period", config.position_scale.period, Index{1});
-    require(std::isfinite(config.rope.base) && config.rope.base > 1.0, "rope.base", config.rope.base, "finite and above 1");
-    if (const auto* yarn = std::get_if<Yarn>(&config.rope.scaling)) detail::validate(*yarn);
-    if (const auto* longrope = std::get_if<LongRope>(&config.rope.scaling)) detail::validate(*longrope, config.qk_rope_head_dim);
+    validate_rope(config.rope, config.qk_rope_head_dim);
 }
 
 }  // namespace mla

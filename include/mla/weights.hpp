@@ -60,13 +60,18 @@ inline std::ostream& operator<<(std::ostream& stream, const Shape& shape) {
 
 }  // namespace detail
 
+/// @throws std::invalid_argument unless the tensor `name` is there and is [rows, cols]
+inline void require_tensor(const char* name, const TensorRef& found, Index rows, Index cols) {
+    const detail::Shape expected{rows, cols};
+    if (found.empty()) throw_invalid(name, "missing", expected);
+    if (found.rows != rows || found.cols != cols) throw_invalid(name, detail::Shape{found.rows, found.cols}, expected);
+    require_at_least("weight row stride", found.stride, cols);
+}
+
 /// @throws std::invalid_argument when a tensor that `config` calls for is missing or has another shape
 inline void validate(const Config& config, const AttentionWeights& weights) {
-    for_each_tensor(config, weights, [](const char* tensor, const TensorRef& found, Index rows, Index cols) {
-        const detail::Shape expected{rows, cols};
-        if (found.empty()) throw_invalid(tensor, "missing", expected);
-        if (found.rows != rows || found.cols != cols) throw_invalid(tensor, detail::Shape{found.rows, found.cols}, expected);
-        require_at_least("weight row stride", found.stride, cols);
+    for_each_tensor(config, weights, [](const char* name, const TensorRef& found, Index rows, Index cols) {
+        require_tensor(name, found, rows, cols);
     });
 }
 

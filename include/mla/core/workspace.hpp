@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <utility>
 
 #include "mla/core/errors.hpp"
 #include "mla/core/types.hpp"
@@ -68,6 +69,14 @@ class Workspace {
         require(misaligned == 0, "workspace memory address modulo 64", misaligned, 0);
     }
 
+    /// A move leaves an empty workspace that would own what it needs.
+    Workspace(Workspace&& other) noexcept { swap(other); }
+    Workspace& operator=(Workspace&& other) noexcept {
+        Workspace taken(std::move(other));
+        swap(taken);
+        return *this;
+    }
+
     /// Makes at least `bytes` available; what an earlier call carved is gone.
     /// @throws std::length_error when the caller's memory is smaller, naming the bytes needed
     void reserve(std::size_t bytes) {
@@ -94,6 +103,13 @@ class Workspace {
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
 
   private:
+    void swap(Workspace& other) noexcept {
+        std::swap(owned_, other.owned_);
+        std::swap(memory_, other.memory_);
+        std::swap(size_, other.size_);
+        std::swap(fixed_, other.fixed_);
+    }
+
     detail::AlignedArray<std::byte> owned_;
     std::byte* memory_ = nullptr;
     std::size_t size_ = 0;

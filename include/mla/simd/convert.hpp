@@ -136,9 +136,9 @@ void convert_row(To* MLA_RESTRICT target, const From* MLA_RESTRICT source, Index
     // The narrower side is reached through the type that the wider side computes in.
     using A = compute_t<std::conditional_t<(sizeof(To) > sizeof(From)), To, From>>;
     constexpr Index width = lanes<Arch, A>;
-    Index i = 0;
-    for (; i + width <= count; i += width) store<Arch, A>(target + i, load<Arch, A>(source + i));
-    for (; i < count; ++i) target[i] = convert<To>(source[i]);
+    const Index whole = count / width * width;
+    for (Index i = 0; i < whole; i += width) store<Arch, A>(target + i, load<Arch, A>(source + i));
+    for (Index i = whole; i < count; ++i) target[i] = convert<To>(source[i]);
 }
 
 }  // namespace mla::simd

@@ -1,0 +1,90 @@
+// Attention over a KV cache in which a key and a value serve a group of query heads.
+#pragma once
+
+#include "mla/baselines/kv_cache.hpp"
+#include "mla/core/executor.hpp"
+#include "mla/kernels/split_attention.hpp"
+
+namespace mla::baselines {
+namespace detail {
+
+using namespace mla::detail;
+
+/// A worker stages a block of keys and a block of values.
+template <Compute A>
+[[nodiscard]] constexpr Index staged_key_values(Index head_dim) noexcept {
+    return 2 * staged_elements<A>(head_dim);
+}
+
+/// One item: the rows of a key-value head over a range of tokens, block by block.
+template <class Arch, Compute A, Storage C>
+void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcept {
+    const Index dim = cache.head_dim;
+    const bool whole_vectors = dim % simd::lanes<Arch, A> == 0;
+    const C* keys = cache.keys + item.stream * cache.head_stride;
+    const C* values = cache.values + item.stream * cache.head_stride;
+    for (Index t = item.begin; t < item.end; t += block_tokens) {
+        const Index count = std::min(block_tokens, item.end - t);
+        const C* key = keys + t * cache.token_stride;
+        const C* value = values + t * cache.token_stride;
+        if (item.rows.few() && whole_vectors) {
+            attend_few<Arch>(item.rows, Block<C>{key, cache.token_stride, value, cache.token_stride, dim, t, count}, item.scores);
+            continue;
+        }
+        const auto k = stage_copy<Arch>(key, cache.token_stride, count, dim, item.staged);
+        const auto v = stage_copy<Arch>(value, cache.token_stride, count, dim, item.staged + staged_elements<A>(dim));
+        const Block<A> block{k.data, k.stride, v.data, v.stride, dim, t, count};
+        item.rows.few() ? attend_few<Arch>(item.rows, block, item.scores) : attend_block<Arch>(item.rows, block, item.scores);
+    }
+}
+
+template <Storage C>
+void check_view(const KvView<C>& cache) {
+    require_at_least("cache.length", cache.length, Index{0});
+    require_at_least("cache.kv_heads", cache.kv_heads, Index{1});
+    require_at_least("cache.head_dim", cache.head_dim, Index{1});
+    require_at_least("cache.token_stride", cache.token_stride, cache.head_dim);
+    require_at_least("cache.head_stride", cache.head_stride, Index{0});
+    require((cache.keys != nullptr && cache.values != nullptr) || cache.length == 0, "cache.keys or cache.values", "null",
+            "not null when cache.length > 0");
+}
+
+}  // namespace detail
+
+/// The plan of grouped attention: every key-value head is a stream of its own.
+[[nodiscard]] inline SplitPlan plan_grouped(Index queries, Index heads, Index kv_heads, Index keys) noexcept {
+    return plan_splits(queries, heads / kv_heads, keys, kv_heads);
+}
+
+/// Bytes of workspace that `grouped_attention` needs for this plan; the same for any number of keys.
+template <Compute A, class Arch = simd::DefaultArch>
+[[nodiscard]] std::size_t grouped_workspace_bytes(const SplitPlan& plan, Index head_dim, Index concurrency) {
+    Arena counter;
+    const Index staged = detail::staged_key_values<A>(head_dim);
+    static_cast<void>(detail::SplitScratch<Arch, A>::carve(counter, plan, head_dim, head_dim, staged, concurrency));
+    return counter.bytes();
+}
+
+/// out[t, h] = softmax(scale · q[t, h] · keys[h / (H/G)]) · values[h / (H/G)] under the bottom-right causal mask.
+/// q, out [T, H, D]; cache: L tokens of G heads, the queries' own tokens last; lse [T, H] natural logarithm, or an empty view.
+/// out and lse do not overlap the inputs. Allocates only when the workspace must grow.
+/// @throws std::invalid_argument when sizes disagree, std::length_error when a caller's workspace is too small
+template <class Arch = simd::DefaultArch, Compute A, Storage C>
+void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cache, std::type_identity_t<A> scale, HeadsView<A> out,
+                       std::type_identity_t<MatrixView<A>> lse, Workspace& workspace, ExecutorRef executor) {
+    detail::check_view(cache);
+    detail::check_attention<A>(q, scale, out, lse);
+    require_equal("q.dim", q.dim, "cache.head_dim", cache.head_dim);
+    require_equal("out.dim", out.dim, "cache.head_dim", cache.head_dim);
+    require(q.heads % cache.kv_heads == 0, "q.heads", q.heads, "a multiple of cache.kv_heads");
+    if (q.tokens == 0) return;
+    const SplitPlan plan = plan_grouped(q.tokens, q.heads, cache.kv_heads, cache.length);
+    const auto scratch = workspace.carve([&](Arena& arena) {
+        return detail::SplitScratch<Arch, A>::carve(arena, plan, cache.head_dim, cache.head_dim,
+                                                    detail::staged_key_values<A>(cache.head_dim), executor.concurrency());
+    });
+    detail::run_plan<Arch, A>(plan, scratch, q, scale, out, lse, executor,
+                              [&](const detail::SplitItem<A>& item) { detail::attend_key_values<Arch, A>(item, cache); });
+}
+
+}  // namespace mla::baselines

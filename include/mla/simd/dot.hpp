@@ -1,0 +1,63 @@
+// Dot products of narrow values that lie packed in 32-bit lanes: two bf16 or four bytes. A lane of one operand is multiplied
+// with the same lane of the other, value by value, and the products are added to that lane's sum.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
+#include "mla/simd/batch.hpp"
+
+#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
+
+namespace mla::simd {
+
+/// An operand: each lane holds two bf16 or four bytes, the first in the lowest bits. Setting all lanes to one value
+/// broadcasts a group of neighbours.
+template <class Arch>
+using PackedBatch = xsimd::batch<std::uint32_t, Arch>;
+
+/// Whether pairs of bf16 are multiplied and added in one instruction.
+template <class Arch>
+inline constexpr bool has_dot_bf16 =
+#if defined(__AVX512BF16__)
+    std::is_base_of_v<xsimd::avx512f, Arch>;
+#else
+    false;
+#endif
+
+/// Whether groups of four bytes are multiplied and added in one instruction.
+template <class Arch>
+inline constexpr bool has_dot_int8 =
+#if defined(__AVX512VNNI__)
+    std::is_base_of_v<xsimd::avx512f, Arch>;
+#else
+    false;
+#endif
+
+#if defined(__AVX512BF16__)
+/// sum[lane] + a[2·lane]·b[2·lane] + a[2·lane+1]·b[2·lane+1]. Subnormal operands count as 0, results round to nearest even
+/// whatever the rounding mode (VDPBF16PS).
+template <class Arch>
+    requires(has_dot_bf16<Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, float> dot_bf16(const Batch<Arch, float>& sum, const PackedBatch<Arch>& a,
+                                              const PackedBatch<Arch>& b) {
+    const __m512i left = a;
+    const __m512i right = b;
+    return Batch<Arch, float>(_mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(left), std::bit_cast<__m512bh>(right)));
+}
+#endif
+
+#if defined(__AVX512VNNI__)
+/// sum[lane] + Σ a[4·lane+i]·b[4·lane+i] over i = 0…3, bytes of a unsigned, bytes of b signed; wraps around (VPDPBUSD).
+template <class Arch>
+    requires(has_dot_int8<Arch>)
+MLA_ALWAYS_INLINE xsimd::batch<std::int32_t, Arch> dot_u8s8(const xsimd::batch<std::int32_t, Arch>& sum,
+                                                            const PackedBatch<Arch>& a, const PackedBatch<Arch>& b) {
+    return xsimd::batch<std::int32_t, Arch>(_mm512_dpbusd_epi32(sum, a, b));
+}
+#endif
+
+}  // namespace mla::simd
