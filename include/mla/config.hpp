@@ -56,7 +56,8 @@ struct Rope {
     bool operator==(const Rope&) const = default;
 };
 
-/// Query scale that grows with the position p: 1 + beta·ln(1 + ⌊p / period⌋) (Llama 4, Mistral Large 3).
+/// Query scale that grows with the position p: 1 + beta·ln(1 + ⌊p / period⌋), on the whole query after RoPE (transformers:
+/// mistral4 and ministral3, `llama_4_scaling_beta` and `original_max_position_embeddings`).
 struct PositionScale {
     double beta = 0.0;
     Index period = 1;

@@ -107,10 +107,13 @@ void check_attention(const HeadsView<const A>& q, A scale, const HeadsView<A>& o
     require_at_least("q.tokens", q.tokens, Index{0});
     require_equal("out.heads", out.heads, "q.heads", q.heads);
     require_equal("out.tokens", out.tokens, "q.tokens", q.tokens);
+    require(q.data != nullptr || q.tokens == 0, "q.data", "null", "not null when q.tokens > 0");
+    require(out.data != nullptr || q.tokens == 0, "out.data", "null", "not null when q.tokens > 0");
     require(std::isfinite(scale), "scale", scale, "finite");
     if (lse.data == nullptr) return;
     require_equal("lse.rows", lse.rows, "q.tokens", q.tokens);
     require_equal("lse.cols", lse.cols, "q.heads", q.heads);
+    require_at_least("lse.stride", lse.stride, lse.cols);
 }
 
 }  // namespace mla::detail

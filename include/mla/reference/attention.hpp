@@ -64,8 +64,7 @@ struct Attended {
 
 /// Absorbed MLA is multi-query attention whose one key is the cache row [c | k_pe] and whose one value is its latent c
 /// (DeepSeek-V2, section 2.1.2). q [T*H, Dc+Dr] = [q_lat | q_pe], cache [L, Dc+Dr] -> output [T*H, Dc], lse [T, H]
-[[nodiscard]] inline Attended attend_absorbed(const Matrix& q, Index T, Index H, const Matrix& cache, Index Dc,
-                                              double scale) {
+[[nodiscard]] inline Attended attend_absorbed(const Matrix& q, Index T, Index H, const Matrix& cache, Index Dc, double scale) {
     return attend_multi_head(q, cache, columns(cache, 0, Dc), T, H, 1, scale);
 }
 

@@ -13,10 +13,10 @@
 namespace mla::reference {
 
 struct GroupedQueryLayer {
-    TensorRef q_proj;  // [H*D, hidden]
-    TensorRef k_proj;  // [G*D, hidden]
-    TensorRef v_proj;  // [G*D, hidden]
-    TensorRef o_proj;  // [hidden, H*D]
+    TensorRef q_proj;    // [H*D, hidden]
+    TensorRef k_proj;    // [G*D, hidden]
+    TensorRef v_proj;    // [G*D, hidden]
+    TensorRef o_proj;    // [hidden, H*D]
     Index heads = 0;     // H
     Index kv_heads = 0;  // G, divides H
     Index head_dim = 0;  // D

@@ -29,9 +29,8 @@ enum class Form : std::uint8_t {
 
     Matrix q;  // [T, H*(Dn+Dr)]
     if (config.q_lora_rank > 0) {
-        Matrix q_latent = config.attention_bias
-                              ? linear(x, to_matrix(weights.q_a_proj), to_matrix(weights.q_a_bias))
-                              : linear(x, to_matrix(weights.q_a_proj));  // [T, Rq]
+        Matrix q_latent = config.attention_bias ? linear(x, to_matrix(weights.q_a_proj), to_matrix(weights.q_a_bias))
+                                                : linear(x, to_matrix(weights.q_a_proj));  // [T, Rq]
         rms_norm(q_latent, to_matrix(weights.q_a_layernorm), config.latent_norm_eps);
         q = linear(q_latent, to_matrix(weights.q_b_proj));
     } else {
@@ -55,10 +54,9 @@ enum class Form : std::uint8_t {
     const Index Dc = config.kv_lora_rank;
     const Index Dr = config.qk_rope_head_dim;
 
-    Matrix rows = config.attention_bias
-                      ? linear(x, to_matrix(weights.kv_a_proj_with_mqa), to_matrix(weights.kv_a_bias))
-                      : linear(x, to_matrix(weights.kv_a_proj_with_mqa));  // [T, Dc+Dr]
-    Matrix c = columns(rows, 0, Dc);                                       // [T, Dc]
+    Matrix rows = config.attention_bias ? linear(x, to_matrix(weights.kv_a_proj_with_mqa), to_matrix(weights.kv_a_bias))
+                                        : linear(x, to_matrix(weights.kv_a_proj_with_mqa));  // [T, Dc+Dr]
+    Matrix c = columns(rows, 0, Dc);                                                         // [T, Dc]
     rms_norm(c, to_matrix(weights.kv_a_layernorm), config.latent_norm_eps);
 
     for (Index t = 0; t < x.rows; ++t) {

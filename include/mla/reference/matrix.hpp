@@ -49,6 +49,11 @@ struct Matrix {
     return result;
 }
 
+/// The rows [begin, begin + count) of `matrix`.
+[[nodiscard]] inline Matrix row_range(const Matrix& matrix, Index begin, Index count) {
+    return {count, matrix.cols, std::vector<double>(matrix.row(begin), matrix.row(begin) + count * matrix.cols)};
+}
+
 /// The same values in row-major order under another shape.
 [[nodiscard]] inline Matrix reshape(Matrix matrix, Index rows, Index cols) { return {rows, cols, std::move(matrix.values)}; }
 

@@ -19,8 +19,7 @@ namespace mla::reference {
 /// Solves base^(−2i/dim)·L0 = 2π·rotations for i.
 [[nodiscard]] inline double yarn_correction(const Yarn& yarn, double base, Index dim, double rotations) {
     const double original_length = static_cast<double>(yarn.original_max_position);
-    return static_cast<double>(dim) * std::log(original_length / (2.0 * std::numbers::pi * rotations)) /
-           (2.0 * std::log(base));
+    return static_cast<double>(dim) * std::log(original_length / (2.0 * std::numbers::pi * rotations)) / (2.0 * std::log(base));
 }
 
 /// YaRN's ramp over the pairs i: 0 keeps the frequency (it turns often), 1 divides it by the factor (it turns seldom).

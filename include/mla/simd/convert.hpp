@@ -137,7 +137,8 @@ void convert_row(To* MLA_RESTRICT target, const From* MLA_RESTRICT source, Index
     using A = compute_t<std::conditional_t<(sizeof(To) > sizeof(From)), To, From>>;
     constexpr Index width = lanes<Arch, A>;
     const Index whole = count / width * width;
-    for (Index i = 0; i < whole; i += width) store<Arch, A>(target + i, load<Arch, A>(source + i));
+    // Qualified: a plain store would also find xsimd's own, which asks for aligned addresses.
+    for (Index i = 0; i < whole; i += width) simd::store<Arch, A>(target + i, simd::load<Arch, A>(source + i));
     for (Index i = whole; i < count; ++i) target[i] = convert<To>(source[i]);
 }
 

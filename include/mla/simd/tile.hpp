@@ -33,7 +33,7 @@ template <class Arch, Compute A, int M, int N>
 struct Tile {
     static constexpr Index width = lanes<Arch, A>;
     static constexpr Index columns = N * width;
-    Batch<Arch, A> sum[M][N];
+    Batch<Arch, A> sum[static_cast<std::size_t>(M)][static_cast<std::size_t>(N)];
 
     MLA_ALWAYS_INLINE void clear() {
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
@@ -68,7 +68,7 @@ struct Tile {
     template <class Operand, Storage S>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, const S* b, Index b_stride) {
         for (Index k = 0; k < depth; ++k, b += b_stride) {
-            Batch<Arch, A> right[N];
+            Batch<Arch, A> right[static_cast<std::size_t>(N)];
             unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { right[n] = simd::load<Arch, A>(b + n * width); });
             unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
                 const Batch<Arch, A> left(a.at(m, k));

@@ -7,6 +7,7 @@
 #include <random>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "mla/config.hpp"
@@ -42,6 +43,11 @@ template <Storage S>
     return values;
 }
 
+/// Draws from N(0, 1), unrounded: [rows, cols].
+[[nodiscard]] inline reference::Matrix random_matrix(Generator& generator, Index rows, Index cols) {
+    return {rows, cols, gaussian_values<double>(generator, rows * cols)};
+}
+
 /// Every value of `matrix` rounded to S: what is left of it after it was stored.
 template <Storage S>
 [[nodiscard]] reference::Matrix rounded(reference::Matrix matrix) {
@@ -69,7 +75,7 @@ template <Storage S>
 template <Storage S>
 class RandomWeights {
   public:
-    RandomWeights(const Config& config, std::uint64_t seed) : config_(config) {
+    RandomWeights(Config config, std::uint64_t seed) : config_(std::move(config)) {
         Generator generator(seed);
         AttentionWeights shapes;
         for_each_tensor(config_, shapes, [&](std::string_view tensor, const TensorRef&, Index rows, Index cols) {

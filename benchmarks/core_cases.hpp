@@ -1,0 +1,152 @@
+// The attention core alone, between the projections: MLA in both forms, and grouped-query attention.
+#pragma once
+
+#include <cmath>
+#include <memory>
+
+#include "mla/baselines/grouped_attention.hpp"
+#include "mla/kernels/decode_absorbed.hpp"
+#include "mla/kernels/prefill_expanded.hpp"
+#include "support.hpp"
+#include "work.hpp"
+
+namespace mla::bench {
+
+/// Queries, outputs and scratch of an attention kernel.
+struct CoreBuffers {
+    CoreBuffers(Index queries, Index heads, Index query_dim, Index out_dim)
+        : q_values(random_values<float>(queries * heads * query_dim)),
+          out_values(detail::allocate_aligned<float>(queries * heads * out_dim)),
+          q(q_values.get(), queries, heads, query_dim),
+          out(out_values.get(), queries, heads, out_dim) {}
+
+    [[nodiscard]] MatrixView<const float> result() const { return {out.data, out.tokens * out.heads, out.dim}; }
+
+    detail::AlignedArray<float> q_values, out_values;
+    HeadsView<const float> q;
+    HeadsView<float> out;
+    Workspace workspace;
+};
+
+/// Caches of `length` random tokens, `count` of them, made by `make(capacity)`.
+template <class Cache, class Make>
+[[nodiscard]] Ring<Cache> filled_caches(Index count, Index length, Make make) {
+    return Ring<Cache>(count, [&] {
+        Cache cache = make(length);
+        fill(cache, length);
+        return cache;
+    });
+}
+
+template <Storage C>
+[[nodiscard]] Ring<LatentCache<C>> latent_caches(const Config& config, Index length) {
+    const double bytes = static_cast<double>(length * config.cache_dim()) * sizeof(C);
+    return filled_caches<LatentCache<C>>(cold_copies(bytes), length, [&](Index capacity) { return LatentCache<C>(config, capacity); });
+}
+
+/// Decoding: `queries` tokens over `length` cached ones, absorbed.
+template <Storage C>
+class DecodeCase : public Case {
+  public:
+    DecodeCase(const Config& config, Index queries, Index length, Index threads)
+        : Case({.flops = absorbed_flops(config, queries, length),
+                .bytes = static_cast<double>(length * config.cache_dim()) * sizeof(C),
+                .type = dtype_of<C>,
+                .threads = threads}),
+          scale_(static_cast<float>(config.softmax_scale())),
+          buffers_(queries, config.num_attention_heads, config.cache_dim(), config.kv_lora_rank),
+          caches_(latent_caches<C>(config, length)) {
+        counters.emplace_back("cache_bytes_a_token", static_cast<double>(caches_.first().bytes_per_token()));
+    }
+
+    void step() override {
+        decode_absorbed(buffers_.q, caches_.turn().view(), scale_, buffers_.out, {}, buffers_.workspace, team());
+    }
+    [[nodiscard]] MatrixView<const float> result() const override { return buffers_.result(); }
+
+  private:
+    float scale_;
+    CoreBuffers buffers_;
+    Ring<LatentCache<C>> caches_;
+};
+
+/// The two halves of kv_b_proj, random.
+template <Storage S>
+struct Expansion {
+    explicit Expansion(const Config& c)
+        : key(c.num_attention_heads, c.kv_lora_rank, c.qk_nope_head_dim), value(c.num_attention_heads, c.kv_lora_rank, c.v_head_dim) {
+        RandomTensors<S> tensors;
+        const Index rows = c.qk_nope_head_dim + c.v_head_dim;
+        const TensorRef kv_b = tensors.add(c.num_attention_heads * rows, c.kv_lora_rank);
+        for (Index h = 0; h < c.num_attention_heads; ++h) {
+            key.pack(h, kv_b.row_range(h * rows, c.qk_nope_head_dim));
+            value.pack(h, kv_b.row_range(h * rows + c.qk_nope_head_dim, c.v_head_dim));
+        }
+    }
+    PackedMatrix<S> key, value;
+};
+
+/// Prefill: `queries` tokens over `length` cached ones, their own included, expanded.
+template <Storage C>
+class PrefillCase : public Case {
+  public:
+    PrefillCase(const Config& config, Index queries, Index length, Index threads)
+        : Case({.flops = expanded_flops(config, queries, length),
+                .bytes = (static_cast<double>(length * config.cache_dim()) + expansion_parameters(config)) * sizeof(C),
+                .type = dtype_of<C>,
+                .threads = threads}),
+          scale_(static_cast<float>(config.softmax_scale())),
+          buffers_(queries, config.num_attention_heads, config.qk_head_dim(), config.v_head_dim),
+          caches_(latent_caches<C>(config, length)),
+          expansion_(config) {
+        counters.emplace_back("expansion_flops", expansion_flops(config, length));
+    }
+
+    void step() override {
+        prefill_expanded(buffers_.q, caches_.turn().view(), ExpansionWeights<C>{expansion_.key, expansion_.value}, scale_, buffers_.out, {},
+                         buffers_.workspace, team());
+    }
+    [[nodiscard]] MatrixView<const float> result() const override { return buffers_.result(); }
+
+  private:
+    float scale_;
+    CoreBuffers buffers_;
+    Ring<LatentCache<C>> caches_;
+    Expansion<C> expansion_;
+};
+
+template <Storage C>
+[[nodiscard]] Ring<baselines::KvCache<C>> grouped_caches(const baselines::GroupedQueryConfig& config, Index length) {
+    const double bytes = static_cast<double>(2 * length * config.kv_dim()) * sizeof(C);
+    require_memory(static_cast<double>(cold_copies(bytes)) * bytes);
+    return filled_caches<baselines::KvCache<C>>(cold_copies(bytes), length,
+                                                [&](Index capacity) { return baselines::KvCache<C>(config, capacity); });
+}
+
+/// Grouped-query or multi-head attention of `queries` tokens over `length` cached ones.
+template <Storage C>
+class GroupedCase : public Case {
+  public:
+    GroupedCase(const baselines::GroupedQueryConfig& config, Index queries, Index length, Index threads)
+        : Case({.flops = grouped_flops(config, queries, length),
+                .bytes = static_cast<double>(2 * length * config.kv_dim()) * sizeof(C),
+                .type = dtype_of<C>,
+                .threads = threads}),
+          scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))),
+          buffers_(queries, config.num_attention_heads, config.head_dim, config.head_dim),
+          caches_(grouped_caches<C>(config, length)) {
+        counters.emplace_back("cache_bytes_a_token", static_cast<double>(caches_.first().bytes_per_token()));
+    }
+
+    void step() override {
+        baselines::grouped_attention(buffers_.q, caches_.turn().view(), scale_, buffers_.out, {}, buffers_.workspace, team());
+    }
+    [[nodiscard]] MatrixView<const float> result() const override { return buffers_.result(); }
+
+  private:
+    float scale_;
+    CoreBuffers buffers_;
+    Ring<baselines::KvCache<C>> caches_;
+};
+
+}  // namespace mla::bench

@@ -1,0 +1,156 @@
+"""Sentences about MLA beside GQA and MHA. Every number and every verdict comes from the measurements."""
+
+from measurements import KIND_NAMES, KINDS, MEMORY_GIB, MODELS
+from text import milliseconds, ratio, rounded
+
+LEVEL = 1.03  # times that differ by less are level: the machine's own noise is larger
+
+
+def ratios(measurements, what, model, other):
+    """[(L, time of `other` / time of MLA)] of decode steps, by L: above 1 MLA is the faster one."""
+    mla = measurements.compared(what, model, "mla")
+    beside = measurements.compared(what, model, other)
+    both = sorted(key for key in mla.keys() & beside.keys() if key[0] == 1)
+    return [(key[1], beside[key]["median_s"] / mla[key]["median_s"]) for key in both]
+
+
+def _at(pairs):
+    return ", ".join(f"{length} ({ratio(max(value, 1 / value))})" for length, value in pairs)
+
+
+def who_is_faster(pairs, other):
+    """[(L, ratio)] -> "GQA is faster at 4096 (1.30×) cached tokens; MLA is faster at …"."""
+    groups = (
+        (f"{other} is faster", [pair for pair in pairs if pair[1] <= 1 / LEVEL]),
+        ("level", [pair for pair in pairs if 1 / LEVEL < pair[1] < LEVEL]),
+        ("MLA is faster", [pair for pair in pairs if pair[1] >= LEVEL]),
+    )
+    return "; ".join(f"{text} at {_at(group)} cached tokens" for text, group in groups if group)
+
+
+def _longest(measurements, model, kind):
+    """(L, counters) of the longest decode of the attention core, or None."""
+    decode = [(key[1], case) for key, case in measurements.compared("core", model, kind).items() if key[0] == 1]
+    return max(decode, key=lambda pair: pair[0], default=None)
+
+
+def _bound(case, peak, bandwidth):
+    """(what bounds a case, the seconds that bound allows) for a peak in GFLOP/s and a bandwidth in GB/s."""
+    arithmetic = case["flops"] / (1e9 * peak)
+    memory = case["bytes"] / (1e9 * bandwidth)
+    return ("arithmetic", arithmetic) if arithmetic > memory else ("memory", memory)
+
+
+def balance_lines(measurements):
+    """What the machine turns at."""
+    bandwidth = measurements.limit("dram_GBps")
+    lines = []
+    for counter, arithmetic in (("peak_GFLOPS", "bf16 at its dot-product peak"), ("fp32_GFLOPS", "fp32")):
+        peak = measurements.limit(counter)
+        lines.append(f"- {arithmetic}: {peak:.0f} GFLOP/s over {bandwidth:.1f} GB/s = {peak / bandwidth:.1f} flop/byte")
+    return lines
+
+
+def why_lines(measurements, model):
+    """Arithmetic intensity of each kind's decode against the machine's balance."""
+    peak, fp32, bandwidth = (measurements.limit(name) for name in ("peak_GFLOPS", "fp32_GFLOPS", "dram_GBps"))
+    for kind in KINDS:
+        longest = _longest(measurements, model, kind)
+        if longest is None:
+            continue
+        length, case = longest
+        bound, best = _bound(case, peak, bandwidth)
+        fp32_bound, fp32_best = _bound(case, fp32, bandwidth)
+        took = case["median_s"]
+        intensity = case["flops"] / case["bytes"]
+        in_fp32 = "" if fp32_best == best else f" ({fp32_bound} in fp32: {milliseconds(fp32_best)})"
+        yield (
+            f"- {KIND_NAMES[kind]}: {intensity:.1f} flop for each byte of cache, so {bound} bounds it: at {length} tokens no less than "
+            f"{milliseconds(best)}{in_fp32}. It took {milliseconds(took)}, {100 * case['flops'] / took / (1e9 * peak):.0f} % of the bf16 peak and "
+            f"{100 * case['bytes'] / took / (1e9 * bandwidth):.0f} % of the bandwidth."
+        )
+
+
+def crossover_line(measurements, model):
+    """From which balance on MLA's decode would beat GQA's, were both at their limits."""
+    mla, gqa = _longest(measurements, model, "mla"), _longest(measurements, model, "gqa")
+    if mla is None or gqa is None or mla[0] != gqa[0]:
+        return None
+    turning = mla[1]["flops"] / gqa[1]["bytes"]
+    here = measurements.limit("peak_GFLOPS") / measurements.limit("dram_GBps")
+    side = "below that, on GQA's side" if here < turning else "above that, on MLA's side"
+    return (
+        f"- GQA reads {gqa[1]['bytes'] / mla[1]['bytes']:.2f} times the bytes that MLA reads, MLA computes "
+        f"{mla[1]['flops'] / gqa[1]['flops']:.2f} times the flops of GQA. With both at their limits MLA's core is the faster one on machines "
+        f"that turn above {turning:.0f} flop/byte; this one turns at {here:.1f}, {side}."
+    )
+
+
+def _verdict(value, low, high):
+    if value >= low:
+        return "confirmed" if value <= high else "exceeded"
+    return "not reached" if value >= 1 else "the reverse is true here"
+
+
+def claim_lines(measurements, model):
+    """The field's claims, against what was measured."""
+    mla, mha, gqa = (measurements.cache_bytes(model, kind) for kind in ("mla", "mha", "gqa"))
+    if mla and mha:
+        share = mha / mla
+        verdict = "confirmed" if share >= 3 else "not confirmed"
+        text = f"- “A cache many times smaller than MHA's”: {share:.1f} times ({mla:.0f} bytes a token and layer against {mha:.0f}): {verdict}."
+        if gqa:
+            text += f" Against GQA it is {gqa / mla:.1f} times."
+        yield text
+        fit = {kind: rounded(measurements.tokens_that_fit(model, kind, model.layers)) for kind in KINDS}
+        yield f"- So {MEMORY_GIB} GiB hold {fit['mla']} tokens of all {model.layers} layers, with GQA {fit['gqa']} and with MHA {fit['mha']}."
+    for what, called in (("core", "attention core"), ("layer", "whole layer")):
+        pairs = ratios(measurements, what, model, "gqa")
+        if pairs:
+            length, value = pairs[-1]
+            yield (
+                f"- “Decoding 2–3 times faster than GQA at long context”: {ratio(value)} the speed of GQA at {length} tokens, {called}: "
+                f"{_verdict(value, 2, 3)}."
+            )
+
+
+def model_findings(measurements, model):
+    """The lines of one model's section; empty without measurements."""
+    lines = []
+    for what, called in (("core", "Attention core"), ("layer", "Whole layer")):
+        for other in ("gqa", "mha"):
+            pairs = ratios(measurements, what, model, other)
+            if pairs:
+                lines.append(f"- {called}, one token: {who_is_faster(pairs, KIND_NAMES[other])}.")
+    if not lines:
+        return []
+    why = [*why_lines(measurements, model), crossover_line(measurements, model)]
+    return [
+        f"### {model.name} geometry",
+        "",
+        *lines,
+        "",
+        "Why, by arithmetic intensity:",
+        "",
+        *[line for line in why if line],
+        "",
+        "What the field says of MLA:",
+        "",
+        *claim_lines(measurements, model),
+        "",
+    ]
+
+
+def findings(measurements):
+    sections = [model_findings(measurements, model) for model in MODELS]
+    if not any(sections):
+        return []
+    return [
+        "## Where GQA is faster, where MLA is, and why",
+        "",
+        f"On {measurements.threads()} threads this machine turns from memory-bound to compute-bound at",
+        "",
+        *balance_lines(measurements),
+        "",
+        *[line for section in sections for line in section],
+    ]

@@ -1,0 +1,34 @@
+// A whole MLA layer: layer/<preset>/<type of cache and weights>/T:<new tokens>/L:<cached tokens>/threads:<n>.
+#include "layer_case.hpp"
+#include "program.hpp"
+
+namespace mla::bench {
+namespace {
+
+template <Storage S>
+void add_layer(const presets::Preset& preset) {
+    const Config config = preset.config();
+    const std::string weights = std::string(preset.name) + "/" + name(dtype_of<S>);
+    const auto add = [&](Index tokens, Index length) {
+        for (const Index threads : thread_counts())
+            add_case("layer/" + weights + part("T", tokens) + part("L", length) + part("threads", threads),
+                     [=] { return mla_layer_case<S>(weights, config, tokens, length, threads); });
+    };
+    for (const Index length : cached_lengths()) add(1, length);
+    add(512, 512);
+    add(512, 2048);
+    add(2048, 2048);
+}
+
+void add_cases(const Presets& wanted) {
+    for (const presets::Preset& preset : wanted) {
+        add_layer<float>(preset);
+        add_layer<bf16>(preset);
+        add_layer<fp16>(preset);
+    }
+}
+
+}  // namespace
+}  // namespace mla::bench
+
+int main(int argc, char** argv) { return mla::bench::run_program(argc, argv, mla::bench::add_cases); }

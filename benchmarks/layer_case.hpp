@@ -1,0 +1,90 @@
+// A whole layer, from activations to activations.
+#pragma once
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core_cases.hpp"
+#include "mla/attention.hpp"
+#include "mla/baselines/grouped_query_attention.hpp"
+
+namespace mla::bench {
+
+/// `queries` tokens appended to a cache that then holds `length`. Layers and caches take turns, so that weights are as cold as in
+/// a model of many layers.
+template <class Layer, class Cache>
+class LayerCase : public Case {
+  public:
+    using Layers = Ring<Layer>;
+
+    LayerCase(const Work& work, std::shared_ptr<Layers> layers, Ring<Cache> caches, Index queries, Index length)
+        : Case(work), layers_(std::move(layers)), caches_(std::move(caches)), length_(length) {
+        const Index hidden = layers_->first().config().hidden_size;
+        x_.resize(queries, hidden);
+        y_.resize(queries, hidden);
+        std::copy_n(random_values<float>(x_.size()).get(), x_.size(), x_.data());
+        for (Index t = 0; t < queries; ++t) positions_.push_back(length - queries + t);
+        counters.emplace_back("cache_bytes_a_token", static_cast<double>(caches_.first().bytes_per_token()));
+    }
+
+    void step() override {
+        Cache& cache = caches_.turn();
+        cache.truncate(length_ - x_.rows());
+        layers_->turn().forward(x_, positions_, cache, y_, team(), workspace_);
+    }
+    [[nodiscard]] MatrixView<const float> result() const override { return {y_.data(), y_.rows(), y_.cols()}; }
+
+  private:
+    std::shared_ptr<Layers> layers_;
+    Ring<Cache> caches_;
+    Index length_;
+    RowMatrix<float> x_, y_;
+    std::vector<std::int64_t> positions_;
+    Workspace workspace_;
+};
+
+/// Layers with the same random weights, packed, so many that none stays in the processor's caches.
+template <class Layer, Storage S, class LayerConfig>
+[[nodiscard]] std::shared_ptr<Ring<Layer>> make_layers(const std::string& name, const LayerConfig& config) {
+    return shared_by<Ring<Layer>>(name, [&] {
+        const double bytes = layer_parameters(config) * sizeof(S);
+        require_memory(2.0 * bytes * static_cast<double>(cold_copies(bytes)));
+        RandomTensors<S> tensors;
+        const auto weights = tensors.add(config);
+        return std::make_shared<Ring<Layer>>(cold_copies(bytes), [&] { return Layer(config, weights); });
+    });
+}
+
+template <Storage S, class LayerConfig>
+[[nodiscard]] Work layer_work(const LayerConfig& config, double cache_bytes, Index queries, Index length, Index threads) {
+    return {.flops = layer_flops(config, queries, length),
+            .bytes = layer_parameters(config) * sizeof(S) + cache_bytes,
+            .type = dtype_of<S>,
+            .threads = threads};
+}
+
+/// An MLA layer with weights and cache of type S. `name` names its weights.
+template <Storage S>
+[[nodiscard]] std::unique_ptr<Case> mla_layer_case(const std::string& name, const Config& config, Index queries, Index length, Index threads) {
+    using Layer = Attention<S>;
+    const double cache_bytes = static_cast<double>(length * config.cache_dim()) * sizeof(S);
+    return std::make_unique<LayerCase<Layer, LatentCache<S>>>(layer_work<S>(config, cache_bytes, queries, length, threads),
+                                                              make_layers<Layer, S>(name, config), latent_caches<S>(config, length),
+                                                              queries, length);
+}
+
+/// The same of grouped-query or multi-head attention.
+template <Storage S>
+[[nodiscard]] std::unique_ptr<Case> grouped_layer_case(const std::string& name, const baselines::GroupedQueryConfig& config, Index queries,
+                                                       Index length, Index threads) {
+    using Layer = baselines::GroupedQueryAttention<S>;
+    const double cache_bytes = static_cast<double>(2 * length * config.kv_dim()) * sizeof(S);
+    return std::make_unique<LayerCase<Layer, baselines::KvCache<S>>>(layer_work<S>(config, cache_bytes, queries, length, threads),
+                                                                     make_layers<Layer, S>(name, config), grouped_caches<S>(config, length),
+                                                                     queries, length);
+}
+
+}  // namespace mla::bench

@@ -1,0 +1,204 @@
+// What this machine can do at most: probes of its arithmetic and of its memory.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "mla/simd/dot.hpp"
+#include "random_data.hpp"
+#include "thread_team.hpp"
+
+namespace mla::bench {
+
+using Clock = std::chrono::steady_clock;
+using Arch = simd::DefaultArch;
+
+[[nodiscard]] inline double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// How long a probe runs: long enough to average over interrupts, short enough to stand on both sides of every case.
+inline constexpr double probe_seconds = 0.02;
+
+/// Calls `burst(thread)`, which returns how many operations it did, on every thread of the team for `probe_seconds`; returns
+/// the operations a second of all threads.
+template <class Burst>
+[[nodiscard]] double rate(ThreadTeam& team, Burst burst) {
+    std::vector<double> rates(static_cast<std::size_t>(team.concurrency()));
+    team.parallel_for(team.concurrency(), [&](Index thread) {
+        const auto start = Clock::now();
+        double operations = 0.0;
+        double elapsed = 0.0;
+        do {
+            operations += burst(thread);
+            elapsed = seconds_since(start);
+        } while (elapsed < probe_seconds);
+        rates[static_cast<std::size_t>(thread)] = operations / elapsed;
+    });
+    double sum = 0.0;
+    for (const double each : rates) sum += each;
+    return sum;
+}
+
+/// Independent sums: more than latency × throughput of a multiply-add on any core (Zen 4: 4 × 1, Golden Cove: 4 × 2, bf16 dot
+/// on Zen 4: 6 × 1), and with two operands they fit into 16 registers.
+inline constexpr int probe_sums = 12;
+inline constexpr int probe_unroll = 4;     ///< rounds between two jumps: GCC may copy every sum there
+inline constexpr int probe_rounds = 4096;  ///< some 14 µs, beside which reading the clock is nothing
+
+/// Does probe_rounds × probe_sums times sum = step(sum, a, b), in registers. The compiler knows nothing of the values it
+/// starts from and must hand over each sum, so that it can neither merge nor drop one.
+template <class Sum, class Operand, class Step>
+MLA_ALWAYS_INLINE void register_burst(Step step) {
+    using Element = typename Sum::value_type;
+    using Word = typename Operand::value_type;
+    alignas(64) Element sums[probe_sums * Sum::size];
+    alignas(64) Word operands[2 * Operand::size];
+    for (std::size_t i = 0; i < std::size(sums); ++i) sums[i] = static_cast<Element>(i + 1);
+    for (std::size_t i = 0; i < std::size(operands); ++i)
+        operands[i] = std::is_same_v<Word, float> ? static_cast<Word>(1.0F + 0.001F * static_cast<float>(i)) : static_cast<Word>(0x3f803f81U + i);
+    Element* memory = sums;
+    const Word* factors = operands;
+    benchmark::DoNotOptimize(memory);
+    benchmark::DoNotOptimize(factors);
+    benchmark::ClobberMemory();
+    const Operand a = Operand::load_aligned(factors);
+    const Operand b = Operand::load_aligned(factors + Operand::size);
+    Sum sum[probe_sums];
+    simd::unroll<probe_sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Sum::load_aligned(memory + i * Sum::size); });
+    for (int round = 0; round < probe_rounds; round += probe_unroll)
+        simd::unroll<probe_unroll * probe_sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
+            sum[i % probe_sums] = step(sum[i % probe_sums], a, b);
+        });
+    simd::unroll<probe_sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i].store_aligned(memory + i * Sum::size); });
+    benchmark::ClobberMemory();
+}
+
+/// Operations of a burst on vectors of `lanes`, each of which multiplies and adds `products` values.
+[[nodiscard]] constexpr double burst_operations(std::size_t lanes, int products) {
+    return 2.0 * probe_rounds * probe_sums * static_cast<double>(lanes) * products;
+}
+
+/// fp32 multiply-adds: flop/s.
+[[nodiscard]] inline double fma_rate(ThreadTeam& team) {
+    using Floats = simd::Batch<Arch, float>;
+    return rate(team, [](Index) {
+        register_burst<Floats, Floats>([](const Floats& sum, const Floats& a, const Floats& b) MLA_ALWAYS_INLINE_LAMBDA {
+            return xsimd::fma(a, b, sum);
+        });
+        return burst_operations(Floats::size, 1);
+    });
+}
+
+/// bf16 dot products: flop/s, or 0 where there is no such instruction.
+[[nodiscard]] inline double dot_bf16_rate([[maybe_unused]] ThreadTeam& team) {
+#if defined(__AVX512BF16__)
+    using Floats = simd::Batch<Arch, float>;
+    using Packed = simd::PackedBatch<Arch>;
+    return rate(team, [](Index) {
+        register_burst<Floats, Packed>([](const Floats& sum, const Packed& a, const Packed& b) MLA_ALWAYS_INLINE_LAMBDA {
+            return simd::dot_bf16<Arch>(sum, a, b);
+        });
+        return burst_operations(Floats::size, 2);
+    });
+#else
+    return 0.0;
+#endif
+}
+
+/// int8 dot products: operations a second, or 0 where there is no such instruction.
+[[nodiscard]] inline double dot_int8_rate([[maybe_unused]] ThreadTeam& team) {
+#if defined(__AVX512VNNI__)
+    using Integers = xsimd::batch<std::int32_t, Arch>;
+    using Packed = simd::PackedBatch<Arch>;
+    return rate(team, [](Index) {
+        register_burst<Integers, Packed>([](const Integers& sum, const Packed& a, const Packed& b) MLA_ALWAYS_INLINE_LAMBDA {
+            return simd::dot_u8s8<Arch>(sum, a, b);
+        });
+        return burst_operations(Integers::size, 4);
+    });
+#else
+    return 0.0;
+#endif
+}
+
+/// Bytes of the largest cache of the processor that a core can use.
+[[nodiscard]] inline Index last_level_cache_bytes() {
+    Index largest = Index{32} << 20;
+    for (const auto& cache : benchmark::CPUInfo::Get().caches) largest = std::max<Index>(largest, cache.size);
+    return largest;
+}
+
+/// Reads memory in order, over and over, a piece a burst; each thread of a team has its own part of it.
+class Reader {
+  public:
+    explicit Reader(Index bytes) : size_(round_up(bytes / 4, piece)), data_(random_values<float>(size_)) {}
+
+    /// Bytes a second of all threads. A probe goes on where the last one stopped.
+    [[nodiscard]] double rate(ThreadTeam& team) {
+        const Index part = size_ / team.concurrency() / piece * piece;
+        positions_.resize(static_cast<std::size_t>(std::max(team.concurrency(), static_cast<Index>(positions_.size()))));
+        return bench::rate(team, [&](Index thread) {
+            Index& position = positions_[static_cast<std::size_t>(thread)].value;
+            position = (position + piece) % part;
+            sum(data_.get() + thread * part + position);
+            return 4.0 * static_cast<double>(piece);
+        });
+    }
+
+    static constexpr Index piece = 1 << 15;  ///< floats: 128 KiB
+
+  private:
+    struct alignas(64) Position {
+        Index value = 0;
+    };
+
+    static void sum(const float* values) {
+        using Floats = simd::Batch<Arch, float>;
+        constexpr int streams = 8;
+        Floats sums[streams];
+        for (Floats& each : sums) each = Floats(0.0F);
+        for (Index i = 0; i < piece; i += streams * simd::lanes<Arch, float>)
+            simd::unroll<streams>([&](auto s) MLA_ALWAYS_INLINE_LAMBDA {
+                sums[s] += Floats::load_aligned(values + i + s * simd::lanes<Arch, float>);
+            });
+        for (Floats& each : sums) benchmark::DoNotOptimize(each);
+    }
+
+    Index size_;
+    detail::AlignedArray<float> data_;
+    std::vector<Position> positions_;
+};
+
+/// The threads of this process, and a piece of memory far larger than its caches.
+class Machine {
+  public:
+    [[nodiscard]] static Machine& instance() {
+        static Machine machine;
+        return machine;
+    }
+
+    [[nodiscard]] ThreadTeam& team(Index threads) { return teams_.try_emplace(threads, threads).first->second; }
+    /// Bytes a second read from DRAM.
+    [[nodiscard]] double read_rate(Index threads) { return memory_.rate(team(threads)); }
+
+  private:
+    std::map<Index, ThreadTeam> teams_;
+    Reader memory_{8 * last_level_cache_bytes()};
+};
+
+/// 1, 2 and as many as there are cores.
+[[nodiscard]] inline std::vector<Index> thread_counts() {
+    const auto cores = static_cast<Index>(std::max(1U, std::thread::hardware_concurrency()));
+    std::vector<Index> counts{1};
+    for (const Index count : {Index{2}, cores})
+        if (count <= cores && count > counts.back()) counts.push_back(count);
+    return counts;
+}
+
+}  // namespace mla::bench

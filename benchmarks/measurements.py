@@ -1,0 +1,91 @@
+"""What the benchmark programs wrote, by name of case."""
+
+import json
+import statistics
+from dataclasses import dataclass, field
+
+KINDS = ("mla", "gqa", "mha")
+MEMORY_GIB = 16  # in which tokens are fitted
+KIND_NAMES = {"mla": "MLA", "gqa": "GQA", "mha": "MHA"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published model, as its config.json describes it (num_attention_heads, num_hidden_layers)."""
+
+    preset: str
+    name: str
+    heads: int
+    layers: int
+
+
+MODELS = (Model("deepseek_v2_lite", "DeepSeek-V2-Lite", 16, 27), Model("deepseek_v3", "DeepSeek-V3", 128, 61))
+
+
+def _parts(name):
+    """linear/deepseek_v3/o_proj/bf16/T:8/threads:2 -> {"T": 8, "threads": 2}"""
+    pairs = (part.split(":") for part in name.split("/") if ":" in part)
+    return {key: int(value) for key, value in pairs}
+
+
+@dataclass
+class Measurements:
+    """`cases`: name -> counters of Google Benchmark and ours; those that could not run are in `skipped`: name -> why."""
+
+    context: dict = field(default_factory=dict)
+    cases: dict = field(default_factory=dict)
+    skipped: dict = field(default_factory=dict)
+
+    def add(self, recorded):
+        self.context = recorded["context"]
+        for case in recorded["benchmarks"]:
+            if case.get("error_occurred"):
+                self.skipped[case["name"]] = case["error_message"]
+            else:
+                self.cases[case["name"]] = case
+
+    def named(self, prefix):
+        """(name, its numbers such as T and L, counters) of the cases below `prefix`, in the order they ran."""
+        return [(name, _parts(name), case) for name, case in self.cases.items() if name.startswith(prefix)]
+
+    def compared(self, what, model, kind):
+        """{(T, L): counters} of one kind of attention; `what` is core or layer."""
+        found = self.named(f"compare/{what}/{model.preset}/{kind}/")
+        return {(parts["T"], parts["L"]): case for _, parts, case in found}
+
+    def limit(self, counter):
+        """Median of a machine limit over the comparison's cases, each probed right before and after its case; None without any."""
+        values = [case[counter] for _, _, case in self.named("compare/")]
+        return statistics.median(values) if values else None
+
+    def threads(self):
+        """The threads of the comparison."""
+        return max((parts["threads"] for _, parts, _ in self.named("compare/")), default=None)
+
+    def cache_bytes(self, model, kind):
+        """Bytes of cache a token and layer; None when nothing was measured."""
+        for what in ("core", "layer"):
+            for case in self.compared(what, model, kind).values():
+                if "cache_bytes_a_token" in case:
+                    return case["cache_bytes_a_token"]
+        return None
+
+    def weight_bytes(self, model, kind):
+        """Bytes of weights that a decode step of a layer reads; None when nothing was measured."""
+        for (tokens, length), case in self.compared("layer", model, kind).items():
+            if tokens == 1:
+                return case["bytes"] - length * case["cache_bytes_a_token"]
+        return None
+
+    def tokens_that_fit(self, model, kind, layers):
+        """Tokens whose cache of so many layers fits into MEMORY_GIB; None when nothing was measured."""
+        a_token = self.cache_bytes(model, kind)
+        return None if a_token is None else MEMORY_GIB * 2**30 // (a_token * layers)
+
+
+def load(folder):
+    """The measurements of all JSON files in a folder."""
+    measurements = Measurements()
+    for path in sorted(folder.glob("*.json")):
+        measurements.add(json.loads(path.read_text(encoding="utf-8")))
+    return measurements

@@ -1,0 +1,94 @@
+// Random data by the gigabyte, never zeros: a few million Gaussian values, repeated from ever other offsets.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "mla/baselines/kv_cache.hpp"
+#include "mla/cache/latent_cache.hpp"
+#include "mla/testing/random.hpp"
+#include "mla/weights.hpp"
+
+namespace mla::bench {
+
+/// 2^20 draws from N(0, 1), made once.
+[[nodiscard]] inline const std::vector<float>& gaussians() {
+    static const std::vector<float> values = [] {
+        testing::Generator generator(20240507);
+        return testing::gaussian_values<float>(generator, Index{1} << 20);
+    }();
+    return values;
+}
+
+/// Where in `gaussians()` the next `count` values come from: steps by a prime, so that no two pieces of the data are alike soon.
+[[nodiscard]] inline const float* next_gaussians(Index count) {
+    static Index offset = 0;
+    const auto size = static_cast<Index>(gaussians().size());
+    offset = (offset + 104729) % (size - count + 1);
+    return gaussians().data() + offset;
+}
+
+/// `count` values from N(0, sigma²).
+template <Storage S>
+[[nodiscard]] detail::AlignedArray<S> random_values(Index count, double sigma = 1.0) {
+    constexpr Index piece = 1 << 16;
+    auto values = detail::allocate_aligned<S>(count);
+    std::vector<S> scaled(gaussians().size());
+    for (std::size_t i = 0; i < scaled.size(); ++i) scaled[i] = S(static_cast<float>(sigma) * gaussians()[i]);
+    for (Index done = 0; done < count; done += piece) {
+        const Index length = std::min(piece, count - done);
+        std::copy_n(scaled.data() + (next_gaussians(length) - gaussians().data()), length, values.get() + done);
+    }
+    return values;
+}
+
+/// Weights [out, in] from N(0, 1/in), so that activations keep their size, with views that live as long as this.
+template <Storage S>
+class RandomTensors {
+  public:
+    [[nodiscard]] TensorRef add(Index rows, Index cols) {
+        values_.push_back(random_values<S>(rows * cols, 1.0 / std::sqrt(static_cast<double>(cols))));
+        return {values_.back().get(), rows, cols};
+    }
+
+    [[nodiscard]] AttentionWeights add(const Config& config) {
+        AttentionWeights weights;
+        for_each_tensor(config, weights, [&](const char*, TensorRef& tensor, Index rows, Index cols) { tensor = add(rows, cols); });
+        return weights;
+    }
+
+    [[nodiscard]] baselines::GroupedQueryWeights add(const baselines::GroupedQueryConfig& config) {
+        return {add(config.q_dim(), config.hidden_size), add(config.kv_dim(), config.hidden_size),
+                add(config.kv_dim(), config.hidden_size), add(config.hidden_size, config.q_dim())};
+    }
+
+  private:
+    std::vector<detail::AlignedArray<S>> values_;
+};
+
+inline constexpr Index tokens_at_a_time = 16;
+
+/// Appends random tokens until the cache holds `length`.
+template <Storage C>
+void fill(LatentCache<C>& cache, Index length) {
+    const Index dim = cache.latent_dim() + cache.rope_dim();
+    while (cache.size() < length) {
+        const Index count = std::min(tokens_at_a_time, length - cache.size());
+        cache.append(MatrixView<const float>(next_gaussians(count * dim), count, dim));
+    }
+}
+
+template <Storage C>
+void fill(baselines::KvCache<C>& cache, Index length) {
+    const auto tokens = [&](Index count) {
+        return HeadsView<const float>(next_gaussians(count * cache.kv_heads() * cache.head_dim()), count, cache.kv_heads(),
+                                      cache.head_dim());
+    };
+    while (cache.size() < length) {
+        const Index count = std::min(tokens_at_a_time, length - cache.size());
+        cache.append(tokens(count), tokens(count));
+    }
+}
+
+}  // namespace mla::bench

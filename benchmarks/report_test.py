@@ -1,0 +1,175 @@
+"""report.py runs programs, and says of recorded measurements what they say: ratios, verdicts and bounds."""
+
+import contextlib
+import io
+import json
+import stat
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import report
+
+PEAK, FP32, DRAM = 400.0, 200.0, 40.0  # GFLOP/s, GFLOP/s, GB/s: turns at 10 flop/byte
+BYTES_A_TOKEN = {"mla": 1152, "gqa": 4096, "mha": 65536}
+FLOPS_A_TOKEN = {"mla": 278528, "gqa": 65536, "mha": 65536}
+
+
+def case(name, seconds, flops=1.0, read=1.0, **counters):
+    limits = {"peak_GFLOPS": PEAK, "fp32_GFLOPS": FP32, "dram_GBps": DRAM}
+    rates = {"GFLOPS": 1e-9 * flops / seconds, "GBps": 1e-9 * read / seconds}
+    shares = {"peak_pct": 50.0, "fp32_pct": 100.0, "bw_pct": 10.0}
+    return {"name": name, "median_s": seconds, "flops": flops, "bytes": read, **limits, **rates, **shares, **counters}
+
+
+def compared(kind, length, seconds, what="core"):
+    """A decode step of DeepSeek-V3 geometry; its layer's weights are a million bytes."""
+    read = length * BYTES_A_TOKEN[kind] + (1e6 if what == "layer" else 0.0)
+    name = f"compare/{what}/deepseek_v3/{kind}/T:1/L:{length}/threads:2"
+    return case(name, seconds, length * FLOPS_A_TOKEN[kind], read, cache_bytes_a_token=BYTES_A_TOKEN[kind])
+
+
+def recorded(*cases):
+    return {"context": {"date": "today", "num_cpus": 2, "isa": "test", "compiler": "test"}, "benchmarks": list(cases)}
+
+
+def decode_times(length, mla, gqa, mha):
+    return [compared(kind, length, seconds) for kind, seconds in (("mla", mla), ("gqa", gqa), ("mha", mha))]
+
+
+class Report(unittest.TestCase):
+    def report_of(self, *cases):
+        """report.md of the cases, and what was printed."""
+        with tempfile.TemporaryDirectory() as folder:
+            raw, out = Path(folder, "raw"), Path(folder, "out")
+            raw.mkdir()
+            (raw / "compare.json").write_text(json.dumps(recorded(*cases)), encoding="utf-8")
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                report.main(["--from", str(raw), "--out", str(out)])
+            return (out / "report.md").read_text(encoding="utf-8"), printed.getvalue()
+
+    def row(self, text, label):
+        """The cells of a table's row."""
+        rows = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith(f"| {label} ")]
+        self.assertEqual(len(rows), 1, f"{label} in:\n{text}")
+        return [cell.strip() for cell in rows[0]]
+
+    def test_ratios_are_times_divided(self):
+        text, printed = self.report_of(*decode_times(65536, 0.1, 0.025, 0.3))
+        for shown in (text, printed):
+            self.assertEqual(self.row(shown, "decode, attention core, 65536 cached")[1:], ["100 ms", "25.0 ms", "300 ms", "0.25×", "3.00×"])
+            self.assertEqual(self.row(shown, "cache bytes a token and layer")[1:], ["1152", "4096", "65.5 k", "3.56×", "56.9×"])
+
+    def test_tokens_that_fit_count_all_layers(self):
+        text, _ = self.report_of(*decode_times(1024, 1.0, 1.0, 1.0))
+        # 2^34 / (1152 · 61), / (4096 · 61), / (65536 · 61)
+        self.assertEqual(self.row(text, "tokens in 16 GiB, 61 layers")[1:4], ["244 k", "68.8 k", "4297"])
+
+    def test_the_comparison_is_the_last_table_on_the_screen(self):
+        _, printed = self.report_of(*decode_times(1024, 1.0, 1.0, 1.0))
+        self.assertGreater(printed.index("## MLA beside GQA and MHA"), printed.index("## Where GQA is faster"))
+
+    def test_verdict_when_gqa_is_faster(self):
+        text, _ = self.report_of(*decode_times(1024, 0.002, 0.001, 0.002), *decode_times(65536, 0.1, 0.025, 0.3))
+        self.assertIn("- Attention core, one token: GQA is faster at 1024 (2.00×), 65536 (4.00×) cached tokens.", text)
+        self.assertIn("level at 1024 (1.00×) cached tokens; MLA is faster at 65536 (3.00×) cached tokens.", text)
+        self.assertIn("0.25× the speed of GQA at 65536 tokens, attention core: the reverse is true here.", text)
+        self.assertIn("56.9 times (1152 bytes a token and layer against 65536): confirmed.", text)
+
+    def test_verdict_when_mla_is_faster(self):
+        for gqa, verdict in ((0.25, "2.50× the speed of GQA at 65536 tokens, attention core: confirmed."),
+                             (0.15, "1.50× the speed of GQA at 65536 tokens, attention core: not reached."),
+                             (0.40, "4.00× the speed of GQA at 65536 tokens, attention core: exceeded.")):
+            text, _ = self.report_of(*decode_times(65536, 0.1, gqa, 0.3))
+            self.assertIn("MLA is faster at 65536", text)
+            self.assertIn(verdict, text)
+
+    def test_bounds_come_from_intensity_and_balance(self):
+        text, _ = self.report_of(*decode_times(65536, 0.1, 0.025, 0.3))
+        self.assertIn("400 GFLOP/s over 40.0 GB/s = 10.0 flop/byte", text)
+        # 278528 / 1152 flop a byte; 65536 · 278528 flop at 400 and at 200 GFLOP/s; 182.5 GFLOP/s reached.
+        self.assertIn("MLA: 241.8 flop for each byte of cache, so arithmetic bounds it: at 65536 tokens no less than 45.6 ms "
+                      "(arithmetic in fp32: 91.3 ms). It took 100 ms, 46 % of the bf16 peak", text)
+        self.assertIn("MHA: 1.0 flop for each byte of cache, so memory bounds it: at 65536 tokens no less than 107 ms.", text)
+        # 278528 flop of MLA in the time that 4096 bytes of GQA take.
+        self.assertIn("turn above 68 flop/byte; this one turns at 10.0, below that, on GQA's side.", text)
+
+    def test_weights_are_what_a_layer_reads_beside_its_cache(self):
+        text, _ = self.report_of(*[compared(kind, 1024, 0.001, "layer") for kind in BYTES_A_TOKEN])
+        self.assertEqual(self.row(text, "weight bytes a layer")[1:4], ["1.00 M"] * 3)
+
+    def test_a_case_that_could_not_run_is_named_and_left_out(self):
+        skipped = {"name": "compare/core/deepseek_v3/mha/T:1/L:65536/threads:2", "error_occurred": True, "error_message": "not enough memory"}
+        text, _ = self.report_of(compared("mla", 65536, 0.1), compared("gqa", 65536, 0.025), skipped)
+        self.assertIn("- compare/core/deepseek_v3/mha/T:1/L:65536/threads:2: not enough memory", text)
+        self.assertEqual(self.row(text, "decode, attention core, 65536 cached")[1:], ["100 ms", "25.0 ms", "–", "0.25×", "–"])
+
+    def test_without_matplotlib_there_is_a_note(self):
+        with mock.patch.dict(sys.modules, {"matplotlib": None}):
+            text, _ = self.report_of(*decode_times(1024, 1.0, 1.0, 1.0))
+        self.assertIn("No plots: matplotlib is not installed", text)
+
+    def test_kernels_other_than_the_comparison_have_their_tables(self):
+        text, _ = self.report_of(case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 1e6))
+        self.assertEqual(self.row(text, "deepseek_v3/bf16/L:1024/q:1/threads:2")[1:], ["2.00 ms", "200", "50", "100", "0.500", "10"])
+        self.assertNotIn("## MLA beside", text)
+
+
+# Stands in for a program: lists cases, and writes one measurement for each that the filter lets through.
+FAKE_PROGRAM = """#!{python}
+import json, re, sys
+cases = {cases}
+flags = dict(flag.removeprefix("--benchmark_").partition("=")[::2] for flag in sys.argv[1:])
+chosen = [case for case in cases if re.search(flags.get("filter", "."), case["name"])]
+for case in chosen:
+    print(case["name"], "" if "list_tests" in flags else "  1.00 ms  1.00 ms  10")
+if "list_tests" not in flags:
+    open(flags["out"], "w").write(json.dumps({{"context": {{}}, "benchmarks": chosen}}))
+sys.exit({status})
+"""
+
+
+# A case of each program; a quick run takes those of roofline and of compare at 1024 tokens.
+FAKE_CASES = {
+    "roofline": [case("roofline/fma_fp32/threads:2", 1.0)],
+    "linear": [case("linear/deepseek_v3/o_proj/bf16/T:8/threads:2", 1.0)],
+    "decode": [case("decode/deepseek_v3/bf16/L:2048/q:1/threads:2", 1.0)],
+    "prefill": [case("prefill/deepseek_v3/bf16/T:2048/L:2048/threads:2", 1.0)],
+    "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
+    "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
+}
+
+
+class RunPrograms(unittest.TestCase):
+    def run_report(self, folder, *arguments, status=0):
+        for program, cases in FAKE_CASES.items():
+            path = Path(report.program_path(folder, program))
+            path.write_text(FAKE_PROGRAM.format(python=sys.executable, cases=cases, status=status), encoding="utf-8")
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            report.main(["--bin-dir", str(folder), "--out", str(folder / "out"), *arguments])
+        return printed.getvalue()
+
+    def test_quick_measures_its_selection_with_progress(self):
+        with tempfile.TemporaryDirectory() as folder:
+            printed = self.run_report(Path(folder))
+        self.assertRegex(printed, r"\[4/4\] +\d+ s +compare/core/deepseek_v3/mha/T:1/L:1024/threads:2 +1\.00 ms")
+        self.assertIn("decode, attention core, 1024 cached", printed)
+        self.assertNotIn("2048 cached", printed)
+
+    def test_full_measures_everything_and_keeps_the_raw_files(self):
+        with tempfile.TemporaryDirectory() as folder:
+            printed = self.run_report(Path(folder), "--full")
+            raw = sorted(path.name for path in Path(folder, "out", "raw").iterdir())
+        self.assertIn("2048 cached", printed)
+        self.assertEqual(raw, sorted(f"{program}.json" for program in report.PROGRAMS))
+
+    def test_a_program_that_fails_ends_the_run(self):
+        with tempfile.TemporaryDirectory() as folder, self.assertRaises((SystemExit, report.subprocess.CalledProcessError)):
+            self.run_report(Path(folder), status=3)
+
+
+if __name__ == "__main__":
+    unittest.main()

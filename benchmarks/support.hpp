@@ -1,0 +1,193 @@
+// How every benchmark program measures: cases and their counters.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "machine.hpp"
+
+namespace mla::bench {
+
+/// What one step of a case amounts to.
+struct Work {
+    double flops = 0.0;
+    double bytes = 0.0;  ///< of cache and weights, each read once
+    DType type = DType::f32;
+    Index threads = 1;
+};
+
+/// One measured thing with its data. Made when its turn comes, gone when the next one's does.
+class Case {
+  public:
+    explicit Case(const Work& work) : work_(work) {}
+    Case(const Case&) = delete;
+    Case& operator=(const Case&) = delete;
+    virtual ~Case() = default;
+
+    /// What is timed.
+    virtual void step() = 0;
+    /// Values of the last step's result, some of them.
+    [[nodiscard]] virtual MatrixView<const float> result() const = 0;
+
+    [[nodiscard]] const Work& work() const noexcept { return work_; }
+    [[nodiscard]] ThreadTeam& team() const { return Machine::instance().team(work_.threads); }
+    /// Counters beside those that every case has.
+    std::vector<std::pair<std::string, double>> counters;
+
+  private:
+    Work work_;
+};
+
+/// The machine's limits for a case, as probed: flop/s and bytes/s.
+struct Limits {
+    double type = 0.0;  ///< of the dot product that the type could have; fp32 where the machine has none for it
+    double fp32 = 0.0;
+    double read = 0.0;
+};
+
+[[nodiscard]] inline Limits probe_limits(DType type, Index threads) {
+    Machine& machine = Machine::instance();
+    Limits limits;
+    limits.fp32 = fma_rate(machine.team(threads));
+    limits.type = type == DType::bf16 && simd::has_dot_bf16<Arch> ? dot_bf16_rate(machine.team(threads)) : limits.fp32;
+    limits.read = machine.read_rate(threads);
+    return limits;
+}
+
+[[nodiscard]] inline double median(std::vector<double> values) {
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
+/// Bytes that the data of a case must reach in turn, so that each step finds its own in DRAM, as a model of many layers does.
+[[nodiscard]] inline double cold_bytes() { return 4.0 * static_cast<double>(last_level_cache_bytes()); }
+
+/// How many copies of something that a step reads make it cold.
+[[nodiscard]] inline Index cold_copies(double bytes) { return std::max(static_cast<Index>(std::ceil(cold_bytes() / bytes)), Index{1}); }
+
+/// Ends a case in good order where the kernel would end the program: promised memory that does not exist.
+/// @throws std::bad_alloc when less than `bytes` are free, as far as the system tells
+inline void require_memory(double bytes) {
+    std::ifstream info("/proc/meminfo");
+    for (std::string field; info >> field; info.ignore(std::numeric_limits<std::streamsize>::max(), '\n')) {
+        double kibibytes = 0.0;
+        if (field == "MemAvailable:" && info >> kibibytes && 1024.0 * kibibytes < 1.05 * bytes) throw std::bad_alloc();
+    }
+}
+
+/// Things that steps take in turn.
+template <class T>
+class Ring {
+  public:
+    template <class Make>
+    Ring(Index count, Make make) {
+        items_.reserve(static_cast<std::size_t>(count));
+        for (Index i = 0; i < count; ++i) items_.push_back(make());
+    }
+    [[nodiscard]] T& turn() {
+        next_ = next_ + 1 == items_.size() ? 0 : next_ + 1;
+        return items_[next_];
+    }
+    [[nodiscard]] const T& first() const { return items_.front(); }
+
+  private:
+    std::vector<T> items_;
+    std::size_t next_ = 0;
+};
+
+/// The result of `make()`, kept as long as calls that follow name the same key: what neighbouring cases share.
+template <class T, class Make>
+[[nodiscard]] std::shared_ptr<T> shared_by(const std::string& key, Make make) {
+    static std::shared_ptr<T> kept;
+    static std::string kept_key;
+    if (kept == nullptr || kept_key != key) {
+        kept.reset();
+        kept = make();
+        kept_key = key;
+    }
+    return kept;
+}
+
+using MakeCase = std::function<std::unique_ptr<Case>()>;
+
+/// Not a number anywhere, or nothing but zeros: then whatever was timed is not what it claims to be.
+[[nodiscard]] inline bool is_sound(MatrixView<const float> result) {
+    bool any = false;
+    for (Index r = 0; r < result.rows; ++r)
+        for (Index c = 0; c < result.cols; ++c) {
+            if (!std::isfinite(result(r, c))) return false;
+            any = any || result(r, c) != 0.0F;
+        }
+    return any;
+}
+
+/// The case of that name, which has run once. Its memory replaces that of the case before.
+[[nodiscard]] inline Case& current_case(const std::string& name, const MakeCase& make) {
+    static std::unique_ptr<Case> current;
+    static std::string current_name;
+    if (current == nullptr || current_name != name) {
+        current.reset();
+        auto next = make();
+        next->step();
+        if (!is_sound(next->result())) throw std::runtime_error("the result is not finite, or all zero");
+        current = std::move(next);
+        current_name = name;
+    }
+    return *current;
+}
+
+inline void set_counters(benchmark::State& state, const Case& measured, double seconds, const Limits& before, const Limits& after) {
+    const Work& work = measured.work();
+    const auto mean = [&](double Limits::*limit) { return 0.5 * (before.*limit + after.*limit); };
+    const double flops = work.flops / seconds;
+    const double bytes = work.bytes / seconds;
+    state.counters["GFLOPS"] = 1e-9 * flops;
+    state.counters["GBps"] = 1e-9 * bytes;
+    state.counters["peak_pct"] = 100.0 * flops / mean(&Limits::type);
+    state.counters["fp32_pct"] = 100.0 * flops / mean(&Limits::fp32);
+    state.counters["bw_pct"] = 100.0 * bytes / mean(&Limits::read);
+    state.counters["median_s"] = seconds;
+    state.counters["flops"] = work.flops;
+    state.counters["bytes"] = work.bytes;
+    state.counters["peak_GFLOPS"] = 1e-9 * mean(&Limits::type);
+    state.counters["fp32_GFLOPS"] = 1e-9 * mean(&Limits::fp32);
+    state.counters["dram_GBps"] = 1e-9 * mean(&Limits::read);
+    for (const auto& [name, value] : measured.counters) state.counters[name] = value;
+}
+
+inline void run_case(benchmark::State& state, const std::string& name, const MakeCase& make) try {
+    Case& measured = current_case(name, make);
+    const Work& work = measured.work();
+    const Limits before = probe_limits(work.type, work.threads);
+    std::vector<double> seconds;
+    for (auto _ : state) {
+        const auto start = Clock::now();
+        measured.step();
+        seconds.push_back(seconds_since(start));
+    }
+    set_counters(state, measured, median(std::move(seconds)), before, probe_limits(work.type, work.threads));
+} catch (const std::bad_alloc&) {
+    state.SkipWithError("not enough memory");
+} catch (const std::exception& error) {
+    state.SkipWithError(error.what());
+}
+
+/// Registers a case. `make()` returns a std::unique_ptr to it.
+template <class Make>
+void add_case(const std::string& name, Make make) {
+    benchmark::RegisterBenchmark(name.c_str(), [name, make](benchmark::State& state) { run_case(state, name, make); })
+        ->Unit(benchmark::kMillisecond);
+}
+
+}  // namespace mla::bench

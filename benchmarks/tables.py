@@ -1,0 +1,88 @@
+"""The tables of a report."""
+
+from text import milliseconds, ratio, rounded, significant, table
+from measurements import KIND_NAMES, KINDS, MEMORY_GIB, MODELS
+
+
+def machine_table(measurements):
+    """Peaks by number of threads."""
+    rows = {}
+    for name, parts, case in measurements.named("roofline/"):
+        what = "/".join(part for part in name.split("/")[1:] if ":" not in part)
+        unit, value = ("GB/s", case["GBps"]) if "GBps" in case else ("GOP/s" if "int8" in what else "GFLOP/s", case["GFLOPS"])
+        rows.setdefault((what, unit), {})[parts["threads"]] = f"{value:.0f}"
+    counts = sorted({count for row in rows.values() for count in row})
+    if not rows:
+        return []
+    header = ["peak", *[f"{count} thread{'s' if count > 1 else ''}" for count in counts]]
+    return table(header, [[f"{what}, {unit}", *[row.get(count, "–") for count in counts]] for (what, unit), row in rows.items()])
+
+
+def kernel_table(measurements, program):
+    """Every case of a program: median time, rates, and their share of what the machine could do."""
+    header = ["case", "median", "GFLOP/s", "% of peak", "% of fp32 peak", "GB/s", "% of DRAM"]
+    rows = []
+    for name, _, case in measurements.named(program + "/"):
+        shares = [f"{case[counter]:.0f}" for counter in ("peak_pct", "fp32_pct")]
+        bandwidth = [significant(case["GBps"]), f"{case['bw_pct']:.0f}"]
+        rows.append([name.split("/", 1)[1], milliseconds(case["median_s"]), f"{case['GFLOPS']:.0f}", *shares, *bandwidth])
+    return table(header, rows) if rows else []
+
+
+def _row(label, values, text, better="less"):
+    """A line of the comparison: the three kinds, then how many times better MLA is than GQA and than MHA."""
+    mla, *others = values
+    beside = []
+    for other in others:
+        known = mla is not None and other is not None
+        beside.append(ratio((other / mla if better == "less" else mla / other) if known else None))
+    return [label, *[text(value) for value in values], *beside]
+
+
+def comparison_table(measurements, model):
+    """MLA beside GQA and MHA; empty without measurements."""
+    def of_each(quantity, *arguments):
+        return [quantity(model, kind, *arguments) for kind in KINDS]
+
+    cache = of_each(measurements.cache_bytes)
+    if not any(cache):
+        return []
+    kv_heads = f" ({model.heads * cache[1] / cache[2]:.0f} kv heads)" if cache[1] and cache[2] else ""
+    names = [KIND_NAMES[kind] for kind in KINDS]
+    header = ["", names[0], names[1] + kv_heads, names[2], "MLA vs GQA", "MLA vs MHA"]
+
+    rows = [
+        _row("cache bytes a token and layer", cache, rounded),
+        _row("weight bytes a layer", of_each(measurements.weight_bytes), rounded),
+    ]
+    for layers in (1, model.layers):
+        label = f"tokens in {MEMORY_GIB} GiB, {layers} layer{'s' if layers > 1 else ''}"
+        rows.append(_row(label, of_each(measurements.tokens_that_fit, layers), rounded, better="more"))
+    measured = {what: [measurements.compared(what, model, kind) for kind in KINDS] for what in ("core", "layer")}
+    keys = sorted({key for cases in measured.values() for each in cases for key in each})
+    for decoding in (True, False):
+        for what, called in (("core", "attention core"), ("layer", "whole layer")):
+            for key in keys:
+                times = [each[key]["median_s"] if key in each else None for each in measured[what]]
+                if (key[0] == 1) == decoding and any(times):
+                    step = f"decode, {called}, {key[1]} cached" if decoding else f"prefill, {called}, {key[0]} tokens"
+                    rows.append(_row(step, times, milliseconds))
+    return table(header, rows)
+
+
+def comparison(measurements):
+    lines = []
+    for model in MODELS:
+        rows = comparison_table(measurements, model)
+        if rows:
+            lines += [f"### {model.name} geometry: {model.heads} heads, bf16 weights and cache, {measurements.threads()} threads", "", *rows, ""]
+    if not lines:
+        return []
+    return [
+        "## MLA beside GQA and MHA",
+        "",
+        "Same number of heads, hidden size, types, executor and tiles; time of one step of one layer. The last two columns say how many times",
+        "better MLA is: less time, fewer bytes, more tokens. Below 1× it is the worse one.",
+        "",
+        *lines,
+    ]

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Writes the golden files beside this script: Hugging Face transformers' own attention modules, run on small random
+layers. Versions are pinned in requirements.txt and recorded in the files. Usage: python generate.py
+
+A file holds the layer's weights under the names of mla::AttentionWeights, the input `x` [T, hidden] and its
+`positions` [T], the output for the whole prompt (`y_whole`), chunk by chunk (`y_chunked`) and token by token
+(`y_tokens`), each [T, hidden], and what transformers' cache holds after the whole prompt: `cache_latent` [T, Dc] and
+`cache_rope` [T, Dr]. Interleaved rope keys lie permuted in that cache (the first of each pair, then the second), except
+for DeepSeek-V2; `cache_rope_layout` says which. The entry `golden` of the metadata is JSON: the config.json, the
+chunks, and constants as the modules hold them.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import math
+import pathlib
+import zlib
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import DynamicCache
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+
+# model type -> (module, prefix of its classes, name of its attention class)
+CLASSES = {
+    "deepseek_v2": ("deepseek_v2", "DeepseekV2", "Attention"),
+    "deepseek_v3": ("deepseek_v3", "DeepseekV3", "Attention"),
+    "glm4_moe_lite": ("glm4_moe_lite", "Glm4MoeLite", "Attention"),
+    "longcat_flash": ("longcat_flash", "LongcatFlash", "MLA"),
+    "minicpm3": ("minicpm3", "MiniCPM3", "Attention"),
+    "mistral4": ("mistral4", "Mistral4", "Attention"),
+}
+
+PUBLISHED_FIELDS = (
+    "model_type hidden_size num_attention_heads num_key_value_heads q_lora_rank kv_lora_rank qk_nope_head_dim "
+    "qk_rope_head_dim v_head_dim attention_bias rms_norm_eps max_position_embeddings rope_interleave rope_parameters"
+).split()
+
+
+def yarn(**changes):
+    return {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "original_max_position_embeddings": 4096,
+            "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, **changes}
+
+
+def plain(theta):
+    return {"rope_type": "default", "rope_theta": theta}
+
+
+def longrope(original):
+    return {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": original,
+            "short_factor": [1.0, 1.3, 2.1, 4.7], "long_factor": [1.1, 1.9, 5.3, 17.9]}
+
+
+@dataclasses.dataclass
+class Case:
+    name: str
+    model_type: str
+    hidden: int
+    heads: int
+    q_lora: int | None
+    kv_lora: int
+    dims: tuple[int, int, int]  # Dn, Dr, Dv
+    rope: dict
+    chunks: list[int]
+    options: dict = dataclasses.field(default_factory=dict)  # further fields of the configuration
+    first_position: int = 0
+    input_scale: float = 1.0
+    weights: torch.dtype = torch.bfloat16  # values are exact in it and stored as it
+    compute: torch.dtype = torch.float64
+
+
+CASES = [
+    # What V2-Lite is: no q_lora, YaRN, both magnitude coefficients 0.707.
+    Case("v2_lite_yarn", "deepseek_v2", 45, 3, None, 20, (10, 8, 14), yarn(mscale=0.707, mscale_all_dim=0.707), [5, 1, 8]),
+    Case("v2_q_lora_bias", "deepseek_v2", 44, 4, 18, 22, (12, 6, 10), plain(1e4), [3, 9, 1], {"attention_bias": True}),
+    Case("v3_yarn", "deepseek_v3", 42, 5, 26, 20, (11, 12, 9), yarn(), [1, 7, 9]),
+    # The magnitude of cos and sin, and that of the softmax scale, are both away from 1.
+    Case("v3_yarn_mscale_ratio", "deepseek_v3", 39, 3, None, 27, (14, 8, 11), yarn(mscale=1.3, mscale_all_dim=0.6), [4, 4, 5],
+         weights=torch.float32),
+    # Without mscale_all_dim cos and sin take m(factor, 1), and the softmax scale stays.
+    Case("v3_yarn_no_mscale", "deepseek_v3", 33, 2, 17, 16, (9, 10, 13),
+         {k: v for k, v in yarn(factor=4.0, original_max_position_embeddings=64).items() if "mscale" not in k}, [6, 7]),
+    # Kimi-K2: beta 1/1 makes the ramp of YaRN one dimension wide.
+    Case("v3_yarn_beta_1", "deepseek_v3", 37, 3, 21, 19, (8, 12, 10), yarn(rope_theta=5e4, factor=32.0, beta_fast=1.0), [2, 11]),
+    Case("v3_half_split", "deepseek_v3", 41, 4, None, 23, (13, 6, 8), plain(1e4), [8, 1, 6], {"rope_interleave": False}),
+    # Small inputs, so that the eps of the latent norms decides: transformers' modules keep 1e-6.
+    Case("v3_bias_eps", "deepseek_v3", 43, 3, 24, 18, (10, 10, 12), plain(5e4), [2, 3, 8],
+         {"attention_bias": True, "rms_norm_eps": 1e-5}, input_scale=2e-3),
+    Case("v3_far_positions", "deepseek_v3", 35, 3, 19, 17, (9, 8, 10), yarn(), [6, 1, 7], first_position=1_000_000),
+    # As shipped: nothing patched, float32 from end to end.
+    Case("v3_float32", "deepseek_v3", 42, 5, 26, 20, (11, 12, 9), yarn(), [1, 7, 9], compute=torch.float32),
+    Case("glm4_moe_lite", "glm4_moe_lite", 38, 5, 15, 22, (12, 8, 17), plain(1e6), [9, 2, 3], {"rms_norm_eps": 1e-5},
+         input_scale=2e-3),
+    Case("longcat_flash", "longcat_flash", 48, 3, 14, 21, (10, 8, 12), plain(1e7), [3, 1, 9], {"rms_norm_eps": 1e-5}),
+    Case("minicpm3", "minicpm3", 40, 4, 20, 18, (9, 8, 10), longrope(64), [7, 1, 5],
+         {"rms_norm_eps": 1e-5, "max_position_embeddings": 64}),
+    # Beyond the original context: the long factors, and cos and sin scaled.
+    Case("minicpm3_long", "minicpm3", 40, 4, None, 18, (9, 8, 7), longrope(64), [6, 7], {"max_position_embeddings": 512},
+         first_position=200),
+    # The query scale steps up at every multiple of the original context, 8 here. YaRN's ramp has no width: at such a
+    # context and beta both of its ends are 0.
+    Case("mistral4", "mistral4", 36, 3, 22, 19, (10, 8, 11),
+         yarn(factor=16.0, original_max_position_embeddings=8, beta_fast=2.0, beta_slow=2.0, llama_4_scaling_beta=0.1),
+         [5, 6, 6]),
+]
+
+
+@contextlib.contextmanager
+def float32_means_float64():
+    """transformers names float32 in its norms, softmax and rotary angles; within this, that name means double."""
+    saved = torch.float32, torch.float, torch.Tensor.float, torch.get_default_dtype()
+    torch.float32 = torch.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.float32, torch.float, torch.Tensor.float = saved[:3]
+        torch.set_default_dtype(saved[3])
+
+
+def make_config(case):
+    module, prefix, _ = CLASSES[case.model_type]
+    config_class = getattr(importlib.import_module(f"transformers.models.{module}.configuration_{module}"), prefix + "Config")
+    nope, rope, value = case.dims
+    fields = dict(hidden_size=case.hidden, num_attention_heads=case.heads, num_key_value_heads=case.heads,
+                  q_lora_rank=case.q_lora, kv_lora_rank=case.kv_lora, qk_nope_head_dim=nope, qk_rope_head_dim=rope,
+                  v_head_dim=value, max_position_embeddings=163840, rope_parameters=dict(case.rope))
+    if case.model_type == "longcat_flash":
+        fields["head_dim"] = rope
+    config = config_class(**{**fields, **case.options})
+    config._attn_implementation = "eager"
+    return config
+
+
+def make_layer(case, config):
+    """The attention and rotary modules of transformers, with random weights."""
+    module, prefix, attention = CLASSES[case.model_type]
+    modeling = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
+    layer = getattr(modeling, prefix + attention)(config, layer_idx=0).eval()
+    generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
+    for name, parameter in sorted(layer.named_parameters()):
+        values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if "layernorm" in name:
+            values = 1.0 + 0.2 * values
+        elif name.endswith("bias"):
+            values = 0.1 * case.input_scale * values
+        else:
+            values = values / math.sqrt(parameter.shape[1])
+        with torch.no_grad():
+            parameter.copy_(values.to(case.weights))
+    x = torch.randn((sum(case.chunks), case.hidden), generator=generator, dtype=torch.float64) * case.input_scale
+    return layer, getattr(modeling, prefix + "RotaryEmbedding")(config), x.to(torch.bfloat16).to(case.compute)
+
+
+def run(layer, rotary, x, positions, chunks):
+    """Feeds the tokens in the given chunks; returns the outputs [T, hidden] and the cache."""
+    cache = DynamicCache()
+    outputs = []
+    begin = 0
+    for count in chunks:
+        tokens = x[None, begin:begin + count]
+        position_ids = positions[None, begin:begin + count]
+        visible = torch.ones(count, begin + count, dtype=torch.bool).tril(begin)  # bottom right
+        mask = torch.zeros(visible.shape, dtype=x.dtype).masked_fill(~visible, -math.inf)
+        output, _ = layer(hidden_states=tokens, position_embeddings=rotary(tokens, position_ids),
+                          attention_mask=mask[None, None], past_key_values=cache, position_ids=position_ids)
+        outputs.append(output[0])
+        begin += count
+    return torch.cat(outputs), cache.layers[0]
+
+
+def inverse_frequencies(case):
+    """The rope frequencies by the formulas, without torch."""
+    rope, dim = case.rope, case.dims[1]
+    plain_frequencies = [rope["rope_theta"] ** (-2.0 * i / dim) for i in range(dim // 2)]
+    if rope["rope_type"] == "default":
+        return plain_frequencies
+    original = rope["original_max_position_embeddings"]
+    if rope["rope_type"] == "longrope":
+        factors = rope["long_factor" if case.first_position >= original else "short_factor"]
+        return [f / factor for f, factor in zip(plain_frequencies, factors)]
+
+    def dimension(rotations):
+        return dim * math.log(original / (2.0 * math.pi * rotations)) / (2.0 * math.log(rope["rope_theta"]))
+
+    low = max(math.floor(dimension(rope["beta_fast"])), 0)
+    high = min(math.ceil(dimension(rope["beta_slow"])), dim - 1)
+    high += 0.001 if low == high else 0.0
+    ramps = [min(max((i - low) / (high - low), 0.0), 1.0) for i in range(dim // 2)]
+    return [f / rope["factor"] * ramp + f * (1.0 - ramp) for f, ramp in zip(plain_frequencies, ramps)]
+
+
+def relative_error(found, expected):
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def check_precision(case, config, layer, rotary, x, positions, whole):
+    """That the run was one in double, and of the same layer that transformers ships."""
+    frequencies = rotary.inv_freq
+    assert frequencies.dtype == torch.float64 and whole.dtype == torch.float64
+    expected = torch.tensor(inverse_frequencies(case), dtype=torch.float64)
+    assert ((frequencies - expected).abs() <= 4e-16 * expected).all(), case.name
+    config._attn_implementation = "sdpa"
+    assert relative_error(run(layer, rotary, x, positions, [len(x)])[0], whole) < 1e-14
+    config._attn_implementation = "eager"
+
+
+def check_shipped(case, whole):
+    """Unpatched float32 gives the same to float32's precision (not at positions whose angles float32 cannot hold)."""
+    if case.first_position >= 1_000_000:
+        return
+    layer, rotary, x = make_layer(case, make_config(case))
+    positions = torch.arange(len(x)) + case.first_position
+    with torch.no_grad():
+        shipped, _ = run(layer, rotary, x.float(), positions, case.chunks)
+    assert shipped.dtype == torch.float32 and relative_error(shipped, whole) < 2e-5, case.name
+
+
+def compute(case):
+    config = make_config(case)
+    layer, rotary, x = make_layer(case, config)
+    positions = torch.arange(len(x)) + case.first_position
+    with torch.no_grad():
+        whole, cache = run(layer, rotary, x, positions, [len(x)])
+        chunked, _ = run(layer, rotary, x, positions, case.chunks)
+        tokens, _ = run(layer, rotary, x, positions, [1] * len(x))
+        if case.compute == torch.float64:
+            check_precision(case, config, layer, rotary, x, positions, whole)
+    for other in (chunked, tokens):
+        assert relative_error(other, whole) < (1e-14 if case.compute == torch.float64 else 1e-6), case.name
+    return config, layer, rotary, x, positions, (whole, chunked, tokens), cache
+
+
+def write(case, config, layer, rotary, x, positions, outputs, cache):
+    tensors = {"x": x.to(torch.bfloat16), "positions": positions,
+               "cache_latent": cache.keys[0, 0].double(), "cache_rope": cache.values[0, 0].double()}
+    tensors |= {f"y_{name}": y.double() for name, y in zip(("whole", "chunked", "tokens"), outputs)}
+    names = {"q_a_proj.bias": "q_a_bias", "kv_a_proj_with_mqa.bias": "kv_a_bias", "o_proj.bias": "o_bias"}
+    for name, parameter in layer.named_parameters():
+        tensors[names.get(name, name.removesuffix(".weight"))] = parameter.detach().to(case.weights)
+    published = config.to_dict()
+    about = {
+        "config": {name: published[name] for name in PUBLISHED_FIELDS if name in published},
+        "attention_class": type(layer).__name__,
+        "compute": str(case.compute).removeprefix("torch."),
+        "chunks": case.chunks,
+        "softmax_scale": layer.scaling,
+        "latent_norm_eps": layer.kv_a_layernorm.variance_epsilon,
+        "cache_rope_layout": "pairs" if case.model_type == "deepseek_v2" else "halves",
+        "torch": torch.__version__.split("+")[0],
+        "transformers": transformers.__version__,
+    }
+    # One metadata entry only: the writer does not keep the order of several.
+    path = FOLDER / f"{case.name}.safetensors"
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path,
+              metadata={"golden": json.dumps(about, sort_keys=True)})
+    return path.stat().st_size
+
+
+def main():
+    torch.set_num_threads(1)
+    total = 0
+    for case in CASES:
+        if case.compute == torch.float64:
+            with float32_means_float64():
+                results = compute(case)
+            check_shipped(case, results[5][0])
+        else:
+            results = compute(case)
+        size = write(case, *results)
+        total += size
+        print(f"{case.name:24} {size:8} bytes, softmax scale {results[1].scaling:.6f}")
+    print(f"{total} bytes in all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+// The layer against transformers' own attention modules: the golden files of tests/golden.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "support/golden.hpp"
+#include "support/layer.hpp"
+
+namespace mla {
+namespace {
+
+constexpr Form forms[] = {Form::automatic, Form::absorbed, Form::expanded};
+
+/// Both sides err: ours as a layer computed in A, transformers' as one in the type it ran in. An angle that transformers
+/// computes in that type errs by its roundoff (frequency 2u, product u); frequency 0 is exact, so that the largest such
+/// error is that of position · base^(−2/Dr). In float, the goal for a layer bounds our side.
+template <Compute A>
+double tolerance(const golden::Case& layer) {
+    const Config& c = layer.config;
+    const Index keys = layer.x.rows;
+    const double angle =
+        static_cast<double>(layer.positions.back()) * std::pow(c.rope.base, -2.0 / static_cast<double>(c.qk_rope_head_dim));
+    const double ours = testing::layer_tolerance<A>(c, keys) + 3.0 * angle * 0x1p-53;
+    return ours + (layer.in_double ? testing::layer_tolerance<double>(c, keys) + 3.0 * angle * 0x1p-53
+                                   : testing::layer_tolerance<float>(c, keys) + 3.0 * angle * 0x1p-24);
+}
+
+template <Compute A>
+Prompt<A> prompt_of(const golden::Case& layer) {
+    Prompt<A> prompt(layer.config, layer.x.rows, 0);
+    for (Index i = 0; i < prompt.x.size(); ++i) prompt.x.data()[i] = static_cast<A>(layer.x.values[static_cast<std::size_t>(i)]);
+    prompt.positions = layer.positions;
+    return prompt;
+}
+
+template <Compute A>
+void expect_parity(const golden::Case& file) {
+    const Attention<A> layer(file.config, file.weights);
+    const Prompt<A> prompt = prompt_of<A>(file);
+    const double bound = tolerance<A>(file);
+    for (const golden::Run& golden_run : file.runs)
+        for (const Form form : forms) {
+            LatentCache<A> cache(file.config, file.x.rows);
+            const auto error = compare(feed(layer, prompt, golden_run.chunks, cache, form), golden_run.y);
+            EXPECT_TRUE(testing::within(error, bound))
+                << golden_run.name << ", form " << int(form) << ": " << error << ", tolerance " << bound;
+            const auto cache_error = testing::compare(cached_rows(cache).values, file.cache.values);
+            EXPECT_TRUE(testing::within(cache_error, bound))
+                << golden_run.name << ": cache " << cache_error << ", tolerance " << bound;
+        }
+}
+
+class GoldenAttentionTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenAttentionTest, FloatLayerMatchesTransformersInAnyChunkingAndForm) { expect_parity<float>(golden::load(GetParam())); }
+
+TEST_P(GoldenAttentionTest, DoubleLayerMatchesTransformersInAnyChunkingAndForm) {
+    expect_parity<double>(golden::load(GetParam()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Transformers, GoldenAttentionTest, ::testing::ValuesIn(golden::names()),
+                         [](const auto& instance) { return instance.param; });
+
+}  // namespace
+}  // namespace mla

@@ -1,0 +1,358 @@
+// Configurations of published checkpoints, and what is refused.
+#include <gtest/gtest.h>
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "mla/io/hf_config.hpp"
+#include "mla/presets.hpp"
+
+namespace mla {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+json published(const std::string& preset) {
+    static const json table = json::parse(std::ifstream(fs::path(MLA_GOLDEN_DIR) / "presets.json"));
+    return table.at(preset).at("published");
+}
+
+Config parse(const json& config) {
+    return config.contains("model_type") ? io::parse_hf_config(config) : io::parse_mistral_params(config);
+}
+
+/// `call` throws an E whose message holds each of `parts`.
+template <class E = std::invalid_argument, class Call>
+void expect_error(Call call, std::initializer_list<std::string_view> parts) {
+    try {
+        call();
+        ADD_FAILURE() << "nothing thrown, expected " << *parts.begin();
+    } catch (const E& error) {
+        for (const std::string_view part : parts)
+            EXPECT_NE(std::string_view(error.what()).find(part), std::string_view::npos) << error.what() << " lacks " << part;
+    }
+}
+
+/// Parsing fails with a message that names `field`.
+void expect_refused(const json& config, std::string_view field) {
+    expect_error([&] { static_cast<void>(parse(config)); }, {field});
+}
+
+/// The same configuration as transformers 5 writes it: rope_theta and rope_scaling under rope_parameters.
+json with_rope_parameters(json config) {
+    json rope = config.value("rope_scaling", json());
+    if (rope.is_null()) rope = json::object();
+    rope["rope_type"] = rope.value("type", "default");
+    rope.erase("type");
+    if (config.contains("rope_theta")) rope["rope_theta"] = config["rope_theta"];
+    config.erase("rope_scaling");
+    config.erase("rope_theta");
+    config["rope_parameters"] = rope;
+    return config;
+}
+
+class PublishedConfigTest : public testing::TestWithParam<presets::Preset> {};
+
+TEST_P(PublishedConfigTest, GivesThePreset) { EXPECT_EQ(parse(published(GetParam().name)), GetParam().config()); }
+
+TEST_P(PublishedConfigTest, EveryDimensionIsRequiredAndAPositiveInteger) {
+    const json config = published(GetParam().name);
+    for (const char* field : {"hidden_size", "dim", "num_attention_heads", "n_heads", "q_lora_rank", "kv_lora_rank",
+                              "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}) {
+        if (!config.contains(field)) continue;
+        json missing = config;
+        missing.erase(field);
+        const bool has_default = config.value("model_type", "") == "minicpm3" && std::string_view(field) == "v_head_dim";
+        if (!has_default) expect_refused(missing, field);
+        for (const json& bad : {json(0), json(-64), json(64.5), json("64"), json(true), json::array({64}), json::object(),
+                                json(std::uint64_t{1} << 60U), json(std::numeric_limits<double>::quiet_NaN())}) {
+            json wrong = config;
+            wrong[field] = bad;
+            expect_refused(wrong, field);
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PublishedConfigTest, testing::ValuesIn(presets::all()),
+                         [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST(HfConfigTest, TheNewRopeFormatGivesThePresetsToo) {
+    std::size_t compared = 0;
+    for (const auto& preset : presets::all()) {
+        const json config = published(preset.name);
+        if (!config.contains("model_type")) continue;  // params.json has one format
+        EXPECT_EQ(io::parse_hf_config(with_rope_parameters(config)), preset.config()) << preset.name;
+        ++compared;
+    }
+    EXPECT_EQ(compared, presets::all().size() - 1);
+}
+
+TEST(HfConfigTest, IntegersBuiltInCodeCountAsIntegers) {
+    json config = published("deepseek_v3");
+    config["hidden_size"] = int{7168};
+    EXPECT_EQ(io::parse_hf_config(config), presets::deepseek_v3());
+}
+
+TEST(HfConfigTest, RefusesWhatIsNoConfiguration) {
+    for (const json& bad : {json(), json(3), json::object(), json::array()})
+        expect_refused(json{{"model_type", bad}}, "model_type");
+    expect_error([] { static_cast<void>(io::parse_hf_config(json::array())); }, {"configuration", "array", "object"});
+    expect_error([] { static_cast<void>(io::parse_mistral_params(json())); }, {"configuration", "null", "object"});
+}
+
+TEST(HfConfigTest, RefusesUnknownModelTypes) {
+    json config = published("deepseek_v3");
+    config["model_type"] = "llama";
+    expect_error([&] { static_cast<void>(io::parse_hf_config(config)); }, {"model_type", "'llama'"});
+}
+
+TEST(HfConfigTest, LongTextsAreCutInMessages) {
+    const json config = {{"model_type", std::string(1'000'000, 'x')}};
+    try {
+        static_cast<void>(io::parse_hf_config(config));
+        ADD_FAILURE() << "nothing thrown";
+    } catch (const std::invalid_argument& error) {
+        EXPECT_LT(std::string_view(error.what()).size(), 300U);
+    }
+}
+
+TEST(HfConfigTest, NullRankMeansNoQueryLora) {
+    json config = published("deepseek_v3");
+    config["q_lora_rank"] = nullptr;
+    EXPECT_EQ(io::parse_hf_config(config).q_lora_rank, 0);
+}
+
+TEST(HfConfigTest, AttentionBiasIsRead) {
+    json config = published("deepseek_v3");
+    config["attention_bias"] = true;
+    EXPECT_TRUE(io::parse_hf_config(config).attention_bias);
+    config["attention_bias"] = 1;
+    expect_refused(config, "attention_bias");
+}
+
+TEST(HfConfigTest, KeyValueHeadsMustBeAllHeads) {
+    json config = published("deepseek_v3");
+    config["num_key_value_heads"] = 8;
+    expect_refused(config, "num_key_value_heads");
+}
+
+TEST(HfConfigTest, RopeInterleaveChoosesThePairingWhereTheModelReadsIt) {
+    for (const char* preset : {"deepseek_v3", "kimi_k2", "glm_4_7_flash", "deepseek_v2", "deepseek_v3_2", "longcat_flash"}) {
+        json config = published(preset);
+        config["rope_interleave"] = false;
+        const std::string type = config["model_type"];
+        const bool reads_it = type != "deepseek_v2" && type != "deepseek_v32" && type != "longcat_flash";
+        EXPECT_EQ(io::parse_hf_config(config).rope.pairing, reads_it ? RopePairing::half_split : RopePairing::interleaved)
+            << preset;
+    }
+}
+
+TEST(HfConfigTest, LatentNormsKeepTheirEpsWhateverTheModelsIs) {
+    json config = published("deepseek_v3");
+    config["rms_norm_eps"] = 1e-5;
+    EXPECT_EQ(io::parse_hf_config(config).latent_norm_eps, 1e-6);
+}
+
+TEST(HfConfigTest, RopeBaseDefaultsAsInTransformers) {
+    json config = published("deepseek_v3");
+    config.erase("rope_theta");
+    EXPECT_EQ(io::parse_hf_config(config).rope.base, 1e4);
+    config = published("longcat_flash");
+    config.erase("rope_theta");
+    EXPECT_EQ(io::parse_hf_config(config).rope.base, 1e7);
+}
+
+TEST(HfConfigTest, RefusesRopeThatIsNotKnown) {
+    json config = published("deepseek_v3");
+    config["rope_scaling"]["type"] = "linear";
+    expect_error([&] { static_cast<void>(io::parse_hf_config(config)); }, {"rope_scaling.type", "'linear'"});
+    config["rope_scaling"] = "yarn";
+    expect_refused(config, "rope_scaling");
+    config = published("deepseek_v3");
+    config["partial_rotary_factor"] = 0.5;
+    expect_refused(config, "partial_rotary_factor");
+    config = published("deepseek_v3");
+    config["qk_rope_head_dim"] = 63;
+    expect_refused(config, "qk_rope_head_dim");
+}
+
+TEST(HfConfigTest, RefusesRopeNumbersWithoutMeaning) {
+    const json nan = std::numeric_limits<double>::quiet_NaN();
+    const json infinity = std::numeric_limits<double>::infinity();
+    for (const char* field : {"factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor"})
+        for (const json& bad : {nan, infinity, json("1"), json(-1.0), json::array()}) {
+            json config = published("deepseek_v3");
+            config["rope_scaling"][field] = bad;
+            expect_refused(config, field);
+        }
+    for (const json& bad : {nan, infinity, json("1e4"), json(0), json(-5), json(1)}) {
+        json config = published("deepseek_v3");
+        config["rope_theta"] = bad;
+        expect_refused(config, "rope");
+    }
+    json config = published("deepseek_v3");
+    config["rope_scaling"]["original_max_position_embeddings"] = 0;
+    expect_refused(config, "original_max_position_embeddings");
+    config = published("deepseek_v3");
+    config["rope_scaling"]["beta_slow"] = 64;
+    expect_refused(config, "beta_fast");
+    config["rope_scaling"]["truncate"] = "yes";
+    expect_refused(config, "truncate");
+}
+
+TEST(HfConfigTest, YarnDefaultsAsInTransformers) {
+    json config = published("deepseek_v3");
+    config["rope_scaling"] = {{"type", "yarn"}, {"original_max_position_embeddings", 4096}};
+    const Config parsed = io::parse_hf_config(config);
+    const Yarn& yarn = std::get<Yarn>(parsed.rope.scaling);
+    EXPECT_EQ(yarn.factor, 163840.0 / 4096.0);
+    EXPECT_EQ(yarn.beta_fast, 32.0);
+    EXPECT_EQ(yarn.beta_slow, 1.0);
+    EXPECT_FALSE(yarn.mscale || yarn.mscale_all_dim || yarn.attention_factor);
+    config["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}};
+    EXPECT_EQ(std::get<Yarn>(io::parse_hf_config(config).rope.scaling).original_max_position, 163840);
+    config.erase("max_position_embeddings");
+    expect_refused(config, "max_position_embeddings");
+}
+
+TEST(HfConfigTest, LongRopeTakesTheLongFactorsBeyondTheOriginalContext) {
+    json config = published("minicpm3_4b");
+    for (auto& factor : config["rope_scaling"]["long_factor"]) factor = 2.0;
+    EXPECT_EQ(io::parse_hf_config(config), presets::minicpm3_4b());
+    config["max_position_embeddings"] = 2 * 32768;
+    const Config extended = io::parse_hf_config(config);
+    const LongRope& longrope = std::get<LongRope>(extended.rope.scaling);
+    EXPECT_EQ(longrope.factors, std::vector<double>(16, 2.0));
+    EXPECT_DOUBLE_EQ(longrope.attention_factor, std::sqrt(1.0 + std::log(2.0) / std::log(32768.0)));
+}
+
+TEST(HfConfigTest, RefusesLongRopeFactorsOfAnotherCountOrValue) {
+    for (const char* field : {"short_factor", "long_factor"})
+        for (const json& bad :
+             {json(), json(1.0), json::array(), json(std::vector<double>(15, 1.0)), json(std::vector<std::string>(16, "1")),
+              json(std::vector<double>(16, std::numeric_limits<double>::infinity()))}) {
+            json config = published("minicpm3_4b");
+            config["rope_scaling"][field] = bad;
+            expect_refused(config, field);
+        }
+    json config = published("minicpm3_4b");
+    config["rope_scaling"]["short_factor"] = std::vector<double>(16, 0.0);
+    expect_refused(config, "factors");
+}
+
+TEST(HfConfigTest, LongCatMultipliersCanBeOff) {
+    json config = published("longcat_flash");
+    config["mla_scale_q_lora"] = false;
+    EXPECT_EQ(io::parse_hf_config(config).query_multiplier, 1.0);
+    EXPECT_EQ(io::parse_hf_config(config).latent_multiplier, presets::longcat_flash().latent_multiplier);
+    config["mla_scale_kv_lora"] = false;
+    EXPECT_EQ(io::parse_hf_config(config).latent_multiplier, 1.0);
+    config["q_lora_rank"] = nullptr;
+    expect_refused(config, "q_lora_rank");
+}
+
+TEST(HfConfigTest, Mistral4ReadsThePositionScaleAndTheShareOfAHeadThatTurns) {
+    // mistralai/Mistral-Small-4, text_config: the defaults of transformers' Mistral4Config.
+    json config = {{"model_type", "mistral4"},
+                   {"hidden_size", 4096},
+                   {"num_attention_heads", 32},
+                   {"q_lora_rank", 1024},
+                   {"kv_lora_rank", 256},
+                   {"qk_nope_head_dim", 64},
+                   {"qk_rope_head_dim", 64},
+                   {"v_head_dim", 128},
+                   {"rope_parameters",
+                    {{"rope_type", "yarn"},
+                     {"rope_theta", 10000.0},
+                     {"factor", 128.0},
+                     {"original_max_position_embeddings", 8192},
+                     {"beta_fast", 32.0},
+                     {"beta_slow", 1.0},
+                     {"mscale", 1.0},
+                     {"mscale_all_dim", 1.0},
+                     {"llama_4_scaling_beta", 0.1},
+                     {"partial_rotary_factor", 0.5}}}};
+    const Config parsed = io::parse_hf_config(config);
+    EXPECT_EQ(parsed.position_scale, (PositionScale{0.1, 8192}));
+    const double magnitude = 0.1 * std::log(128.0) + 1.0;
+    EXPECT_DOUBLE_EQ(parsed.softmax_scale(), magnitude * magnitude / std::sqrt(128.0));
+    config["rope_parameters"]["apply_yarn_scaling"] = false;
+    EXPECT_DOUBLE_EQ(io::parse_hf_config(config).softmax_scale(), 1.0 / std::sqrt(128.0));
+    config["rope_parameters"]["partial_rotary_factor"] = 1.0;
+    expect_refused(config, "partial_rotary_factor");
+    config["rope_parameters"] = {{"rope_theta", 1e4}};
+    expect_refused(config, "rope_parameters");
+}
+
+TEST(HfConfigTest, MistralParamsNeedTheWholeOfYarnAndOfTheirScale) {
+    for (const char* part : {"yarn", "llama_4_scaling"}) {
+        const json parameters = published("mistral_large_3");
+        for (const auto& field : parameters.at(part).items()) {
+            if (field.key() == "apply_scale") continue;
+            json config = parameters;
+            config[part].erase(field.key());
+            expect_refused(config, std::string(part) + "." + field.key());
+        }
+    }
+    json config = published("mistral_large_3");
+    config["yarn"]["apply_scale"] = true;
+    EXPECT_GT(io::parse_mistral_params(config).softmax_scale(), presets::mistral_large_3().softmax_scale());
+    config.erase("rope_theta");
+    expect_refused(config, "rope_theta");
+}
+
+class HfConfigFileTest : public testing::Test {
+  protected:
+    // Tests run side by side, each in its own process.
+    const fs::path path = fs::path(testing::TempDir()) / (std::to_string(::getpid()) + ".config.json");
+    void SetUp() override { fs::remove_all(path); }
+    void TearDown() override { fs::remove_all(path); }
+    void write(std::string_view text) const { std::ofstream(path) << text; }
+};
+
+TEST_F(HfConfigFileTest, LoadsBothFormats) {
+    write(published("deepseek_v2").dump());
+    EXPECT_EQ(io::load_hf_config(path), presets::deepseek_v2());
+    write(published("mistral_large_3").dump());
+    EXPECT_EQ(io::load_mistral_params(path), presets::mistral_large_3());
+}
+
+TEST_F(HfConfigFileTest, ErrorsNameFileAndField) {
+    const auto load = [&] { static_cast<void>(io::load_hf_config(path)); };
+    expect_error<std::system_error>(load, {path.native()});
+    fs::create_directory(path);
+    expect_error<std::system_error>(load, {path.native(), "regular file"});
+    fs::remove(path);
+    for (const char* text : {"", "{", "{\"a\": NaN}", "{\"a\": 1e999}", "{} {}", "\xff\xfe"}) {
+        write(text);
+        expect_error<std::runtime_error>(load, {path.native(), "JSON"});
+    }
+    write("{\"model_type\": \"deepseek_v3\"}");
+    expect_error(load, {path.native(), "hidden_size", "missing"});
+}
+
+TEST_F(HfConfigFileTest, RefusesAPipeRatherThanWaitForIt) {
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    expect_error<std::system_error>([&] { static_cast<void>(io::load_hf_config(path)); }, {path.native(), "regular file"});
+}
+
+TEST_F(HfConfigFileTest, RefusesHugeFilesAndSurvivesDeepNesting) {
+    write("{");
+    fs::resize_file(path, std::uintmax_t{5} << 20U);
+    expect_error<std::runtime_error>([&] { static_cast<void>(io::load_hf_config(path)); }, {path.native(), "at most"});
+    const std::string deep(1'000'000, '[');
+    write(deep + std::string(deep.size(), ']'));
+    expect_error([&] { static_cast<void>(io::load_hf_config(path)); }, {"array"});
+}
+
+}  // namespace
+}  // namespace mla

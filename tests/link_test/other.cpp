@@ -1,0 +1,3 @@
+#include "decode.hpp"
+
+std::vector<float> decode_in_other_unit() { return decode(); }

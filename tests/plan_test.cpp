@@ -1,0 +1,134 @@
+// Plans: that they cut all of the work and cut it once, by sizes alone, and choose the cheaper form.
+#include "mla/kernels/plan.hpp"
+
+#include <gtest/gtest.h>
+
+#include "mla/kernels/decode_absorbed.hpp"
+#include "mla/presets.hpp"
+
+namespace mla {
+namespace {
+
+constexpr Index rows_in_l2 = 128;
+constexpr Index key_counts[] = {0, 1, 95, 96, 97, 384, 385, 700, 3072, 3073, 4099, 65536, 1000003};
+
+TEST(PlanTest, ItemsCoverEveryRowAndKeyOnce) {
+    for (const Index queries : {1, 2, 5, 17, 300})
+        for (const Index heads : {1, 3, 16, 22, 63, 128, 129, 1000})
+            for (const Index keys : key_counts) {
+                const SplitPlan plan = plan_absorbed(queries, heads, keys);
+                EXPECT_EQ(plan.streams, 1);
+                EXPECT_EQ(plan.rows, queries * heads);
+                EXPECT_EQ(plan.keys, keys);
+                EXPECT_EQ(plan.items(), plan.groups() * plan.splits());
+                Index rows = 0;
+                for (Index group = 0; group < plan.groups(); ++group) {
+                    EXPECT_GE(plan.rows_of(group), 1);
+                    EXPECT_LE(plan.rows_of(group), plan.group_rows);
+                    rows += plan.rows_of(group);
+                }
+                EXPECT_EQ(rows, plan.rows);
+                EXPECT_GE(plan.splits() * plan.split_keys, keys);
+                EXPECT_LT((plan.splits() - 1) * plan.split_keys, std::max<Index>(keys, 1));
+            }
+}
+
+TEST(PlanTest, AGroupHoldsWholeQueriesAndFitsItsCache) {
+    for (const Index queries : {1, 2, 5, 17, 300})
+        for (const Index heads : {1, 3, 16, 22, 63, 128}) {
+            const SplitPlan plan = plan_absorbed(queries, heads, 1000);
+            EXPECT_LE(plan.group_rows, rows_in_l2);
+            EXPECT_EQ(plan.group_rows % heads, 0) << queries << " queries of " << heads << " heads";
+        }
+    EXPECT_EQ(plan_absorbed(1, 1000, 1000).group_rows, rows_in_l2);
+}
+
+TEST(PlanTest, RangesOfKeysAreWholeBlocksAndWorthMerging) {
+    for (const Index keys : key_counts)
+        for (const Index heads : {1, 128, 1000}) {
+            const SplitPlan plan = plan_absorbed(1, heads, keys);
+            EXPECT_EQ(plan.split_keys % detail::block_tokens, 0);
+            EXPECT_GE(plan.split_keys, 4 * detail::block_tokens);
+            EXPECT_LE(plan.splits(), plan.wanted_splits());
+        }
+}
+
+TEST(PlanTest, LongContextsGiveSeveralThreadsWork) {
+    for (const Index heads : {1, 16, 128, 384, 1000}) EXPECT_GE(plan_absorbed(1, heads, 65536).items(), SplitPlan::wanted_items);
+    EXPECT_GE(plan_splits(1, 4, 65536, 8).items(), SplitPlan::wanted_items);
+}
+
+TEST(PlanTest, StreamsMultiplyItems) {
+    const SplitPlan plan = plan_splits(3, 4, 5000, 8);
+    EXPECT_EQ(plan.rows, 12);
+    EXPECT_EQ(plan.items(), 8 * plan.groups() * plan.splits());
+}
+
+TEST(PlanTest, WorkspaceDoesNotGrowWithTheKeys) {
+    for (const Index queries : {1, 17})
+        for (const Index heads : {1, 16, 128}) {
+            const auto bytes = [&](Index keys) {
+                return absorbed_workspace_bytes<float>(plan_absorbed(queries, heads, keys), 512, 64, 2);
+            };
+            for (const Index keys : key_counts) EXPECT_EQ(bytes(keys), bytes(0)) << keys << " keys";
+        }
+}
+
+TEST(PlanTest, WorkspaceGrowsWithTheThreadsButNotThePlan) {
+    const SplitPlan plan = plan_absorbed(1, 16, 1000);
+    const auto bytes = [&](Index threads) { return absorbed_workspace_bytes<float>(plan, 512, 64, threads); };
+    EXPECT_GT(bytes(2), bytes(1));
+    EXPECT_EQ(bytes(3) - bytes(2), bytes(2) - bytes(1));
+}
+
+TEST(PlanTest, ExpandedItemsCoverEveryQueryOnce) {
+    for (const Index queries : {1, 5, 511, 512, 513, 2048, 4097, 100000})
+        for (const Index heads : {1, 3, 8, 128}) {
+            const ExpandedPlan plan = plan_expanded(queries, heads);
+            EXPECT_EQ(plan.items(), heads * plan.groups());
+            EXPECT_GE(plan.groups() * plan.group_queries, queries);
+            EXPECT_LT((plan.groups() - 1) * plan.group_queries, queries);
+            EXPECT_LE(plan.group_queries, 4096);
+            EXPECT_GE(plan.group_queries, std::min<Index>(queries, 512));
+        }
+}
+
+TEST(PlanTest, ManyHeadsShareOneDecompressionAndFewAreCutForThreads) {
+    EXPECT_EQ(plan_expanded(4096, 16).groups(), 1);
+    EXPECT_EQ(plan_expanded(4096, 1).groups(), 8);
+    EXPECT_EQ(plan_expanded(512, 1).groups(), 1);
+}
+
+// The form ----------------------------------------------------------------------------------------------------------
+
+TEST(PlanTest, CostsCountMultiplyAdds) {
+    Config config;
+    config.num_attention_heads = 3;
+    config.kv_lora_rank = 10;
+    config.qk_nope_head_dim = 5;
+    config.qk_rope_head_dim = 2;
+    config.v_head_dim = 7;
+    // 4 queries on 6 keys see 3 + 4 + 5 + 6 = 18 keys. Absorbed 2·10+2 each, and 10·(5+7) a query; expanded 5+2+7 each, and
+    // 10·(5+7) a key.
+    EXPECT_EQ(absorbed_cost(config, 4, 6), 3.0 * (18 * 22 + 4 * 120));
+    EXPECT_EQ(expanded_cost(config, 4, 6), 3.0 * (18 * 14 + 6 * 120));
+}
+
+TEST(PlanTest, FormsMeetNear171QueriesForDeepSeekV3) {
+    // Dc(Dn+Dv) / ((2Dc+Dr) − (Dn+Dr+Dv)) = 512·256 / (1088 − 320) = 170.7, were absorbing free and all keys visible.
+    const Config config = presets::deepseek_v3();
+    constexpr Index keys = 1000000;
+    Index queries = 1;
+    while (choose_form(config, queries, keys) == Form::absorbed) ++queries;
+    EXPECT_EQ(queries, 171);
+}
+
+TEST(PlanTest, DecodeIsAbsorbedAndAWholePromptExpanded) {
+    for (const Config& config : {presets::deepseek_v3(), presets::deepseek_v2_lite(), presets::minicpm3_4b()}) {
+        for (const Index keys : {2, 100, 100000}) EXPECT_EQ(choose_form(config, 1, keys), Form::absorbed);
+        for (const Index queries : {2, 10, 1000}) EXPECT_EQ(choose_form(config, queries, queries), Form::expanded);
+    }
+}
+
+}  // namespace
+}  // namespace mla

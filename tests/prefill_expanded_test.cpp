@@ -1,0 +1,275 @@
+// Expanded attention against the fp64 oracle, and what it promises beyond the numbers.
+#include "mla/kernels/prefill_expanded.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "mla/testing/conformance.hpp"
+#include "support/attention_result.hpp"
+#include "support/thrown.hpp"
+
+namespace mla {
+namespace {
+
+using testing::AttentionProblem;
+using testing::AttentionShape;
+using testing::expanded_problem;
+using testing::expanded_shapes;
+using testing::judge;
+using testing::Verdict;
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+/// kv_b_proj in its two packed halves.
+template <Storage S>
+struct PackedExpansion {
+    PackedMatrix<S> key;
+    PackedMatrix<S> value;
+
+    PackedExpansion(const TensorRef& kv_b, Index heads, Index nope, Index value_dim)
+        : key(heads, kv_b.cols, nope), value(heads, kv_b.cols, value_dim) {
+        for (Index h = 0; h < heads; ++h) {
+            key.pack(h, kv_b.row_range(h * (nope + value_dim), nope));
+            value.pack(h, kv_b.row_range(h * (nope + value_dim) + nope, value_dim));
+        }
+    }
+    [[nodiscard]] ExpansionWeights<S> weights() const { return {key, value}; }
+};
+
+/// prefill_expanded as the conformance suite calls an implementation, with weights stored as S.
+template <Storage S>
+constexpr auto prefill = [](auto q, auto cache, TensorRef kv_b, auto scale, auto out, auto lse) {
+    const PackedExpansion<S> packed(kv_b, q.heads, q.dim - cache.rope_dim, out.dim);
+    Workspace workspace;
+    prefill_expanded(q, cache, packed.weights(), scale, out, lse, workspace, SerialExecutor{});
+};
+
+template <Storage C, Compute A>
+AttentionResult<A> run(const AttentionProblem<C, A>& problem) {
+    AttentionResult<A> result{problem.shape.T, problem.shape.H, problem.out_dim};
+    prefill<C>(problem.q(), problem.cache(), problem.expansion(), problem.scale, result.out_view(), result.lse_view());
+    return result;
+}
+
+// Against the oracle ------------------------------------------------------------------------------------------------
+
+template <class C>
+class PrefillExpandedTest : public ::testing::Test {};
+using StorageTypes = ::testing::Types<double, float, bf16, fp16>;
+TYPED_TEST_SUITE(PrefillExpandedTest, StorageTypes);
+
+TYPED_TEST(PrefillExpandedTest, MatchesTheReferenceAtEveryPairOfSizes) {
+    for (const AttentionShape& shape : expanded_shapes()) {
+        const Verdict verdict = judge(expanded_problem<TypeParam>(shape), prefill<TypeParam>);
+        EXPECT_TRUE(verdict.passed()) << verdict;
+    }
+}
+
+TEST(PrefillExpandedTest, WeightsAndCacheMayDifferInType) {
+    const Verdict verdict = judge(expanded_problem<bf16>({20, 3, 150, 33, 10, 13, 11}), prefill<float>);
+    EXPECT_TRUE(verdict.passed()) << verdict;
+}
+
+// Layout ------------------------------------------------------------------------------------------------------------
+
+TEST(PrefillExpandedTest, HeadsAndTokensMayLieAnyDistanceApart) {
+    const auto problem = expanded_problem<float>({9, 5, 100, 24, 8, 12, 14});
+    const auto expected = run(problem);
+    constexpr Index T = 9, H = 5, D = 20, Dv = 14;
+    // [H, T, dim] with two values between the tokens, which must survive.
+    std::vector<float> q(static_cast<std::size_t>(H * T * (D + 2)), not_a_number<float>);
+    std::vector<float> out(static_cast<std::size_t>(H * T * (Dv + 2)), 7.0F);
+    std::vector<float> lse(static_cast<std::size_t>(T * (H + 1)), 7.0F);
+    const HeadsView<float> q_view(q.data(), T, H, D, D + 2, T * (D + 2));
+    const HeadsView<float> out_view(out.data(), T, H, Dv, Dv + 2, T * (Dv + 2));
+    const MatrixView<float> lse_view(lse.data(), T, H, H + 1);
+    for (Index t = 0; t < T; ++t)
+        for (Index h = 0; h < H; ++h) std::copy_n(problem.q().at(t, h), D, q_view.at(t, h));
+    prefill<float>(HeadsView<const float>(q_view), problem.cache(), problem.expansion(), problem.scale, out_view, lse_view);
+    for (Index t = 0; t < T; ++t)
+        for (Index h = 0; h < H; ++h) {
+            EXPECT_EQ(std::memcmp(out_view.at(t, h), expected.out.data() + (t * H + h) * Dv, Dv * sizeof(float)), 0);
+            EXPECT_EQ(lse_view(t, h), expected.lse[static_cast<std::size_t>(t * H + h)]);
+            EXPECT_EQ(out_view.at(t, h)[Dv], 7.0F);
+            EXPECT_EQ(out_view.at(t, h)[Dv + 1], 7.0F);
+        }
+    for (Index t = 0; t < T; ++t) EXPECT_EQ(lse_view.row(t)[H], 7.0F);
+}
+
+TEST(PrefillExpandedTest, RowsInPlaceStridedUnalignedOrConvertedGiveTheSameBits) {
+    for (const Index T : {1, 30}) {
+        const auto narrow = expanded_problem<bf16>({T, 2, 300, 64, 8, 12, 14});
+        const auto expected = run(narrow);
+        constexpr Index L = 300, D = 72;
+        for (const Index stride : {D, D + 1, D + 8})
+            for (const Index offset : {0, 1}) {
+                std::vector<float> rows(static_cast<std::size_t>(L * stride + offset), not_a_number<float>);
+                for (Index s = 0; s < L; ++s)
+                    for (Index i = 0; i < D; ++i)
+                        rows[static_cast<std::size_t>(offset + s * stride + i)] = narrow.cache().row(s)[i];
+                AttentionResult<float> result{T, 2, 14};
+                prefill<bf16>(narrow.q(), LatentView<float>{rows.data() + offset, L, 64, 8, stride}, narrow.expansion(),
+                              narrow.scale, result.out_view(), result.lse_view());
+                EXPECT_TRUE(result.same(expected)) << "T " << T << ", stride " << stride << ", offset " << offset;
+            }
+    }
+}
+
+TEST(PrefillExpandedTest, LseIsOptional) {
+    const auto problem = expanded_problem<float>({20, 3, 50, 32, 8, 12, 14});
+    AttentionResult<float> result{20, 3, 14};
+    prefill<float>(problem.q(), problem.cache(), problem.expansion(), problem.scale, result.out_view(), MatrixView<float>());
+    EXPECT_TRUE(same_bits(result.out, run(problem).out));
+}
+
+// What may not mix --------------------------------------------------------------------------------------------------
+
+/// Few queries and many, several groups of queries, whole and ragged blocks.
+const std::vector<AttentionShape> mixed_shapes = {{2, 1, 5, 32, 8, 12, 14},    {3, 2, 100, 33, 8, 12, 14},
+                                                  {4, 1, 97, 64, 0, 12, 14},   {17, 3, 40, 48, 8, 12, 14},
+                                                  {70, 3, 200, 32, 0, 12, 14}, {600, 1, 600, 32, 8, 12, 14}};
+
+TEST(PrefillExpandedTest, NaNInAQueryStaysInItsRowAndIsNotLost) {
+    for (const AttentionShape& shape : mixed_shapes) {
+        auto problem = expanded_problem<float>(shape);
+        const auto before = run(problem);
+        const Index rows = shape.T * shape.H;
+        for (const Index poisoned : {Index{0}, rows / 2, rows - 1}) {
+            float& value = problem.queries.at(static_cast<std::size_t>(poisoned * problem.query_dim + 3));
+            const float saved = value;
+            value = not_a_number<float>;
+            const auto after = run(problem);
+            value = saved;
+            EXPECT_TRUE(after.same_rows(before, 0, poisoned)) << shape << ", row " << poisoned;
+            EXPECT_TRUE(after.same_rows(before, poisoned + 1, rows - poisoned - 1)) << shape << ", row " << poisoned;
+            EXPECT_TRUE(after.is_nan(poisoned)) << shape << ", row " << poisoned;
+        }
+    }
+}
+
+TEST(PrefillExpandedTest, QueriesDoNotSeeLaterTokens) {
+    for (const AttentionShape& shape : mixed_shapes)
+        for (const float value : {-3.0F, 1e30F}) {
+            auto problem = expanded_problem<float>(shape);
+            const auto before = run(problem);
+            const Index stride = problem.cache().stride;
+            for (const Index column : {Index{0}, shape.Dc - 1, shape.Dc + shape.Dr - 1})
+                problem.rows.at(static_cast<std::size_t>((shape.L - 1) * stride + column)) = value;
+            const auto after = run(problem);
+            const Index earlier = (shape.T - 1) * shape.H;
+            EXPECT_TRUE(after.same_rows(before, 0, earlier)) << shape << ", value " << value;
+            EXPECT_FALSE(after.same_rows(before, earlier, shape.H)) << shape << ", value " << value;
+        }
+}
+
+TEST(PrefillExpandedTest, QueriesBeforeTheFirstTokenGetZeroAndMinusInfinity) {
+    for (const Index T : {4, 7, 40}) {
+        const Index H = 2, L = 3;
+        const auto result = run(expanded_problem<float>({T, H, L, 32, 8, 12, 14}));
+        for (Index row = 0; row < T * H; ++row) EXPECT_EQ(result.is_empty(row), row / H < T - L) << "T " << T << ", row " << row;
+    }
+}
+
+// Arguments ---------------------------------------------------------------------------------------------------------
+
+/// The arguments of a valid call, for a test to spoil.
+struct Arguments {
+    static constexpr Index T = 6, H = 3, L = 20, Dc = 32, Dr = 8, Dn = 12, Dv = 14;
+    std::vector<float> q_values = std::vector<float>(T * H * (Dn + Dr), 1.0F);
+    std::vector<float> rows = std::vector<float>(L * (Dc + Dr), 1.0F);
+    std::vector<float> out_values = std::vector<float>(T * H * Dv, 7.0F);
+    std::vector<float> lse_values = std::vector<float>(T * H, 7.0F);
+    std::vector<float> kv_b = std::vector<float>(static_cast<std::size_t>(H * (Dn + Dv) * Dc), 1.0F);
+    HeadsView<const float> q{q_values.data(), T, H, Dn + Dr};
+    LatentView<float> cache{rows.data(), L, Dc, Dr, Dc + Dr};
+    float scale = 1.0F;
+    HeadsView<float> out{out_values.data(), T, H, Dv};
+    MatrixView<float> lse{lse_values.data(), T, H};
+    PackedMatrix<float> key{H, Dc, Dn};
+    PackedMatrix<float> value{H, Dc, Dv};
+    Workspace workspace;
+
+    void call() { prefill_expanded(q, cache, ExpansionWeights<float>{key, value}, scale, out, lse, workspace, SerialExecutor{}); }
+    [[nodiscard]] bool outputs_untouched() const {
+        const auto untouched = [](const std::vector<float>& v) { return std::count(v.begin(), v.end(), 7.0F) == std::ssize(v); };
+        return untouched(out_values) && untouched(lse_values);
+    }
+};
+
+TEST(PrefillExpandedTest, NoQueriesIsNoWork) {
+    Arguments arguments;
+    arguments.q = {nullptr, 0, 3, 20};
+    arguments.out = {nullptr, 0, 3, 14};
+    arguments.lse = {};
+    arguments.workspace = Workspace(std::span<std::byte>());
+    EXPECT_NO_THROW(arguments.call());
+}
+
+TEST(PrefillExpandedTest, RunsInExactlyTheWorkspaceItAsksFor) {
+    for (const AttentionShape& shape : mixed_shapes) {
+        const auto problem = expanded_problem<float>(shape);
+        const auto bytes =
+            expanded_worker_bytes<float>(plan_expanded(shape.T, shape.H), shape.Dc + shape.Dr, problem.query_dim, shape.Dv);
+        const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(bytes));
+        const PackedExpansion<float> packed(problem.expansion(), shape.H, shape.Dn, shape.Dv);
+        Workspace exact{std::span(memory.get(), bytes)};
+        const Verdict verdict = judge(problem, [&](auto q, auto cache, TensorRef, auto scale, auto out, auto lse) {
+            prefill_expanded(q, cache, packed.weights(), scale, out, lse, exact, SerialExecutor{});
+        });
+        EXPECT_TRUE(verdict.passed()) << verdict;
+    }
+    Arguments arguments;
+    const auto bytes = expanded_worker_bytes<float>(plan_expanded(6, 3), 40, 20, 14);
+    const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(bytes));
+    arguments.workspace = Workspace(std::span(memory.get(), bytes - 1));
+    EXPECT_EQ(testing::thrown<std::length_error>([&] { arguments.call(); }),
+              "mla: workspace bytes needed is " + std::to_string(bytes) + ", must be at most " + std::to_string(bytes - 1));
+    EXPECT_TRUE(arguments.outputs_untouched());
+}
+
+TEST(PrefillExpandedTest, RejectsBadArgumentsAndLeavesTheOutputAlone) {
+    struct Case {
+        void (*spoil)(Arguments&);
+        const char* message;
+    };
+    const std::vector<Case> cases = {
+        {[](Arguments& a) { a.cache.length = -1; }, "cache.length is -1, must be at least 0"},
+        {[](Arguments& a) { a.cache.latent_dim = 0; }, "cache.latent_dim is 0, must be at least 1"},
+        {[](Arguments& a) { a.cache.rope_dim = -2; }, "cache.rope_dim is -2, must be at least 0"},
+        {[](Arguments& a) { a.cache.stride = 39; }, "cache.stride is 39, must be at least 40"},
+        {[](Arguments& a) { a.cache.data = nullptr; }, "cache.data is null, must be not null when cache.length > 0"},
+        {[](Arguments& a) { a.q.dim = 19; }, "q.dim is 19, must be weights.key.out() + cache.rope_dim = 20"},
+        {[](Arguments& a) { a.q.heads = 0; }, "q.heads is 0, must be at least 1"},
+        {[](Arguments& a) { a.q.tokens = -1; }, "q.tokens is -1, must be at least 0"},
+        {[](Arguments& a) { a.q.data = nullptr; }, "q.data is null, must be not null when q.tokens > 0"},
+        {[](Arguments& a) { a.out.dim = 13; }, "out.dim is 13, must be weights.value.out() = 14"},
+        {[](Arguments& a) { a.out.heads = 4; }, "out.heads is 4, must be q.heads = 3"},
+        {[](Arguments& a) { a.out.tokens = 3; }, "out.tokens is 3, must be q.tokens = 6"},
+        {[](Arguments& a) { a.out.data = nullptr; }, "out.data is null, must be not null when q.tokens > 0"},
+        {[](Arguments& a) { a.scale = -infinity; }, "scale is -inf, must be finite"},
+        {[](Arguments& a) { a.scale = not_a_number<float>; }, "scale is nan, must be finite"},
+        {[](Arguments& a) { a.lse.rows = 1; }, "lse.rows is 1, must be q.tokens = 6"},
+        {[](Arguments& a) { a.lse.cols = 2; }, "lse.cols is 2, must be q.heads = 3"},
+        {[](Arguments& a) { a.lse.stride = 2; }, "lse.stride is 2, must be at least 3"},
+        {[](Arguments& a) { a.key = PackedMatrix<float>(2, 32, 12); }, "weights.key.count() is 2, must be q.heads = 3"},
+        {[](Arguments& a) { a.value = PackedMatrix<float>(4, 32, 14); }, "weights.value.count() is 4, must be q.heads = 3"},
+        {[](Arguments& a) { a.key = PackedMatrix<float>(3, 31, 12); }, "weights.key.in() is 31, must be cache.latent_dim = 32"},
+        {[](Arguments& a) { a.value = PackedMatrix<float>(3, 33, 14); },
+         "weights.value.in() is 33, must be cache.latent_dim = 32"},
+    };
+    for (const Case& bad : cases) {
+        Arguments arguments;
+        bad.spoil(arguments);
+        EXPECT_EQ(testing::thrown<std::invalid_argument>([&] { arguments.call(); }), std::string("mla: ") + bad.message);
+        EXPECT_TRUE(arguments.outputs_untouched()) << bad.message;
+    }
+}
+
+}  // namespace
+}  // namespace mla

@@ -1,0 +1,105 @@
+// The golden files: layers that transformers' own attention modules computed (tests/golden/generate.py).
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mla/config.hpp"
+#include "mla/io/hf_config.hpp"
+#include "mla/io/safetensors.hpp"
+#include "mla/reference/matrix.hpp"
+#include "mla/weights.hpp"
+
+namespace mla::golden {
+
+/// The same tokens fed in pieces.
+struct Run {
+    std::string name;           ///< whole, chunked or tokens
+    std::vector<Index> chunks;  ///< tokens a call, in order; their sum is T
+    reference::Matrix y;        ///< [T, hidden], what transformers computed
+};
+
+struct Case {
+    std::string name;
+    Config config;                        ///< parsed from the file's config.json
+    AttentionWeights weights;             ///< refers to `file`
+    reference::Matrix x;                  ///< [T, hidden], every value exact in bf16
+    std::vector<std::int64_t> positions;  ///< [T]
+    std::vector<Run> runs;
+    reference::Matrix cache;       ///< [T, Dc+Dr] after all tokens, the rope key in the layout of config.rope.pairing
+    bool in_double = true;         ///< false: transformers ran unpatched in float32
+    double softmax_scale = 0.0;    ///< as transformers' module held it
+    double latent_norm_eps = 0.0;  ///< as transformers' module held it
+    std::shared_ptr<io::Safetensors> file;
+};
+
+/// Every golden file by its name without the extension, in order.
+[[nodiscard]] inline std::vector<std::string> names() {
+    std::vector<std::string> found;
+    for (const auto& entry : std::filesystem::directory_iterator(MLA_GOLDEN_DIR))
+        if (entry.path().extension() == ".safetensors") found.push_back(entry.path().stem().string());
+    std::sort(found.begin(), found.end());
+    return found;
+}
+
+namespace detail {
+
+[[nodiscard]] inline std::vector<std::int64_t> read_positions(const io::Safetensors& file) {
+    if (file.info("positions").dtype != "I64") throw std::runtime_error("golden: positions must be I64");
+    const auto bytes = file.bytes("positions");
+    std::vector<std::int64_t> positions(bytes.size() / sizeof(std::int64_t));
+    std::memcpy(positions.data(), bytes.data(), bytes.size());
+    return positions;
+}
+
+/// transformers' cache as one matrix [T, Dc+Dr]. "halves": the rope key holds the first of all pairs, then the second.
+[[nodiscard]] inline reference::Matrix read_cache(io::Safetensors& file, const Config& config, const std::string& rope_layout) {
+    const reference::Matrix latent = reference::to_matrix(file.tensor("cache_latent"));
+    const reference::Matrix rope = reference::to_matrix(file.tensor("cache_rope"));
+    const Index pairs = config.qk_rope_head_dim / 2;
+    const bool permuted = rope_layout == "halves" && config.rope.pairing == RopePairing::interleaved;
+    reference::Matrix cache(latent.rows, config.cache_dim());
+    for (Index t = 0; t < latent.rows; ++t) {
+        std::copy_n(latent.row(t), latent.cols, cache.row(t));
+        for (Index i = 0; i < rope.cols; ++i) cache(t, latent.cols + i) = rope(t, permuted ? i % 2 * pairs + i / 2 : i);
+    }
+    return cache;
+}
+
+}  // namespace detail
+
+/// @throws when the file is missing, malformed, or does not hold what its configuration calls for
+[[nodiscard]] inline Case load(const std::string& name) {
+    Case loaded;
+    loaded.name = name;
+    loaded.file = std::make_shared<io::Safetensors>(std::filesystem::path(MLA_GOLDEN_DIR) / (name + ".safetensors"));
+    io::Safetensors& file = *loaded.file;
+    const auto about = nlohmann::json::parse(file.metadata().at("golden"));
+    loaded.config = io::parse_hf_config(about.at("config"));
+    for_each_tensor(loaded.config, loaded.weights,
+                    [&](const char* tensor, TensorRef& weight, Index, Index) { weight = file.tensor(tensor); });
+    validate(loaded.config, loaded.weights);
+    loaded.x = reference::to_matrix(file.tensor("x"));
+    loaded.positions = detail::read_positions(file);
+    const Index tokens = loaded.x.rows;
+    loaded.runs = {
+        {"whole", {tokens}, reference::to_matrix(file.tensor("y_whole"))},
+        {"chunked", about.at("chunks").get<std::vector<Index>>(), reference::to_matrix(file.tensor("y_chunked"))},
+        {"tokens", std::vector<Index>(static_cast<std::size_t>(tokens), 1), reference::to_matrix(file.tensor("y_tokens"))}};
+    loaded.cache = detail::read_cache(file, loaded.config, about.at("cache_rope_layout").get<std::string>());
+    loaded.in_double = about.at("compute").get<std::string>() == "float64";
+    loaded.softmax_scale = about.at("softmax_scale").get<double>();
+    loaded.latent_norm_eps = about.at("latent_norm_eps").get<double>();
+    return loaded;
+}
+
+}  // namespace mla::golden
