@@ -1,6 +1,7 @@
-// MLA beside multi-head and grouped-query attention with the same heads, hidden size and types, all of head dimension 128, in bf16:
-// compare/core/<preset>/<mla|mha|gqa>/T:<new tokens>/L:<cached tokens>/threads:<n>, and compare/layer/… for the whole layer.
-// MLA's core is what its layer would choose: absorbed for few tokens, expanded for many, decompression included in the time.
+// MLA beside multi-head and grouped-query attention with the same heads, hidden size and types, all of head dimension 128, in
+// bf16: compare/core/<preset>/<mla|mha|gqa>/T:<new tokens>/L:<cached tokens>/threads:<n>, and compare/layer/… for the whole
+// layer. MLA's core is what its layer would choose: absorbed for few tokens, expanded for many, decompression included in the
+// time.
 #include "layer_case.hpp"
 #include "program.hpp"
 
@@ -40,38 +41,50 @@ struct Tokens {
     return all;
 }
 
-/// Cases compare/core/… and compare/layer/… of one kind of attention, on all threads.
-template <class Core, class Layer>
-void add_kind(const std::string& kind, Core core, Layer layer) {
-    const Index threads = thread_counts().back();
-    const auto name = [&](const char* what, const Tokens& t) {
-        return std::string("compare/") + what + "/" + kind + part("T", t.count) + part("L", t.length) + part("threads", threads);
-    };
-    for (const Tokens& t : tokens_to_compare()) add_case(name("core", t), [=] { return core(t.count, t.length, threads); });
-    for (const Tokens& t : tokens_to_compare()) add_case(name("layer", t), [=] { return layer(t.count, t.length, threads); });
+using MakeAttention = std::function<std::unique_ptr<Case>(const Tokens&, Index threads)>;
+
+/// A kind of attention, and how its cases are made.
+struct Kind {
+    const char* name;
+    MakeAttention core;
+    MakeAttention layer;
+};
+
+[[nodiscard]] Kind mla_kind(const std::string& model, const Config& config) {
+    return {"mla", [=](const Tokens& t, Index threads) { return mla_core_case(config, t.count, t.length, threads); },
+            [=](const Tokens& t, Index threads) {
+                return mla_layer_case<bf16>({model, "mla"}, config, t.count, t.length, threads);
+            }};
 }
 
+[[nodiscard]] Kind grouped_kind(const std::string& model, const char* name, const baselines::GroupedQueryConfig& config) {
+    return {
+        name,
+        [=](const Tokens& t, Index threads) { return std::make_unique<GroupedCase<bf16>>(config, t.count, t.length, threads); },
+        [=](const Tokens& t, Index threads) {
+            return grouped_layer_case<bf16>({model, name}, config, t.count, t.length, threads);
+        }};
+}
+
+/// The kinds take turns at each length, so that the machine is in the same mood for all of them.
 void add_cases(const Presets& wanted) {
+    const Index threads = thread_counts().back();
     for (const presets::Preset& preset : wanted) {
         const Config config = preset.config();
-        const std::string mla = std::string(preset.name) + "/mla";
-        add_kind(
-            mla, [=](Index tokens, Index length, Index threads) { return mla_core_case(config, tokens, length, threads); },
-            [=](Index tokens, Index length, Index threads) { return mla_layer_case<bf16>(mla, config, tokens, length, threads); });
-        const auto add_grouped = [&](const char* kind, Index kv_heads) {
-            const auto grouped = grouped_config(config, kv_heads);
-            const std::string name = std::string(preset.name) + "/" + kind;
-            add_kind(
-                name,
-                [=](Index tokens, Index length, Index threads) {
-                    return std::make_unique<GroupedCase<bf16>>(grouped, tokens, length, threads);
-                },
-                [=](Index tokens, Index length, Index threads) {
-                    return grouped_layer_case<bf16>(name, grouped, tokens, length, threads);
-                });
+        const std::string model = preset.name;
+        const Index heads = config.num_attention_heads;
+        const std::vector<Kind> kinds{mla_kind(model, config),
+                                      grouped_kind(model, "gqa", grouped_config(config, group_heads(heads))),
+                                      grouped_kind(model, "mha", grouped_config(config, heads))};
+        const auto add = [&](const char* what, MakeAttention Kind::*make) {
+            for (const Tokens& t : tokens_to_compare())
+                for (const Kind& kind : kinds)
+                    add_case(std::string("compare/") + what + "/" + model + "/" + kind.name + part("T", t.count) +
+                                 part("L", t.length) + part("threads", threads),
+                             [=, attention = kind.*make] { return attention(t, threads); });
         };
-        add_grouped("gqa", group_heads(config.num_attention_heads));
-        add_grouped("mha", config.num_attention_heads);
+        add("core", &Kind::core);
+        add("layer", &Kind::layer);
     }
 }
 

@@ -41,7 +41,8 @@ template <class Cache, class Make>
 template <Storage C>
 [[nodiscard]] Ring<LatentCache<C>> latent_caches(const Config& config, Index length) {
     const double bytes = static_cast<double>(length * config.cache_dim()) * sizeof(C);
-    return filled_caches<LatentCache<C>>(cold_copies(bytes), length, [&](Index capacity) { return LatentCache<C>(config, capacity); });
+    return filled_caches<LatentCache<C>>(cold_copies(bytes), length,
+                                         [&](Index capacity) { return LatentCache<C>(config, capacity); });
 }
 
 /// Decoding: `queries` tokens over `length` cached ones, absorbed.
@@ -74,7 +75,8 @@ class DecodeCase : public Case {
 template <Storage S>
 struct Expansion {
     explicit Expansion(const Config& c)
-        : key(c.num_attention_heads, c.kv_lora_rank, c.qk_nope_head_dim), value(c.num_attention_heads, c.kv_lora_rank, c.v_head_dim) {
+        : key(c.num_attention_heads, c.kv_lora_rank, c.qk_nope_head_dim),
+          value(c.num_attention_heads, c.kv_lora_rank, c.v_head_dim) {
         RandomTensors<S> tensors;
         const Index rows = c.qk_nope_head_dim + c.v_head_dim;
         const TensorRef kv_b = tensors.add(c.num_attention_heads * rows, c.kv_lora_rank);
@@ -103,8 +105,8 @@ class PrefillCase : public Case {
     }
 
     void step() override {
-        prefill_expanded(buffers_.q, caches_.turn().view(), ExpansionWeights<C>{expansion_.key, expansion_.value}, scale_, buffers_.out, {},
-                         buffers_.workspace, team());
+        prefill_expanded(buffers_.q, caches_.turn().view(), ExpansionWeights<C>{expansion_.key, expansion_.value}, scale_,
+                         buffers_.out, {}, buffers_.workspace, team());
     }
     [[nodiscard]] MatrixView<const float> result() const override { return buffers_.result(); }
 

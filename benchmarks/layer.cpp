@@ -11,8 +11,9 @@ void add_layer(const presets::Preset& preset) {
     const std::string weights = std::string(preset.name) + "/" + name(dtype_of<S>);
     const auto add = [&](Index tokens, Index length) {
         for (const Index threads : thread_counts())
-            add_case("layer/" + weights + part("T", tokens) + part("L", length) + part("threads", threads),
-                     [=] { return mla_layer_case<S>(weights, config, tokens, length, threads); });
+            add_case("layer/" + weights + part("T", tokens) + part("L", length) + part("threads", threads), [=] {
+                return mla_layer_case<S>({weights, "mla"}, config, tokens, length, threads);
+            });
     };
     for (const Index length : cached_lengths()) add(1, length);
     add(512, 512);

@@ -46,12 +46,18 @@ class LayerCase : public Case {
     Workspace workspace_;
 };
 
+/// Whose weights a case uses: cases of one model share those of the same kind of attention and type.
+struct WeightsName {
+    std::string model;
+    std::string kind;
+};
+
 /// Layers with the same random weights, packed, so many that none stays in the processor's caches.
 template <class Layer, Storage S, class LayerConfig>
-[[nodiscard]] std::shared_ptr<Ring<Layer>> make_layers(const std::string& name, const LayerConfig& config) {
-    return shared_by<Ring<Layer>>(name, [&] {
+[[nodiscard]] std::shared_ptr<Ring<Layer>> make_layers(const WeightsName& name, const LayerConfig& config) {
+    return shared_by<Ring<Layer>>(name.model, name.kind, [&] {
         const double bytes = layer_parameters(config) * sizeof(S);
-        require_memory(2.0 * bytes * static_cast<double>(cold_copies(bytes)));
+        require_memory(bytes * static_cast<double>(cold_copies(bytes) + 1));
         RandomTensors<S> tensors;
         const auto weights = tensors.add(config);
         return std::make_shared<Ring<Layer>>(cold_copies(bytes), [&] { return Layer(config, weights); });
@@ -66,25 +72,26 @@ template <Storage S, class LayerConfig>
             .threads = threads};
 }
 
-/// An MLA layer with weights and cache of type S. `name` names its weights.
+/// An MLA layer with weights and cache of type S.
 template <Storage S>
-[[nodiscard]] std::unique_ptr<Case> mla_layer_case(const std::string& name, const Config& config, Index queries, Index length, Index threads) {
+[[nodiscard]] std::unique_ptr<Case> mla_layer_case(const WeightsName& name, const Config& config, Index queries, Index length,
+                                                   Index threads) {
     using Layer = Attention<S>;
     const double cache_bytes = static_cast<double>(length * config.cache_dim()) * sizeof(S);
     return std::make_unique<LayerCase<Layer, LatentCache<S>>>(layer_work<S>(config, cache_bytes, queries, length, threads),
-                                                              make_layers<Layer, S>(name, config), latent_caches<S>(config, length),
-                                                              queries, length);
+                                                              make_layers<Layer, S>(name, config),
+                                                              latent_caches<S>(config, length), queries, length);
 }
 
 /// The same of grouped-query or multi-head attention.
 template <Storage S>
-[[nodiscard]] std::unique_ptr<Case> grouped_layer_case(const std::string& name, const baselines::GroupedQueryConfig& config, Index queries,
-                                                       Index length, Index threads) {
+[[nodiscard]] std::unique_ptr<Case> grouped_layer_case(const WeightsName& name, const baselines::GroupedQueryConfig& config,
+                                                       Index queries, Index length, Index threads) {
     using Layer = baselines::GroupedQueryAttention<S>;
     const double cache_bytes = static_cast<double>(2 * length * config.kv_dim()) * sizeof(S);
     return std::make_unique<LayerCase<Layer, baselines::KvCache<S>>>(layer_work<S>(config, cache_bytes, queries, length, threads),
-                                                                     make_layers<Layer, S>(name, config), grouped_caches<S>(config, length),
-                                                                     queries, length);
+                                                                     make_layers<Layer, S>(name, config),
+                                                                     grouped_caches<S>(config, length), queries, length);
 }
 
 }  // namespace mla::bench

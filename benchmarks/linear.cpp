@@ -1,5 +1,5 @@
-// The projections: linear/<preset>/<matrix>/<type>/T:<tokens>/threads:<n>. Matrices are named as in a checkpoint; w_uk and w_uv are
-// the halves of kv_b_proj as decode uses them, a small product a head.
+// The projections: linear/<preset>/<matrix>/<type>/T:<tokens>/threads:<n>. Matrices are named as in a checkpoint; w_uk and w_uv
+// are the halves of kv_b_proj as decode uses them, a small product a head.
 #include "program.hpp"
 #include "support.hpp"
 #include "work.hpp"
@@ -35,7 +35,7 @@ struct Shape {
 /// As many packed copies as make the weights cold.
 template <Storage S>
 [[nodiscard]] std::shared_ptr<Ring<PackedMatrix<S>>> packed_weights(const std::string& name, const Shape& shape) {
-    return shared_by<Ring<PackedMatrix<S>>>(name, [&] {
+    return shared_by<Ring<PackedMatrix<S>>>(name, name, [&] {
         RandomTensors<S> tensors;
         const TensorRef weight = tensors.add(shape.heads * shape.out, shape.in);
         const double bytes = static_cast<double>(shape.heads * shape.in * shape.out) * sizeof(S);
@@ -63,8 +63,10 @@ class LinearCase : public Case {
 
     void step() override {
         const PackedMatrix<S>& weight = weights_->turn();
-        if (x_.heads > 1) linear_heads<Arch, float>(x_, weight, y_, team());
-        else linear<Arch, float>(x_.head(0), weight, nullptr, y_.head(0), team());
+        if (x_.heads > 1)
+            linear_heads<Arch, float>(x_, weight, y_, team());
+        else
+            linear<Arch, float>(x_.head(0), weight, nullptr, y_.head(0), team());
     }
     [[nodiscard]] MatrixView<const float> result() const override { return {y_.data, y_.tokens * y_.heads, y_.dim}; }
 

@@ -61,7 +61,8 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     alignas(64) Word operands[2 * Operand::size];
     for (std::size_t i = 0; i < std::size(sums); ++i) sums[i] = static_cast<Element>(i + 1);
     for (std::size_t i = 0; i < std::size(operands); ++i)
-        operands[i] = std::is_same_v<Word, float> ? static_cast<Word>(1.0F + 0.001F * static_cast<float>(i)) : static_cast<Word>(0x3f803f81U + i);
+        operands[i] = std::is_same_v<Word, float> ? static_cast<Word>(1.0F + 0.001F * static_cast<float>(i))
+                                                  : static_cast<Word>(0x3f803f81U + i);
     Element* memory = sums;
     const Word* factors = operands;
     benchmark::DoNotOptimize(memory);
@@ -72,9 +73,8 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     Sum sum[probe_sums];
     simd::unroll<probe_sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Sum::load_aligned(memory + i * Sum::size); });
     for (int round = 0; round < probe_rounds; round += probe_unroll)
-        simd::unroll<probe_unroll * probe_sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
-            sum[i % probe_sums] = step(sum[i % probe_sums], a, b);
-        });
+        simd::unroll<probe_unroll * probe_sums>(
+            [&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i % probe_sums] = step(sum[i % probe_sums], a, b); });
     simd::unroll<probe_sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i].store_aligned(memory + i * Sum::size); });
     benchmark::ClobberMemory();
 }
@@ -88,9 +88,8 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
 [[nodiscard]] inline double fma_rate(ThreadTeam& team) {
     using Floats = simd::Batch<Arch, float>;
     return rate(team, [](Index) {
-        register_burst<Floats, Floats>([](const Floats& sum, const Floats& a, const Floats& b) MLA_ALWAYS_INLINE_LAMBDA {
-            return xsimd::fma(a, b, sum);
-        });
+        register_burst<Floats, Floats>([](const Floats& sum, const Floats& a, const Floats& b)
+                                           MLA_ALWAYS_INLINE_LAMBDA { return xsimd::fma(a, b, sum); });
         return burst_operations(Floats::size, 1);
     });
 }
@@ -101,9 +100,8 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     using Floats = simd::Batch<Arch, float>;
     using Packed = simd::PackedBatch<Arch>;
     return rate(team, [](Index) {
-        register_burst<Floats, Packed>([](const Floats& sum, const Packed& a, const Packed& b) MLA_ALWAYS_INLINE_LAMBDA {
-            return simd::dot_bf16<Arch>(sum, a, b);
-        });
+        register_burst<Floats, Packed>([](const Floats& sum, const Packed& a, const Packed& b)
+                                           MLA_ALWAYS_INLINE_LAMBDA { return simd::dot_bf16<Arch>(sum, a, b); });
         return burst_operations(Floats::size, 2);
     });
 #else
@@ -117,9 +115,8 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     using Integers = xsimd::batch<std::int32_t, Arch>;
     using Packed = simd::PackedBatch<Arch>;
     return rate(team, [](Index) {
-        register_burst<Integers, Packed>([](const Integers& sum, const Packed& a, const Packed& b) MLA_ALWAYS_INLINE_LAMBDA {
-            return simd::dot_u8s8<Arch>(sum, a, b);
-        });
+        register_burst<Integers, Packed>([](const Integers& sum, const Packed& a, const Packed& b)
+                                             MLA_ALWAYS_INLINE_LAMBDA { return simd::dot_u8s8<Arch>(sum, a, b); });
         return burst_operations(Integers::size, 4);
     });
 #else

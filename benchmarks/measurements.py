@@ -53,8 +53,12 @@ class Measurements:
         found = self.named(f"compare/{what}/{model.preset}/{kind}/")
         return {(parts["T"], parts["L"]): case for _, parts, case in found}
 
+    def decoded(self, what, model, kind):
+        """{L: counters} of decode steps of one token, by L."""
+        return {key[1]: case for key, case in sorted(self.compared(what, model, kind).items()) if key[0] == 1}
+
     def limit(self, counter):
-        """Median of a machine limit over the comparison's cases, each probed right before and after its case; None without any."""
+        """Median of a machine limit over the cases of the comparison, probed right before and after each; None without any."""
         values = [case[counter] for _, _, case in self.named("compare/")]
         return statistics.median(values) if values else None
 
@@ -72,9 +76,8 @@ class Measurements:
 
     def weight_bytes(self, model, kind):
         """Bytes of weights that a decode step of a layer reads; None when nothing was measured."""
-        for (tokens, length), case in self.compared("layer", model, kind).items():
-            if tokens == 1:
-                return case["bytes"] - length * case["cache_bytes_a_token"]
+        for length, case in self.decoded("layer", model, kind).items():
+            return case["bytes"] - length * case["cache_bytes_a_token"]
         return None
 
     def tokens_that_fit(self, model, kind, layers):

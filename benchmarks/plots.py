@@ -17,9 +17,9 @@ def _decode_times(pyplot, measurements, model, folder):
     series = {}
     for what in ("core", "layer"):
         for kind in KINDS:
-            points = [(length, 1e3 * case["median_s"]) for (tokens, length), case in measurements.compared(what, model, kind).items() if tokens == 1]
+            points = [(length, 1e3 * case["median_s"]) for length, case in measurements.decoded(what, model, kind).items()]
             if points:
-                series[what, kind] = sorted(points)
+                series[what, kind] = points
     if not series:
         return []
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, squeeze=False)
@@ -44,7 +44,8 @@ def _cache_bytes(pyplot, measurements, folder):
     figure, axes = pyplot.subplots(1, len(models), figsize=(4 * len(models), 4), squeeze=False)
     for axis, model in zip(axes[0], models):
         values = [measurements.cache_bytes(model, kind) or 0 for kind in KINDS]
-        axis.bar_label(axis.bar([KIND_NAMES[kind] for kind in KINDS], values, color=[COLOURS[kind] for kind in KINDS]), fmt="%.0f")
+        bars = axis.bar([KIND_NAMES[kind] for kind in KINDS], values, color=[COLOURS[kind] for kind in KINDS])
+        axis.bar_label(bars, fmt="%.0f")
         axis.set_title(model.name)
     axes[0][0].set_ylabel("cache bytes a token and layer (bf16)")
     return [_save(figure, folder, "cache_bytes.svg")]

@@ -34,8 +34,10 @@ using Presets = std::vector<presets::Preset>;
     int kept = 1;
     for (int i = 1; i < argc; ++i) {
         const std::string_view argument = argv[i];
-        if (argument.starts_with(flag)) list = argument.substr(flag.size());
-        else argv[kept++] = argv[i];
+        if (argument.starts_with(flag))
+            list = argument.substr(flag.size());
+        else
+            argv[kept++] = argv[i];
     }
     argc = kept;
     Presets wanted;
@@ -98,7 +100,7 @@ int run_program(int argc, char** argv, AddCases add_cases) try {
 }
 
 /// "/L:4096"
-[[nodiscard]] inline std::string part(const char* name, Index value) { 
+[[nodiscard]] inline std::string part(const char* name, Index value) {
     return std::string("/").append(name).append(":").append(std::to_string(value));
 }
 

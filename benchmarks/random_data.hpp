@@ -54,7 +54,8 @@ class RandomTensors {
 
     [[nodiscard]] AttentionWeights add(const Config& config) {
         AttentionWeights weights;
-        for_each_tensor(config, weights, [&](const char*, TensorRef& tensor, Index rows, Index cols) { tensor = add(rows, cols); });
+        for_each_tensor(config, weights,
+                        [&](const char*, TensorRef& tensor, Index rows, Index cols) { tensor = add(rows, cols); });
         return weights;
     }
 

@@ -84,11 +84,11 @@ def cpu_name():
 
 def machine_section(measurements):
     context = measurements.context
-    facts = [f"{cpu_name()}, {context.get('num_cpus')} cores", f"instructions: {context.get('isa')}", f"compiler: {context.get('compiler')}"]
+    built = f"instructions: {context.get('isa')}; compiler: {context.get('compiler')}"
     return [
         "## Machine",
         "",
-        "; ".join(facts) + f"; {context.get('date')}.",
+        f"{cpu_name()}, {context.get('num_cpus')} cores; {built}; {context.get('date')}.",
         "",
         *machine_table(measurements),
         "",
@@ -99,10 +99,10 @@ def kernel_sections(measurements):
     lines = [
         "## Kernels",
         "",
-        "Times are medians. Each percentage is of the peaks that probes in registers, and of DRAM, reached right before and after the",
-        "case: the peak of the type (bf16: its dot product, where the CPU has one), of fp32, of memory. Steps work on changing caches and",
-        "weights, as many as exceed the processor's caches, as a model of many layers does. Flops that a causal mask hides do not count,",
-        "nor does decompression in prefill.",
+        "Times are medians. Each percentage is of what probes of registers and of DRAM reached right before and after the case: the",
+        "peak of the type (bf16: its dot product, where the CPU has one), of fp32, of memory. Steps work on changing caches and",
+        "weights, as many as exceed the processor's caches, as a model of many layers does. Flops that a causal mask hides do not",
+        "count, nor does decompression in prefill.",
         "",
     ]
     for program in PROGRAMS[1:-1]:
@@ -129,7 +129,8 @@ def write_report(out, measurements):
     plots = plot_lines(draw(measurements, out))
     machine, found, compared = machine_section(measurements), findings(measurements), comparison(measurements)
     skipped = skipped_lines(measurements)
-    page = ["# Multi-head latent attention on this machine", "", *machine, *kernel_sections(measurements), *plots, *skipped, *found, *compared]
+    title = ["# Multi-head latent attention on this machine", ""]
+    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *compared]
     (out / "report.md").write_text("\n".join(page), encoding="utf-8")
     return "\n".join(["", *machine, *skipped, *found, *compared])
 
@@ -141,8 +142,8 @@ def main(arguments=None):
     source.add_argument("--bin-dir", type=Path, help="folder of the programs mla_bench_*")
     source.add_argument("--from", type=Path, dest="recorded", help="folder of JSON files of an earlier run, instead of measuring")
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--quick", dest="selection", action="store_const", const="quick", default="quick", help="about two minutes (default)")
-    amount.add_argument("--full", dest="selection", action="store_const", const="full", help="every case of every program")
+    for selection, explained in (("quick", "about two minutes (default)"), ("full", "every case of every program")):
+        amount.add_argument(f"--{selection}", dest="selection", action="store_const", const=selection, default="quick", help=explained)
     options = parser.parse_args(arguments)
 
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """report.py runs programs, and says of recorded measurements what they say: ratios, verdicts and bounds."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import stat
@@ -10,6 +11,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import plots
 import report
 
 PEAK, FP32, DRAM = 400.0, 200.0, 40.0  # GFLOP/s, GFLOP/s, GB/s: turns at 10 flop/byte
@@ -20,7 +22,8 @@ FLOPS_A_TOKEN = {"mla": 278528, "gqa": 65536, "mha": 65536}
 def case(name, seconds, flops=1.0, read=1.0, **counters):
     limits = {"peak_GFLOPS": PEAK, "fp32_GFLOPS": FP32, "dram_GBps": DRAM}
     rates = {"GFLOPS": 1e-9 * flops / seconds, "GBps": 1e-9 * read / seconds}
-    shares = {"peak_pct": 50.0, "fp32_pct": 100.0, "bw_pct": 10.0}
+    shares = {"peak_pct": rates["GFLOPS"] / PEAK, "fp32_pct": rates["GFLOPS"] / FP32, "bw_pct": rates["GBps"] / DRAM}
+    shares = {share: 100 * value for share, value in shares.items()}
     return {"name": name, "median_s": seconds, "flops": flops, "bytes": read, **limits, **rates, **shares, **counters}
 
 
@@ -40,6 +43,11 @@ def decode_times(length, mla, gqa, mha):
 
 
 class Report(unittest.TestCase):
+    def setUp(self):
+        undrawn = mock.patch("report.draw", return_value=[])  # it takes a second
+        self.addCleanup(undrawn.stop)
+        undrawn.start()
+
     def report_of(self, *cases):
         """report.md of the cases, and what was printed."""
         with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +67,8 @@ class Report(unittest.TestCase):
     def test_ratios_are_times_divided(self):
         text, printed = self.report_of(*decode_times(65536, 0.1, 0.025, 0.3))
         for shown in (text, printed):
-            self.assertEqual(self.row(shown, "decode, attention core, 65536 cached")[1:], ["100 ms", "25.0 ms", "300 ms", "0.25×", "3.00×"])
+            times = self.row(shown, "decode, attention core, 65536 cached")[1:]
+            self.assertEqual(times, ["100 ms", "25.0 ms", "300 ms", "0.25×", "3.00×"])
             self.assertEqual(self.row(shown, "cache bytes a token and layer")[1:], ["1152", "4096", "65.5 k", "3.56×", "56.9×"])
 
     def test_tokens_that_fit_count_all_layers(self):
@@ -78,12 +87,13 @@ class Report(unittest.TestCase):
         self.assertIn("0.25× the speed of GQA at 65536 tokens, attention core: the reverse is true here.", text)
         self.assertIn("56.9 times (1152 bytes a token and layer against 65536): confirmed.", text)
 
-    def test_verdict_when_mla_is_faster(self):
+    def test_verdict_when_mla_is_not_slower(self):
         for gqa, verdict in ((0.25, "2.50× the speed of GQA at 65536 tokens, attention core: confirmed."),
                              (0.15, "1.50× the speed of GQA at 65536 tokens, attention core: not reached."),
-                             (0.40, "4.00× the speed of GQA at 65536 tokens, attention core: exceeded.")):
+                             (0.40, "4.00× the speed of GQA at 65536 tokens, attention core: exceeded."),
+                             (0.10, "1.00× the speed of GQA at 65536 tokens, attention core: no difference here.")):
             text, _ = self.report_of(*decode_times(65536, 0.1, gqa, 0.3))
-            self.assertIn("MLA is faster at 65536", text)
+            self.assertIn("- Attention core, one token: " + ("MLA is faster at 65536" if gqa > 0.1 else "level at 65536"), text)
             self.assertIn(verdict, text)
 
     def test_bounds_come_from_intensity_and_balance(self):
@@ -101,19 +111,30 @@ class Report(unittest.TestCase):
         self.assertEqual(self.row(text, "weight bytes a layer")[1:4], ["1.00 M"] * 3)
 
     def test_a_case_that_could_not_run_is_named_and_left_out(self):
-        skipped = {"name": "compare/core/deepseek_v3/mha/T:1/L:65536/threads:2", "error_occurred": True, "error_message": "not enough memory"}
+        name = "compare/core/deepseek_v3/mha/T:1/L:65536/threads:2"
+        skipped = {"name": name, "error_occurred": True, "error_message": "not enough memory"}
         text, _ = self.report_of(compared("mla", 65536, 0.1), compared("gqa", 65536, 0.025), skipped)
-        self.assertIn("- compare/core/deepseek_v3/mha/T:1/L:65536/threads:2: not enough memory", text)
-        self.assertEqual(self.row(text, "decode, attention core, 65536 cached")[1:], ["100 ms", "25.0 ms", "–", "0.25×", "–"])
+        self.assertIn(f"- {name}: not enough memory", text)
+        times = self.row(text, "decode, attention core, 65536 cached")[1:]
+        self.assertEqual(times, ["100 ms", "25.0 ms", "–", "0.25×", "–"])
 
     def test_without_matplotlib_there_is_a_note(self):
-        with mock.patch.dict(sys.modules, {"matplotlib": None}):
+        with mock.patch.dict(sys.modules, {"matplotlib": None}), mock.patch("report.draw", plots.draw):
             text, _ = self.report_of(*decode_times(1024, 1.0, 1.0, 1.0))
         self.assertIn("No plots: matplotlib is not installed", text)
 
+    @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is not installed")
+    def test_every_plot_is_drawn_and_shown(self):
+        decoded = case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 8e6)
+        with mock.patch("report.draw", plots.draw):
+            text, _ = self.report_of(*decode_times(1024, 0.1, 0.2, 0.3), *decode_times(2048, 0.2, 0.4, 0.6), decoded)
+        for plot in ("decode_deepseek_v3", "cache_bytes", "percent_of_peak"):
+            self.assertIn(f"![{plot}]({plot}.svg)", text)
+
     def test_kernels_other_than_the_comparison_have_their_tables(self):
-        text, _ = self.report_of(case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 1e6))
-        self.assertEqual(self.row(text, "deepseek_v3/bf16/L:1024/q:1/threads:2")[1:], ["2.00 ms", "200", "50", "100", "0.500", "10"])
+        text, _ = self.report_of(case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 8e6))
+        row = self.row(text, "deepseek_v3/bf16/L:1024/q:1/threads:2")[1:]
+        self.assertEqual(row, ["2.00 ms", "200", "50", "100", "4.00", "10"])
         self.assertNotIn("## MLA beside", text)
 
 

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -36,7 +37,7 @@ class Case {
 
     /// What is timed.
     virtual void step() = 0;
-    /// Values of the last step's result, some of them.
+    /// What the last step computed.
     [[nodiscard]] virtual MatrixView<const float> result() const = 0;
 
     [[nodiscard]] const Work& work() const noexcept { return work_; }
@@ -74,7 +75,9 @@ struct Limits {
 [[nodiscard]] inline double cold_bytes() { return 4.0 * static_cast<double>(last_level_cache_bytes()); }
 
 /// How many copies of something that a step reads make it cold.
-[[nodiscard]] inline Index cold_copies(double bytes) { return std::max(static_cast<Index>(std::ceil(cold_bytes() / bytes)), Index{1}); }
+[[nodiscard]] inline Index cold_copies(double bytes) {
+    return std::max(static_cast<Index>(std::ceil(cold_bytes() / bytes)), Index{1});
+}
 
 /// Ends a case in good order where the kernel would end the program: promised memory that does not exist.
 /// @throws std::bad_alloc when less than `bytes` are free, as far as the system tells
@@ -106,17 +109,16 @@ class Ring {
     std::size_t next_ = 0;
 };
 
-/// The result of `make()`, kept as long as calls that follow name the same key: what neighbouring cases share.
+/// The result of `make()` for a key, kept as long as calls name the same group: what neighbouring cases share.
 template <class T, class Make>
-[[nodiscard]] std::shared_ptr<T> shared_by(const std::string& key, Make make) {
-    static std::shared_ptr<T> kept;
-    static std::string kept_key;
-    if (kept == nullptr || kept_key != key) {
-        kept.reset();
-        kept = make();
-        kept_key = key;
-    }
-    return kept;
+[[nodiscard]] std::shared_ptr<T> shared_by(const std::string& group, const std::string& key, Make make) {
+    static std::map<std::string, std::shared_ptr<T>> kept;
+    static std::string kept_group;
+    if (kept_group != group) kept.clear();
+    kept_group = group;
+    std::shared_ptr<T>& found = kept[key];
+    if (found == nullptr) found = make();
+    return found;
 }
 
 using MakeCase = std::function<std::unique_ptr<Case>()>;
@@ -147,7 +149,8 @@ using MakeCase = std::function<std::unique_ptr<Case>()>;
     return *current;
 }
 
-inline void set_counters(benchmark::State& state, const Case& measured, double seconds, const Limits& before, const Limits& after) {
+inline void set_counters(benchmark::State& state, const Case& measured, double seconds, const Limits& before,
+                         const Limits& after) {
     const Work& work = measured.work();
     const auto mean = [&](double Limits::*limit) { return 0.5 * (before.*limit + after.*limit); };
     const double flops = work.flops / seconds;
@@ -186,8 +189,9 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
 /// Registers a case. `make()` returns a std::unique_ptr to it.
 template <class Make>
 void add_case(const std::string& name, Make make) {
-    benchmark::RegisterBenchmark(name.c_str(), [name, make](benchmark::State& state) { run_case(state, name, make); })
-        ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(name.c_str(), [name, make](benchmark::State& state) {
+        run_case(state, name, make);
+    })->Unit(benchmark::kMillisecond);
 }
 
 }  // namespace mla::bench

@@ -15,7 +15,8 @@ def machine_table(measurements):
     if not rows:
         return []
     header = ["peak", *[f"{count} thread{'s' if count > 1 else ''}" for count in counts]]
-    return table(header, [[f"{what}, {unit}", *[row.get(count, "–") for count in counts]] for (what, unit), row in rows.items()])
+    cells = [[f"{what}, {unit}", *[row.get(count, "–") for count in counts]] for (what, unit), row in rows.items()]
+    return table(header, cells)
 
 
 def kernel_table(measurements, program):
@@ -75,14 +76,15 @@ def comparison(measurements):
     for model in MODELS:
         rows = comparison_table(measurements, model)
         if rows:
-            lines += [f"### {model.name} geometry: {model.heads} heads, bf16 weights and cache, {measurements.threads()} threads", "", *rows, ""]
+            title = f"{model.name} geometry: {model.heads} heads, bf16 weights and cache, {measurements.threads()} threads"
+            lines += [f"### {title}", "", *rows, ""]
     if not lines:
         return []
     return [
         "## MLA beside GQA and MHA",
         "",
-        "Same number of heads, hidden size, types, executor and tiles; time of one step of one layer. The last two columns say how many times",
-        "better MLA is: less time, fewer bytes, more tokens. Below 1× it is the worse one.",
+        "Same number of heads, hidden size, types, executor and tiles; time of one step of one layer. The last two columns say how",
+        "many times better MLA is: less time, fewer bytes, more tokens. Below 1× it is the worse one.",
         "",
         *lines,
     ]

@@ -13,7 +13,8 @@ namespace mla::bench {
 }
 
 [[nodiscard]] inline double absorbed_flops(const Config& c, Index queries, Index keys) {
-    return 2.0 * static_cast<double>(c.num_attention_heads * (2 * c.kv_lora_rank + c.qk_rope_head_dim)) * visible_pairs(queries, keys);
+    return 2.0 * static_cast<double>(c.num_attention_heads * (2 * c.kv_lora_rank + c.qk_rope_head_dim)) *
+           visible_pairs(queries, keys);
 }
 
 /// Attention on decompressed keys and values, without decompressing them.
@@ -31,7 +32,9 @@ namespace mla::bench {
 }
 
 /// Decompressing every key and value once.
-[[nodiscard]] inline double expansion_flops(const Config& c, Index keys) { return 2.0 * static_cast<double>(keys) * expansion_parameters(c); }
+[[nodiscard]] inline double expansion_flops(const Config& c, Index keys) {
+    return 2.0 * static_cast<double>(keys) * expansion_parameters(c);
+}
 
 /// Parameters of a layer's projections, kv_b_proj apart.
 [[nodiscard]] inline double projection_parameters(const Config& c) {

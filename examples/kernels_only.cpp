@@ -18,7 +18,7 @@ constexpr Index Dc = 128, Dr = 32;      // latent and rope key; a row of the cac
 constexpr Index layers = 3, layer = 1;  // this engine keeps the rows of a token's layers side by side
 
 /// What the kernel is to compute: softmax(scale · q · rows) · latents, in plain loops.
-std::vector<double> attend(const float* q, const mla::bf16* rows, Index stride, Index keys, double scale) {
+std::vector<double> attend(const float* q, const float* rows, Index stride, Index keys, double scale) {
     std::vector<double> out(Dc);
     double sum = 0.0;
     for (Index s = 0; s < keys; ++s) {
@@ -33,18 +33,18 @@ std::vector<double> attend(const float* q, const mla::bf16* rows, Index stride, 
 }
 
 int main() {
-    // The engine's memory: the cache [token][layer][Dc+Dr] in bf16, and queries and outputs [head][token][value] in float.
+    // The engine's memory: the cache [token][layer][Dc+Dr], and queries and outputs [head][token][value].
     mla::testing::Generator generator(1);
     constexpr Index stride = layers * (Dc + Dr);
-    auto slab = mla::testing::gaussian_values<mla::bf16>(generator, L * stride);
+    auto slab = mla::testing::gaussian_values<float>(generator, L * stride);
     const auto queries = mla::testing::gaussian_values<float>(generator, H * T * (Dc + Dr));
     std::vector<float> outputs(H * T * Dc);
-    const mla::bf16 poison(std::numeric_limits<float>::quiet_NaN());  // proves that other layers' rows are left alone
+    constexpr float poison = std::numeric_limits<float>::quiet_NaN();  // proves that other layers' rows are left alone
     for (Index i = 0; i < L * stride; ++i)
         if (i % stride / (Dc + Dr) != layer) slab[static_cast<std::size_t>(i)] = poison;
 
-    // Views say where things lie: pointer, sizes, then strides in elements.
-    const mla::LatentView<mla::bf16> cache{slab.data() + layer * (Dc + Dr), L, Dc, Dr, stride};
+    // Views say where things lie: pointer, sizes, then strides in elements. The cache may be bf16, fp16 or double as well.
+    const mla::LatentView<float> cache{slab.data() + layer * (Dc + Dr), L, Dc, Dr, stride};
     const mla::HeadsView<const float> q(queries.data(), T, H, Dc + Dr, Dc + Dr, T * (Dc + Dr));
     const mla::HeadsView<float> out(outputs.data(), T, H, Dc, Dc, T * Dc);
     const float scale = 1.0F / std::sqrt(static_cast<float>(Dc + Dr));  // of this data; a model's is (Dn+Dr)^-½

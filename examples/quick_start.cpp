@@ -9,7 +9,8 @@
 using Matrix = mla::RowMatrix<float>;
 
 int main() {
-    const mla::Config config = mla::presets::deepseek_v2_lite();  // or a Config of your own, or io::load_hf_config of a config.json
+    // A published geometry; or a Config of your own, or mla::io::load_hf_config of a config.json.
+    const mla::Config config = mla::presets::deepseek_v2_lite();
 
     // Random numbers stand in for a checkpoint here. The layer asks for TensorRefs: pointer, type, rows, columns, stride.
     const mla::testing::RandomWeights<mla::bf16> checkpoint(config, 1);
@@ -46,7 +47,7 @@ int main() {
     Matrix whole(total, config.hidden_size);
     attention.forward(x, positions, whole_cache, whole, executor, workspace, mla::Form::expanded);
     const auto error = static_cast<double>((y - whole).norm() / whole.norm());
-    // Each call rounds sums in its own way, and a few cached values may therefore round to the other neighbour in bf16.
+    // Each form rounds sums in its own way, and where the CPU multiplies bf16 the absorbed one rounds its operands to that.
     const double tolerance =
         2.0 * mla::testing::layer_tolerance<float>(config, total) + mla::testing::storage_tolerance<mla::bf16>;
     std::printf("prefill and decode against one call: relative difference %.1e, allowed %.1e\n", error, tolerance);

@@ -12,6 +12,7 @@
 #include "mla/testing/conformance.hpp"
 #include "support/attention_result.hpp"
 #include "support/executors.hpp"
+#include "support/kernels.hpp"
 #include "support/layer.hpp"
 #include "support/openmp.hpp"
 
@@ -45,16 +46,16 @@ TEST(AttentionThreadsTest, AbsorbedKernelGivesTheSameBits) {
     for (const AttentionShape& shape :
          {AttentionShape{1, 1, 50, 32, 8}, {1, 3, 3100, 64, 8}, {9, 22, 300, 32, 8}, {3, 63, 1700, 40, 8}}) {
         const auto problem = testing::absorbed_problem<float>(shape);
-        const auto decode = [&](ExecutorRef executor) {
+        const auto run = [&](ExecutorRef executor) {
             AttentionResult<float> result{shape.T, shape.H, shape.Dc};
             Workspace workspace;
             decode_absorbed(problem.q(), problem.cache(), problem.scale, result.out_view(), result.lse_view(), workspace,
                             executor);
             return result;
         };
-        const auto expected = decode(SerialExecutor{});
+        const auto expected = run(SerialExecutor{});
         for_each_executor([&](const std::string& name, ExecutorRef executor) {
-            for (int repeat = 0; repeat < 3; ++repeat) EXPECT_TRUE(decode(executor).same(expected)) << shape << " with " << name;
+            for (int repeat = 0; repeat < 3; ++repeat) EXPECT_TRUE(run(executor).same(expected)) << shape << " with " << name;
         });
     }
 }
@@ -63,22 +64,17 @@ TEST(AttentionThreadsTest, ExpandedKernelGivesTheSameBits) {
     for (const AttentionShape& shape :
          {AttentionShape{1, 2, 50, 32, 8, 12, 14}, {40, 5, 200, 32, 8, 12, 14}, {1100, 1, 1100, 32, 8, 12, 14}}) {
         const auto problem = testing::expanded_problem<float>(shape);
-        PackedMatrix<float> key(shape.H, shape.Dc, shape.Dn);
-        PackedMatrix<float> value(shape.H, shape.Dc, shape.Dv);
-        for (Index h = 0; h < shape.H; ++h) {
-            key.pack(h, problem.expansion().row_range(h * (shape.Dn + shape.Dv), shape.Dn));
-            value.pack(h, problem.expansion().row_range(h * (shape.Dn + shape.Dv) + shape.Dn, shape.Dv));
-        }
-        const auto prefill = [&](ExecutorRef executor) {
+        const PackedExpansion<float> packed(problem.expansion(), shape.H, shape.Dn, shape.Dv);
+        const auto run = [&](ExecutorRef executor) {
             AttentionResult<float> result{shape.T, shape.H, shape.Dv};
             Workspace workspace;
-            prefill_expanded(problem.q(), problem.cache(), ExpansionWeights<float>{key, value}, problem.scale, result.out_view(),
-                             result.lse_view(), workspace, executor);
+            prefill_expanded(problem.q(), problem.cache(), packed.weights(), problem.scale, result.out_view(), result.lse_view(),
+                             workspace, executor);
             return result;
         };
-        const auto expected = prefill(SerialExecutor{});
+        const auto expected = run(SerialExecutor{});
         for_each_executor([&](const std::string& name, ExecutorRef executor) {
-            for (int repeat = 0; repeat < 3; ++repeat) EXPECT_TRUE(prefill(executor).same(expected)) << shape << " with " << name;
+            for (int repeat = 0; repeat < 3; ++repeat) EXPECT_TRUE(run(executor).same(expected)) << shape << " with " << name;
         });
     }
 }

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstring>
+#include <limits>
 #include <random>
 
 namespace mla::simd {
@@ -60,10 +61,16 @@ TEST(DotTest, Int8MultipliesUnsignedWithSignedBytesAndAddsFourToEachLane) {
     for (std::int32_t& sum : expected) sum = 1000 * draw(generator);
     // The ends of both ranges, where an instruction that saturates pairs to 16 bits would differ.
     for (std::size_t i = 0; i < 4; ++i) a[i] = 255, b[i] = -128;
+    // A sum that overflows: it wraps around.
+    for (std::size_t i = 4; i < 8; ++i) b[i] = 127;
+    a[4] = 1;
+    expected[1] = std::numeric_limits<std::int32_t>::max();
     std::array<std::int32_t, lane_count> sums;
     dot_u8s8<Arch>(xsimd::batch<std::int32_t, Arch>::load_unaligned(expected.data()), packed(a), packed(b))
         .store_unaligned(sums.data());
-    for (std::size_t i = 0; i < a.size(); ++i) expected[i / 4] += int{a[i]} * int{b[i]};
+    for (std::size_t i = 0; i < a.size(); ++i)
+        expected[i / 4] =
+            static_cast<std::int32_t>(static_cast<std::uint32_t>(expected[i / 4]) + static_cast<std::uint32_t>(a[i] * b[i]));
     EXPECT_EQ(sums, expected);
 #else
     GTEST_SKIP() << "built without AVX512-VNNI";

@@ -332,11 +332,11 @@ TEST_F(HfConfigFileTest, ErrorsNameFileAndField) {
     fs::create_directory(path);
     expect_error<std::system_error>(load, {path.native(), "regular file"});
     fs::remove(path);
-    for (const char* text : {"", "{", "{\"a\": NaN}", "{\"a\": 1e999}", "{} {}", "\xff\xfe"}) {
+    for (const char* text : {"", "{", R"({"a": NaN})", R"({"a": 1e999})", "{} {}", "\xff\xfe"}) {
         write(text);
         expect_error<std::runtime_error>(load, {path.native(), "JSON"});
     }
-    write("{\"model_type\": \"deepseek_v3\"}");
+    write(R"({"model_type": "deepseek_v3"})");
     expect_error(load, {path.native(), "hidden_size", "missing"});
 }
 

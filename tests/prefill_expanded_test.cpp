@@ -12,6 +12,7 @@
 
 #include "mla/testing/conformance.hpp"
 #include "support/attention_result.hpp"
+#include "support/kernels.hpp"
 #include "support/thrown.hpp"
 
 namespace mla {
@@ -25,30 +26,6 @@ using testing::judge;
 using testing::Verdict;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
-
-/// kv_b_proj in its two packed halves.
-template <Storage S>
-struct PackedExpansion {
-    PackedMatrix<S> key;
-    PackedMatrix<S> value;
-
-    PackedExpansion(const TensorRef& kv_b, Index heads, Index nope, Index value_dim)
-        : key(heads, kv_b.cols, nope), value(heads, kv_b.cols, value_dim) {
-        for (Index h = 0; h < heads; ++h) {
-            key.pack(h, kv_b.row_range(h * (nope + value_dim), nope));
-            value.pack(h, kv_b.row_range(h * (nope + value_dim) + nope, value_dim));
-        }
-    }
-    [[nodiscard]] ExpansionWeights<S> weights() const { return {key, value}; }
-};
-
-/// prefill_expanded as the conformance suite calls an implementation, with weights stored as S.
-template <Storage S>
-constexpr auto prefill = [](auto q, auto cache, TensorRef kv_b, auto scale, auto out, auto lse) {
-    const PackedExpansion<S> packed(kv_b, q.heads, q.dim - cache.rope_dim, out.dim);
-    Workspace workspace;
-    prefill_expanded(q, cache, packed.weights(), scale, out, lse, workspace, SerialExecutor{});
-};
 
 template <Storage C, Compute A>
 AttentionResult<A> run(const AttentionProblem<C, A>& problem) {

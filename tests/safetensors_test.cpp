@@ -138,7 +138,7 @@ TEST(SafetensorsTest, MisalignedTensorsAreCopiedOnceToAlignedMemory) {
 }
 
 TEST(SafetensorsTest, AlignedTensorsAreNotCopied) {
-    const std::string header = header_of("\"F32\"", "[2]", "[0,8]") + std::string(3, ' ');
+    const std::string header = header_of(R"("F32")", "[2]", "[0,8]") + std::string(3, ' ');
     alignas(8) std::array<char, 128> memory{};
     const std::string bytes = file_bytes(header + std::string((8 - header.size() % 8) % 8, ' '), value_bytes({1.0F, 2.0F}));
     std::memcpy(memory.data(), bytes.data(), bytes.size());
@@ -171,8 +171,8 @@ TEST(SafetensorsTest, RejectsImpossibleHeaderLengths) {
 }
 
 TEST(SafetensorsTest, RejectsHeadersThatAreNoJsonObject) {
-    for (const std::string& header : {""s, "[]"s, "null"s, " {}"s, "{"s, "{\"a\""s, "{}x"s, "{}{}"s, "{/**/}"s, "\xef\xbb\xbf{}"s,
-                                      "{\"\xff\":1}"s, "{\"a\":1e999}"s})
+    for (const std::string& header : {""s, "[]"s, "null"s, " {}"s, "{"s, R"({"a")"s, "{}x"s, "{}{}"s, "{/**/}"s,
+                                      "\xef\xbb\xbf{}"s, "{\"\xff\":1}"s, R"({"a":1e999})"s})
         expect_refused(file_bytes(header), {"header"});
     expect_refused(file_bytes("{}\0{}"s), {"header", "zero byte"});
     expect_refused(file_bytes("{\"\x80\":{}}"s), {"header", "UTF-8"});
@@ -181,7 +181,7 @@ TEST(SafetensorsTest, RejectsHeadersThatAreNoJsonObject) {
 TEST(SafetensorsTest, RejectsNestingOfAnyDepthAtTheFirstStep) {
     const std::string arrays(1'000'000, '[');
     expect_refused(file_bytes(R"({"w":)" + arrays), {"'w'", "an array"});
-    expect_refused(file_bytes(header_of("\"F32\"", arrays, "[0,4]")), {"'w'", "an array"});
+    expect_refused(file_bytes(header_of(R"("F32")", arrays, "[0,4]")), {"'w'", "an array"});
     std::string objects = R"({"w":{"shape":)";
     for (int i = 0; i < 100'000; ++i) objects += R"({"shape":)";
     expect_refused(file_bytes(objects), {"'w'", "an object"});
@@ -194,23 +194,23 @@ TEST(SafetensorsTest, RejectsFieldsOfAnotherType) {
     };
     refuse("1", "[1]", "[0,4]", "dtype");
     refuse("null", "[1]", "[0,4]", "dtype");
-    refuse("[\"F32\"]", "[1]", "[0,4]", "dtype");
-    refuse("\"F32\"", "1", "[0,4]", "shape");
-    refuse("\"F32\"", "\"1\"", "[0,4]", "shape");
-    refuse("\"F32\"", "{}", "[0,4]", "shape");
-    refuse("\"F32\"", "[\"1\"]", "[0,4]", "shape");
-    refuse("\"F32\"", "[1.0]", "[0,4]", "shape");
-    refuse("\"F32\"", "[true]", "[0,4]", "shape");
-    refuse("\"F32\"", "[null]", "[0,4]", "shape");
-    refuse("\"F32\"", "[-1]", "[0,4]", "shape");
-    refuse("\"F32\"", "[1]", "4", "data_offsets");
-    refuse("\"F32\"", "[1]", "[0,4.0]", "data_offsets");
-    refuse("\"F32\"", "[1]", "[0,-4]", "data_offsets");
-    refuse("\"F32\"", "[1]", "[-4,0]", "data_offsets");
-    refuse("\"F32\"", "[1]", "[]", "data_offsets");
-    refuse("\"F32\"", "[1]", "[0]", "data_offsets");
-    refuse("\"F32\"", "[1]", "[0,4,4]", "data_offsets");
-    for (const char* entry : {"1", "\"F32\"", "null", "true", "-1", "0.5", "[]"})
+    refuse(R"(["F32"])", "[1]", "[0,4]", "dtype");
+    refuse(R"("F32")", "1", "[0,4]", "shape");
+    refuse(R"("F32")", R"("1")", "[0,4]", "shape");
+    refuse(R"("F32")", "{}", "[0,4]", "shape");
+    refuse(R"("F32")", R"(["1"])", "[0,4]", "shape");
+    refuse(R"("F32")", "[1.0]", "[0,4]", "shape");
+    refuse(R"("F32")", "[true]", "[0,4]", "shape");
+    refuse(R"("F32")", "[null]", "[0,4]", "shape");
+    refuse(R"("F32")", "[-1]", "[0,4]", "shape");
+    refuse(R"("F32")", "[1]", "4", "data_offsets");
+    refuse(R"("F32")", "[1]", "[0,4.0]", "data_offsets");
+    refuse(R"("F32")", "[1]", "[0,-4]", "data_offsets");
+    refuse(R"("F32")", "[1]", "[-4,0]", "data_offsets");
+    refuse(R"("F32")", "[1]", "[]", "data_offsets");
+    refuse(R"("F32")", "[1]", "[0]", "data_offsets");
+    refuse(R"("F32")", "[1]", "[0,4,4]", "data_offsets");
+    for (const char* entry : {"1", R"("F32")", "null", "true", "-1", "0.5", "[]"})
         expect_refused(file_bytes(std::string(R"({"w":)") + entry + "}"), {"'w'", "an object"});
     for (const char* entry : {"1", "null", "[]", "{}"})
         expect_refused(file_bytes(std::string(R"({"__metadata__":{"k":)") + entry + "}}"), {"__metadata__ 'k'", "a string"});
@@ -231,13 +231,13 @@ TEST(SafetensorsTest, RejectsMissingUnknownAndRepeatedFields) {
 }
 
 TEST(SafetensorsTest, RejectsUnknownTypes) {
-    for (const char* type : {"\"F4\"", "\"f32\"", "\"\"", "\"FLOAT\""})
+    for (const char* type : {R"("F4")", R"("f32")", R"("")", R"("FLOAT")"})
         expect_refused(file_bytes(header_of(type, "[1]", "[0,4]"), "1234"), {"'w' 'dtype'", "data type"});
 }
 
 TEST(SafetensorsTest, RejectsShapesThatAreTooLargeOrDoNotFillTheirBytes) {
     const auto refuse = [&](const char* shape, std::initializer_list<std::string_view> parts) {
-        expect_refused(file_bytes(header_of("\"F32\"", shape, "[0,8]"), "12345678"), parts);
+        expect_refused(file_bytes(header_of(R"("F32")", shape, "[0,8]"), "12345678"), parts);
     };
     refuse("[1]", {"'w' data_offsets", "[0, 8]", "4 bytes", "F32 [1]"});
     refuse("[3]", {"'w' data_offsets", "12 bytes"});
@@ -253,13 +253,13 @@ TEST(SafetensorsTest, RejectsShapesThatAreTooLargeOrDoNotFillTheirBytes) {
 
 TEST(SafetensorsTest, RejectsOffsetsOutsideTheData) {
     const auto refuse = [&](const char* offsets, const std::string& data) {
-        expect_refused(file_bytes(header_of("\"F32\"", "[1]", offsets), data), {"must be"});
+        expect_refused(file_bytes(header_of(R"("F32")", "[1]", offsets), data), {"must be"});
     };
     refuse("[0,4]", "123");
     refuse("[0,4]", "");
     refuse("[4,0]", "1234");
     refuse("[9223372036854775800,9223372036854775804]", "1234");
-    expect_refused(file_bytes(header_of("\"F32\"", "[1]", "[18446744073709551612,0]"), "1234"), {"'w' 'data_offsets'"});
+    expect_refused(file_bytes(header_of(R"("F32")", "[1]", "[18446744073709551612,0]"), "1234"), {"'w' 'data_offsets'"});
     // 0 - 4 wraps to the 2^64 - 4 bytes that b asks for; believed, it would end the data before a does.
     expect_refused(file_bytes(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
                               R"("b":{"dtype":"F32","shape":[4611686018427387903],"data_offsets":[4,0]}})"),
@@ -339,7 +339,7 @@ class SafetensorsFileTest : public testing::Test {
 };
 
 TEST_F(SafetensorsFileTest, MapsAFileThatOutlivesMoves) {
-    write(file_bytes(header_of("\"F32\"", "[2]", "[0,8]"), value_bytes({1.5F, 2.5F})));
+    write(file_bytes(header_of(R"("F32")", "[2]", "[0,8]"), value_bytes({1.5F, 2.5F})));
     Safetensors first(path);
     Safetensors second = std::move(first);
     Safetensors third(path);

@@ -3,16 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
 #include "mla/simd/convert.hpp"
+#include "mla/simd/reduce.hpp"
 #include "mla/simd/tile.hpp"
 #include "mla/testing/random.hpp"
 
@@ -37,6 +37,16 @@ bool same(S a, S b) {
     if (std::isnan(static_cast<double>(a)) || std::isnan(static_cast<double>(b)))
         return std::isnan(static_cast<double>(a)) && std::isnan(static_cast<double>(b));
     return std::memcmp(&a, &b, sizeof(S)) == 0;
+}
+
+template <class S>
+::testing::AssertionResult all_same(const std::vector<S>& found, const std::vector<S>& expected) {
+    if (found.size() != expected.size()) return ::testing::AssertionFailure() << "sizes differ";
+    for (std::size_t i = 0; i < found.size(); ++i)
+        if (!same(found[i], expected[i]))
+            return ::testing::AssertionFailure() << "[" << i << "] is " << static_cast<double>(found[i]) << ", must be "
+                                                 << static_cast<double>(expected[i]);
+    return ::testing::AssertionSuccess();
 }
 
 // AVX-512, AVX2 with F16C, and any other set element by element.
@@ -70,17 +80,23 @@ std::vector<double> awkward_values(Index count) {
     return values;
 }
 
+/// `values` one by one in another type.
+template <Storage To, Storage From>
+std::vector<To> converted(const std::vector<From>& values) {
+    std::vector<To> result;
+    for (const From value : values) result.push_back(convert<To>(value));
+    return result;
+}
+
 /// Loads of S in the type A against scalar conversion, from every address that S allows.
 template <class Arch, Compute A, Storage S>
 void expect_loads_convert(const std::vector<S>& source) {
-    constexpr Index width = lanes<Arch, A>;
-    std::array<A, static_cast<std::size_t>(width)> loaded;
-    for (Index begin = 0; begin + width <= static_cast<Index>(source.size()); ++begin) {
+    constexpr auto width = static_cast<std::size_t>(lanes<Arch, A>);
+    const std::vector<A> expected = converted<A>(source);
+    std::vector<A> loaded(width);
+    for (std::size_t begin = 0; begin + width <= source.size(); ++begin) {
         mla::simd::load<Arch, A>(source.data() + begin).store_unaligned(loaded.data());
-        for (Index i = 0; i < width; ++i) {
-            const S value = source[static_cast<std::size_t>(begin + i)];
-            ASSERT_TRUE(same(loaded[static_cast<std::size_t>(i)], static_cast<A>(value))) << static_cast<double>(value);
-        }
+        ASSERT_TRUE(all_same(loaded, {&expected[begin], &expected[begin] + width}));
     }
 }
 
@@ -98,13 +114,6 @@ TYPED_TEST(SimdTest, LoadsWidenEveryPatternAsTheScalarTypesDo) {
     expect_loads_convert<TypeParam, double>(all_patterns<fp16>());
 }
 
-template <class To>
-std::vector<To> converted(const std::vector<double>& values) {
-    std::vector<To> result;
-    for (const double value : values) result.push_back(convert<To>(value));
-    return result;
-}
-
 TYPED_TEST(SimdTest, LoadsConvertFloatAndDouble) {
     const std::vector<double> values = awkward_values(400);
     expect_loads_convert<TypeParam, float>(converted<float>(values));
@@ -115,17 +124,16 @@ TYPED_TEST(SimdTest, LoadsConvertFloatAndDouble) {
 /// Stores of A as S against scalar conversion, to every address that S allows; nothing beside the vector changes.
 template <class Arch, Storage S, Compute A>
 void expect_stores_convert(const std::vector<A>& source) {
-    constexpr Index width = lanes<Arch, A>;
-    const S untouched = convert<S>(-77.0F);
-    for (Index begin = 0; begin + width <= static_cast<Index>(source.size()); ++begin) {
-        std::vector<S> stored(static_cast<std::size_t>(3 * width), untouched);
-        const Index offset = begin % width + 1;
+    constexpr auto width = static_cast<std::size_t>(lanes<Arch, A>);
+    const std::vector<S> converted_source = converted<S>(source);
+    const std::vector<S> untouched(3 * width, S(-77.0F));
+    for (std::size_t begin = 0; begin + width <= source.size(); ++begin) {
+        const std::size_t offset = begin % width + 1;
+        std::vector<S> stored = untouched;
         mla::simd::store<Arch, A>(stored.data() + offset, Batch<Arch, A>::load_unaligned(source.data() + begin));
-        for (Index i = 0; i < 3 * width; ++i) {
-            const bool inside = i >= offset && i < offset + width;
-            const S expected = inside ? convert<S>(source[static_cast<std::size_t>(begin + i - offset)]) : untouched;
-            ASSERT_TRUE(same(stored[static_cast<std::size_t>(i)], expected)) << static_cast<double>(expected) << " at " << i;
-        }
+        std::vector<S> expected = untouched;
+        std::copy_n(&converted_source[begin], width, &expected[offset]);
+        ASSERT_TRUE(all_same(stored, expected)) << "from " << begin;
     }
 }
 
@@ -159,37 +167,34 @@ TYPED_TEST(SimdTest, StoresRoundToEvenBetweenAllNeighbours) {
 /// Rows of every length from and to addresses off the alignment of vectors. The source has no element too many, so that a
 /// checked build sees a read beyond its end.
 template <class Arch, Storage To, Storage From>
-void expect_rows_convert(const std::vector<double>& values) {
-    const To untouched = convert<To>(-77.0F);
-    for (Index count = 0; count <= 70; ++count)
-        for (const Index offset : {0, 1, 3}) {
-            std::vector<From> source = converted<From>(values);
-            source.resize(static_cast<std::size_t>(offset + count));
-            std::vector<To> target(static_cast<std::size_t>(count + 9), untouched);
-            const Index begin = 4 - offset;
-            mla::simd::convert_row<Arch>(target.data() + begin, source.data() + offset, count);
-            for (Index i = 0; i < count + 9; ++i) {
-                const bool inside = i >= begin && i < begin + count;
-                const To expected = inside ? convert<To>(source[static_cast<std::size_t>(offset + i - begin)]) : untouched;
-                ASSERT_TRUE(same(target[static_cast<std::size_t>(i)], expected)) << i << " of " << count;
-            }
+void expect_rows_convert(const std::vector<From>& values) {
+    constexpr std::size_t margin = 9;
+    for (std::size_t count = 0; count <= 70; ++count)
+        for (const std::size_t offset : {0U, 1U, 3U}) {
+            const std::vector<From> source(values.begin(), values.begin() + static_cast<Index>(offset + count));
+            std::vector<To> target(count + margin, To(-77.0F));
+            std::vector<To> expected = target;
+            const std::size_t begin = 4 - offset;
+            mla::simd::convert_row<Arch>(target.data() + begin, source.data() + offset, static_cast<Index>(count));
+            for (std::size_t i = 0; i < count; ++i) expected[begin + i] = convert<To>(source[offset + i]);
+            ASSERT_TRUE(all_same(target, expected)) << count << " elements from " << offset << " to " << begin;
         }
 }
 
 template <class Arch, Storage From>
-void expect_rows_convert_from(const std::vector<double>& values) {
-    expect_rows_convert<Arch, double, From>(values);
-    expect_rows_convert<Arch, float, From>(values);
-    expect_rows_convert<Arch, bf16, From>(values);
-    expect_rows_convert<Arch, fp16, From>(values);
+void expect_rows_convert_from(const std::vector<From>& values) {
+    expect_rows_convert<Arch, double>(values);
+    expect_rows_convert<Arch, float>(values);
+    expect_rows_convert<Arch, bf16>(values);
+    expect_rows_convert<Arch, fp16>(values);
 }
 
 TYPED_TEST(SimdTest, RowsConvertBetweenAllTypesAtEveryLength) {
     const std::vector<double> values = awkward_values(80);
-    expect_rows_convert_from<TypeParam, double>(values);
-    expect_rows_convert_from<TypeParam, float>(values);
-    expect_rows_convert_from<TypeParam, bf16>(values);
-    expect_rows_convert_from<TypeParam, fp16>(values);
+    expect_rows_convert_from<TypeParam>(values);
+    expect_rows_convert_from<TypeParam>(converted<float>(values));
+    expect_rows_convert_from<TypeParam>(converted<bf16>(values));
+    expect_rows_convert_from<TypeParam>(converted<fp16>(values));
 }
 
 TEST(ConvertTest, WidensExactlyAndRoundsThroughFloat) {
@@ -207,9 +212,7 @@ static_assert(convert<bf16>(1.0).bits == 0x3f80 && convert<double>(fp16(-2.0F)) 
 
 // Tile ----------------------------------------------------------------------------------------------------------------
 
-constexpr Index tile_padding = 3;
-
-/// Whole numbers from −8 to 8: sums of up to 2^14 products of two, and what follows here, are exact in float.
+/// Whole numbers from −8 to 8: sums of up to 2^14 products of three are exact in float.
 template <class S>
 std::vector<S> whole_numbers(Generator& generator, Index count) {
     std::vector<S> values;
@@ -217,81 +220,118 @@ std::vector<S> whole_numbers(Generator& generator, Index count) {
     return values;
 }
 
-/// C [M, columns] in rows that lie `stride` apart, and a copy on which the expected values are worked out.
-template <class Arch, Compute A, int M, int N, Storage S>
-void expect_tile_multiplies(Index depth) {
-    using Tile = mla::simd::Tile<Arch, A, M, N>;
-    constexpr Index columns = Tile::columns;
-    constexpr Index c_stride = columns + tile_padding;
-    const Index b_stride = columns + 1;
-    const Index a_stride = depth + 2;
-    Generator generator(static_cast<std::uint64_t>(depth + 1));
-    const auto a = whole_numbers<A>(generator, M * a_stride);
-    const auto b = whole_numbers<S>(generator, depth * b_stride);
-    const auto factor = whole_numbers<A>(generator, M);
-    const auto before = whole_numbers<A>(generator, M * c_stride);
-    std::vector<A> transposed(static_cast<std::size_t>(depth * (M + 1)));  // [depth, M] in rows of M + 1
-    std::vector<A> product(static_cast<std::size_t>(M * c_stride));
-    for (Index m = 0; m < M; ++m)
-        for (Index k = 0; k < depth; ++k) {
-            const A left = a[static_cast<std::size_t>(m * a_stride + k)];
-            transposed[static_cast<std::size_t>(k * (M + 1) + m)] = left;
-            for (Index n = 0; n < columns; ++n)
-                product[static_cast<std::size_t>(m * c_stride + n)] += left * static_cast<A>(b[static_cast<std::size_t>(k * b_stride + n)]);
-        }
+/// A product A·B and what the ways of storing it must make of C. Nothing lies dense: what is in between must stay.
+template <Compute A, Storage S>
+struct Product {
+    Index a_stride;
+    Index transposed_stride;
+    Index b_stride;
+    Index c_stride;
+    std::vector<A> a;           // [rows, depth]
+    std::vector<A> transposed;  // [depth, rows]
+    std::vector<S> b;           // [depth, columns]
+    std::vector<A> factor;      // [rows]
+    std::vector<A> before;      // C [rows, columns]
+    std::vector<A> stored;      // A·B
+    std::vector<A> added;       // C + A·B
+    std::vector<A> scaled;      // C·factor + A·B
 
-    /// `after(old, product, factor)` of every cell in the tile; the padding stays.
-    const auto expect_cells = [&](const std::vector<A>& c, auto after) {
-        for (Index m = 0; m < M; ++m)
-            for (Index n = 0; n < c_stride; ++n) {
-                const auto cell = static_cast<std::size_t>(m * c_stride + n);
-                const A expected = n < columns ? after(before[cell], product[cell], factor[static_cast<std::size_t>(m)]) : before[cell];
-                ASSERT_EQ(c[cell], expected) << "row " << m << ", column " << n << ", depth " << depth;
+    Product(Index rows, Index columns, Index depth)
+        : a_stride(depth + 2), transposed_stride(rows + 1), b_stride(columns + 1), c_stride(columns + 3) {
+        Generator generator(static_cast<std::uint64_t>(depth + 1));
+        a = whole_numbers<A>(generator, rows * a_stride);
+        transposed = whole_numbers<A>(generator, depth * transposed_stride);
+        b = whole_numbers<S>(generator, depth * b_stride);
+        factor = whole_numbers<A>(generator, rows);
+        stored = added = scaled = before = whole_numbers<A>(generator, rows * c_stride);
+        for (Index m = 0; m < rows; ++m) {
+            for (Index k = 0; k < depth; ++k) at(transposed, k * transposed_stride + m) = at(a, m * a_stride + k);
+            for (Index n = 0; n < columns; ++n) {
+                A sum = 0;
+                for (Index k = 0; k < depth; ++k) sum += at(a, m * a_stride + k) * static_cast<A>(at(b, k * b_stride + n));
+                const Index cell = m * c_stride + n;
+                at(stored, cell) = sum;
+                at(added, cell) += sum;
+                at(scaled, cell) = at(scaled, cell) * at(factor, m) + sum;
             }
-    };
-    const auto expect_operand = [&](auto operand) {
-        Tile tile;
-        tile.clear();
-        tile.multiply(depth, operand, b.data(), b_stride);
-        std::vector<A> c = before;
-        tile.store(c.data(), c_stride);
-        expect_cells(c, [](A, A sum, A) { return sum; });
-        c = before;
-        tile.add_to(c.data(), c_stride);
-        expect_cells(c, [](A old, A sum, A) { return old + sum; });
-        c = before;
-        tile.add_to_scaled(c.data(), c_stride, factor.data());
-        expect_cells(c, [](A old, A sum, A scale) { return old * scale + sum; });
+        }
+    }
 
-        const Index half = depth / 2;  // two products into one tile, the second from the middle of the operand
-        tile.clear();
-        tile.multiply(half, operand, b.data(), b_stride);
-        tile.multiply(depth - half, operand.advance_k(half), b.data() + half * b_stride, b_stride);
-        tile.store(c.data(), c_stride);
-        expect_cells(c, [](A, A sum, A) { return sum; });
-    };
-    expect_operand(mla::simd::RowOperand<A>{a.data(), a_stride});
-    expect_operand(mla::simd::ColumnOperand<A>{transposed.data(), M + 1});
+    template <class T>
+    static T& at(std::vector<T>& values, Index i) {
+        return values.at(static_cast<std::size_t>(i));
+    }
+};
+
+template <class Tile, class Operand, Compute A, Storage S>
+void expect_tile_multiplies(Index depth, Operand operand, const Product<A, S>& expected) {
+    Tile tile;
+    tile.clear();
+    tile.multiply(depth, operand, expected.b.data(), expected.b_stride);
+    std::vector<A> c = expected.before;
+    tile.store(c.data(), expected.c_stride);
+    EXPECT_EQ(c, expected.stored) << "depth " << depth;
+    c = expected.before;
+    tile.add_to(c.data(), expected.c_stride);
+    EXPECT_EQ(c, expected.added) << "depth " << depth;
+    c = expected.before;
+    tile.add_to_scaled(c.data(), expected.c_stride, expected.factor.data());
+    EXPECT_EQ(c, expected.scaled) << "depth " << depth;
 }
 
-template <class Arch, Compute A, Storage S>
-void expect_tiles_multiply() {
+template <class Arch, int M, int N, Compute A, Storage S>
+void expect_tile_multiplies() {
+    using Tile = mla::simd::Tile<Arch, A, M, N>;
     for (const Index depth : {0, 1, 2, 7, 33}) {
-        expect_tile_multiplies<Arch, A, 1, 1, S>(depth);
-        expect_tile_multiplies<Arch, A, 3, 2, S>(depth);
-        expect_tile_multiplies<Arch, A, 1, 4, S>(depth);
+        const Product<A, S> product(M, Tile::columns, depth);
+        const mla::simd::RowOperand<A> rows{product.a.data(), product.a_stride};
+        expect_tile_multiplies<Tile>(depth, rows, product);
+        const mla::simd::ColumnOperand<A> columns{product.transposed.data(), product.transposed_stride};
+        expect_tile_multiplies<Tile>(depth, columns, product);
     }
 }
 
-TYPED_TEST(SimdTest, TilesMultiplyExactlyInFloat) {
-    expect_tiles_multiply<TypeParam, float, float>();
-    expect_tiles_multiply<TypeParam, float, bf16>();
-    expect_tiles_multiply<TypeParam, float, fp16>();
+TYPED_TEST(SimdTest, TilesMultiplyWithEitherOperandAndTouchNothingElse) {
+    expect_tile_multiplies<TypeParam, 1, 1, float, float>();
+    expect_tile_multiplies<TypeParam, 1, 4, float, float>();
+    expect_tile_multiplies<TypeParam, 3, 2, float, float>();
+    expect_tile_multiplies<TypeParam, 3, 2, float, bf16>();
+    expect_tile_multiplies<TypeParam, 3, 2, float, fp16>();
+    expect_tile_multiplies<TypeParam, 3, 2, double, double>();
 }
 
-TYPED_TEST(SimdTest, TilesMultiplyExactlyInDouble) {
-    expect_tiles_multiply<TypeParam, double, double>();
-    expect_tiles_multiply<TypeParam, double, bf16>();
+TYPED_TEST(SimdTest, TilesGoOnFromTheSumsTheyHold) {
+    using Tile = mla::simd::Tile<TypeParam, float, 2, 2>;
+    const Product<float, float> product(2, Tile::columns, 9);
+    const mla::simd::RowOperand<float> rows{product.a.data(), product.a_stride};
+    Tile tile;
+    tile.clear();
+    tile.multiply(4, rows, product.b.data(), product.b_stride);
+    tile.multiply(5, rows.advance_k(4), product.b.data() + 4 * product.b_stride, product.b_stride);
+    std::vector<float> c = product.before;
+    tile.store(c.data(), product.c_stride);
+    EXPECT_EQ(c, product.stored);
+}
+
+template <class Arch, Compute A>
+void expect_lanes_sum() {
+    constexpr auto width = static_cast<std::size_t>(lanes<Arch, A>);
+    Generator generator(3);
+    const auto values = whole_numbers<A>(generator, static_cast<Index>(width * width));
+    std::vector<A> expected(width);
+    Batch<Arch, A> vectors[width];
+    for (std::size_t i = 0; i < width; ++i) {
+        vectors[i] = Batch<Arch, A>::load_unaligned(&values[i * width]);
+        for (std::size_t lane = 0; lane < width; ++lane) expected[i] += values[i * width + lane];
+    }
+    std::vector<A> sums(width);
+    mla::simd::sum_lanes_of_each<Arch, A>(vectors).store_unaligned(sums.data());
+    EXPECT_EQ(sums, expected);
+}
+
+TYPED_TEST(SimdTest, SumsTheLanesOfEachVectorInOrder) {
+    expect_lanes_sum<TypeParam, float>();
+    expect_lanes_sum<TypeParam, double>();
 }
 
 TEST(OperandTest, AdvancesInBothDirections) {

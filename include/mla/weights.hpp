@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ostream>
+#include <string>
 
 #include "mla/config.hpp"
 #include "mla/core/errors.hpp"
@@ -49,12 +50,12 @@ void for_each_tensor(const Config& config, Weights& weights, F&& f) {
 
 namespace detail {
 
-struct Shape {
+struct TensorShape {
     Index rows;
     Index cols;
 };
 
-inline std::ostream& operator<<(std::ostream& stream, const Shape& shape) {
+inline std::ostream& operator<<(std::ostream& stream, const TensorShape& shape) {
     return stream << '[' << shape.rows << ", " << shape.cols << ']';
 }
 
@@ -62,10 +63,10 @@ inline std::ostream& operator<<(std::ostream& stream, const Shape& shape) {
 
 /// @throws std::invalid_argument unless the tensor `name` is there and is [rows, cols]
 inline void require_tensor(const char* name, const TensorRef& found, Index rows, Index cols) {
-    const detail::Shape expected{rows, cols};
+    const detail::TensorShape expected{rows, cols};
     if (found.empty()) throw_invalid(name, "missing", expected);
-    if (found.rows != rows || found.cols != cols) throw_invalid(name, detail::Shape{found.rows, found.cols}, expected);
-    require_at_least("weight row stride", found.stride, cols);
+    if (found.rows != rows || found.cols != cols) throw_invalid(name, detail::TensorShape{found.rows, found.cols}, expected);
+    if (found.stride < cols) require_at_least((std::string(name) + " row stride").c_str(), found.stride, cols);
 }
 
 /// @throws std::invalid_argument when a tensor that `config` calls for is missing or has another shape

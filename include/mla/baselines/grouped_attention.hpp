@@ -19,22 +19,24 @@ template <Compute A>
 /// One item: the rows of a key-value head over a range of tokens, block by block.
 template <class Arch, Compute A, Storage C>
 void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcept {
+    using U = Unit<Arch, A, C>;
     const Index dim = cache.head_dim;
-    const bool whole_vectors = dim % simd::lanes<Arch, A> == 0;
+    const bool few_in_place = item.rows.few() && dim % simd::lanes<Arch, A> == 0;
+    const StageBuffer<A> buffer{item.staged, item.staged + staged_elements<A>(dim)};
     const C* keys = cache.keys + item.stream * cache.head_stride;
     const C* values = cache.values + item.stream * cache.head_stride;
+    const Index stride = cache.token_stride;
     for (Index t = item.begin; t < item.end; t += block_tokens) {
         const Index count = std::min(block_tokens, item.end - t);
-        const C* key = keys + t * cache.token_stride;
-        const C* value = values + t * cache.token_stride;
-        if (item.rows.few() && whole_vectors) {
-            attend_few<Arch>(item.rows, Block<C>{key, cache.token_stride, value, cache.token_stride, dim, t, count}, item.scores);
-            continue;
+        const Index next_count = std::min(block_tokens, item.end - t - count);
+        const CachedRows<C> rows{keys + t * stride, stride, dim, values + t * stride, stride, dim};
+        if (few_in_place) {
+            attend_few<Arch>(item.rows, Block<C>{rows.keys, stride, rows.values, stride, dim, t, count}, item.scores, next_count);
+        } else if (item.rows.few()) {
+            attend_few<Arch>(item.rows, stage<Arch, A>(rows, t, count, buffer), item.scores, 0);
+        } else {
+            attend_block<Arch>(item.rows, stage<Arch, U>(rows, t, count, buffer), item.scores, {});
         }
-        const auto k = stage_copy<Arch>(key, cache.token_stride, count, dim, item.staged);
-        const auto v = stage_copy<Arch>(value, cache.token_stride, count, dim, item.staged + staged_elements<A>(dim));
-        const Block<A> block{k.data, k.stride, v.data, v.stride, dim, t, count};
-        item.rows.few() ? attend_few<Arch>(item.rows, block, item.scores) : attend_block<Arch>(item.rows, block, item.scores);
     }
 }
 
@@ -83,7 +85,7 @@ void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cac
         return detail::SplitScratch<Arch, A>::carve(arena, plan, cache.head_dim, cache.head_dim,
                                                     detail::staged_key_values<A>(cache.head_dim), executor.concurrency());
     });
-    detail::run_plan<Arch, A>(plan, scratch, q, scale, out, lse, executor,
+    detail::run_plan<Arch, detail::Unit<Arch, A, C>>(plan, scratch, q, scale, out, lse, executor,
                               [&](const detail::SplitItem<A>& item) { detail::attend_key_values<Arch, A>(item, cache); });
 }
 

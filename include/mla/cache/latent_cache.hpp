@@ -28,7 +28,7 @@ class LatentCache {
     LatentCache(const Config& config, Index capacity)
         : latent_dim_(config.kv_lora_rank), rope_dim_(config.qk_rope_head_dim), pairing_(config.rope.pairing), capacity_(capacity) {
         validate(config);
-        require_in_range("capacity", capacity, Index{0}, Index{1} << 40);
+        require_in_range("capacity", capacity, Index{0}, max_capacity);
         data_ = detail::allocate_aligned<C>(capacity_ * stride());
     }
 
@@ -88,7 +88,7 @@ class LatentCache {
     /// A cache of its own, of `capacity` tokens, that starts with a copy of the first `length` tokens.
     [[nodiscard]] LatentCache fork(Index length, Index capacity) const {
         require_in_range("length", length, Index{0}, size_);
-        require_at_least("capacity", capacity, length);
+        require_in_range("capacity", capacity, length, max_capacity);
         LatentCache copy(*this, capacity);
         std::copy_n(data_.get(), length * stride(), copy.data_.get());
         copy.size_ = length;
@@ -96,6 +96,9 @@ class LatentCache {
     }
 
   private:
+    /// Far above every use, and low enough that the bytes of so many of the widest rows (2^25 doubles) stay below 2^63.
+    static constexpr Index max_capacity = Index{1} << 34;
+
     LatentCache(const LatentCache& other, Index capacity)
         : latent_dim_(other.latent_dim_),
           rope_dim_(other.rope_dim_),

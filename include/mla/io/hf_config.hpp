@@ -259,7 +259,7 @@ template <class Parse>
     for (const char* known :
          {"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "minicpm3", "longcat_flash", "glm4_moe_lite", "mistral4"}) {
         if (type != known) continue;
-        const Config config = detail::read_model(fields, type);
+        Config config = detail::read_model(fields, type);
         validate(config);
         return config;
     }

@@ -1,40 +1,58 @@
 // Score, softmax and accumulate: what every attention kernel does with one staged block of keys and values.
 #pragma once
 
+#include "mla/kernels/prefetch.hpp"
 #include "mla/kernels/row_group.hpp"
 
 namespace mla::detail {
 
-/// A block of cached tokens as the tiles want it. Rows from `count` up to the next multiple of 12 exist and are finite;
-/// value rows are readable up to a whole number of vectors. K is the type computed in, but for groups of few rows.
-template <Storage K>
+/// A block of cached tokens as the tiles want it, in units. Keys are rows of units; values are rows of one unit a value, where
+/// a unit of two holds the same value of two neighbouring tokens. Key rows from `count` up to the next multiple of 12 exist and
+/// are finite, as are the values that share a unit with the last token's; value rows are readable up to whole vectors.
+template <class U>
 struct Block {
-    const K* keys = nullptr;  ///< [tokens, depth]
+    const U* keys = nullptr;  ///< [tokens, depth in units]
     Index key_stride = 0;
-    const K* values = nullptr;  ///< [tokens, value_dim]; the latent of the key itself in absorbed attention
+    const U* values = nullptr;  ///< [tokens / values_per_unit, value_dim]
     Index value_stride = 0;
     Index value_dim = 0;
     Index begin = 0;  ///< position of the block's first token among the keys
     Index count = 0;  ///< tokens, at most block_tokens
 };
 
-/// Products of a score that are summed in registers before they join it. One sum over all 576 of a DeepSeek row would carry
+/// Units of a score that are summed in registers before they join it. One sum over all 576 values of a DeepSeek row would carry
 /// twice the rounding error of four of 144; the three extra passes over a tile cost about 1 %.
 inline constexpr Index score_depth = 144;
+/// Units between two steps of prefetching.
+inline constexpr Index prefetch_depth = 24;
+
+/// Steps of prefetching in scoring one block of `tokens` by `rows` rows.
+template <class Arch, Compute A, class U>
+[[nodiscard]] constexpr Index prefetch_steps(Index rows, Index tokens, Index depth) noexcept {
+    using Shape = AttentionTile<Arch, A>;
+    const Index pairs = rows / Shape::panel_rows;
+    const Index singles = divide_up(rows - pairs * Shape::panel_rows, Shape::lanes);
+    const Index tiles = pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
+    return std::max<Index>(tiles * divide_up(divide_up(depth, values_per_unit<U>), prefetch_depth), 1);
+}
 
 /// scores [tokens, N vectors of rows] = keys · packed queries, for the first `tokens` of a block, rounded up to whole tiles.
-template <class Arch, int N, Compute A>
-void score_panel(const Block<A>& block, Index tokens, Index depth, const A* panel, A* scores) noexcept {
+template <class Arch, int N, Compute A, class U>
+void score_panel(const Block<U>& block, Index tokens, Index units, const U* panel, A* scores, Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr int M = N == 2 ? Shape::score_tokens_pair : Shape::score_tokens_single;
     constexpr Index width = N * Shape::lanes;
     for (Index t = 0; t < tokens; t += M) {
-        const simd::RowOperand<A> keys{block.keys + t * block.key_stride, block.key_stride};
-        for (Index k = 0; k < depth; k += score_depth) {
+        const simd::RowOperand<U> keys{block.keys + t * block.key_stride, block.key_stride};
+        for (Index begin = 0; begin < units; begin += score_depth) {
+            const Index end = std::min(begin + score_depth, units);
             simd::Tile<Arch, A, M, N> tile;
             tile.clear();
-            tile.multiply(std::min(score_depth, depth - k), keys.advance_k(k), panel + k * width, width);
-            k == 0 ? tile.store(scores + t * width, width) : tile.add_to(scores + t * width, width);
+            for (Index k = begin; k < end; k += prefetch_depth) {
+                tile.multiply(std::min(prefetch_depth, end - k), keys.advance_k(k), panel + k * width, width);
+                next.step();
+            }
+            begin == 0 ? tile.store(scores + t * width, width) : tile.add_to(scores + t * width, width);
         }
     }
 }
@@ -54,49 +72,73 @@ void mask_scores(Index tokens, Index width, const A* limit, A* scores) noexcept 
     }
 }
 
-/// Turns scores [tokens, width] into exp(score − maximum), raises the running maxima, and writes to `rescale` what the sums
-/// and outputs so far must be multiplied by. A row that has seen no key keeps maximum −inf and sum 0.
-template <class Arch, Compute A>
-void softmax_panel(Index tokens, Index width, A* scores, A* max, A* sum, A* rescale) noexcept {
+/// Replaces a column of scores [tokens, stride width] by p = exp(scale · score − reference) in units, and returns Σ p, as
+/// rounded.
+template <class Arch, class U, Compute A>
+simd::Batch<Arch, A> exponentiate(Index tokens, Index width, A scale, const simd::Batch<Arch, A>& reference, A* scores) noexcept {
+    using Batch = simd::Batch<Arch, A>;
+    const auto probability = [=, factor = Batch(scale)](Index t) MLA_ALWAYS_INLINE_LAMBDA {
+        const Batch score = Batch::load_unaligned(scores + t * width);
+        return xsimd::exp(std::is_same_v<U, A> ? score - reference : xsimd::fms(score, factor, reference));
+    };
+    Batch total(A(0));
+    if constexpr (std::is_same_v<U, A>) {
+        for (Index t = 0; t < tokens; ++t) {
+            const Batch p = probability(t);
+            total += p;
+            p.store_unaligned(scores + t * width);
+        }
+    } else {
+        // A pair of rows shrinks to one, which never passes the rows still to be read.
+        for (Index t = 0; t < tokens; t += 2) {
+            Batch first = probability(t);
+            Batch second = t + 1 < tokens ? probability(t + 1) : Batch(A(0));
+            const auto pairs = simd::round_to_pairs<Arch>(first, second);
+            total += first + second;
+            pairs.store_unaligned(reinterpret_cast<std::uint32_t*>(scores + t / 2 * width));
+        }
+    }
+    return total;
+}
+
+/// Turns scores [tokens, width] into exp(scale · score − maximum), in units, raises the running maxima, and writes to `rescale` what
+/// the sums and outputs so far must be multiplied by. A row that has seen no key keeps maximum −inf and sum 0.
+template <class Arch, class U, Compute A>
+void softmax_panel(Index tokens, Index width, A scale, A* scores, A* max, A* sum, A* rescale) noexcept {
     using Batch = simd::Batch<Arch, A>;
     const Batch nothing(-std::numeric_limits<A>::infinity());
     for (Index column = 0; column < width; column += simd::lanes<Arch, A>) {
         const Batch before = Batch::load_unaligned(max + column);
-        Batch highest = before;
+        Batch highest(-std::numeric_limits<A>::infinity());
         for (Index t = 0; t < tokens; ++t) highest = xsimd::max(highest, Batch::load_unaligned(scores + t * width + column));
+        highest = xsimd::max(before, highest * Batch(scale));
         // exp(−inf − 0) is 0, where exp(−inf − −inf) would be NaN.
         const Batch reference = xsimd::select(highest == nothing, Batch(A(0)), highest);
         const Batch factor = xsimd::exp(before - reference);
-        Batch total = Batch::load_unaligned(sum + column) * factor;
-        for (Index t = 0; t < tokens; ++t) {
-            const Batch p = xsimd::exp(Batch::load_unaligned(scores + t * width + column) - reference);
-            total += p;
-            p.store_unaligned(scores + t * width + column);
-        }
+        const Batch total = exponentiate<Arch, U>(tokens, width, scale, reference, scores + column);
         highest.store_unaligned(max + column);
-        total.store_unaligned(sum + column);
+        xsimd::fma(Batch::load_unaligned(sum + column), factor, total).store_unaligned(sum + column);
         factor.store_unaligned(rescale + column);
     }
 }
 
-/// out [width rows, value_dim] = rescale · out + Pᵀ · values, with P [tokens, width].
-template <class Arch, Compute A>
-void accumulate_panel(const Block<A>& block, Index tokens, Index width, const A* p, const A* rescale, A* out,
+/// out [width rows, value_dim] = rescale · out + Pᵀ · values, with P [tokens, width] in units.
+template <class Arch, Compute A, class U>
+void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U* p, const A* rescale, A* out,
                       Index out_stride) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr int M = Shape::value_rows;
     const Index vectors = divide_up(block.value_dim, Shape::lanes);
+    const Index units = divide_up(tokens, values_per_unit<U>);
     Index vector = 0;
     // All rows pass over a strip of values before the next strip, so that the strip is read from L1.
     const auto strips = [&]<int N>(std::integral_constant<int, N>) {
         for (; vector + N <= vectors; vector += N)
             for (Index row = 0; row < width; row += M) {
-                A* c = out + row * out_stride + vector * Shape::lanes;
                 simd::Tile<Arch, A, M, N> tile;
                 tile.clear();
-                tile.multiply(tokens, simd::ColumnOperand<A>{p + row, width}, block.values + vector * Shape::lanes,
-                              block.value_stride);
-                tile.add_to_scaled(c, out_stride, rescale + row);
+                tile.multiply(units, simd::ColumnOperand<U>{p + row, width}, block.values + vector * Shape::lanes, block.value_stride);
+                tile.add_to_scaled(out + row * out_stride + vector * Shape::lanes, out_stride, rescale + row);
             }
     };
     strips(std::integral_constant<int, Shape::value_vectors>{});
@@ -105,32 +147,34 @@ void accumulate_panel(const Block<A>& block, Index tokens, Index width, const A*
 }
 
 /// Lets rows [first, first + N vectors) of the group attend to the block. `scores` holds block_tokens × panel_rows.
-template <class Arch, int N, Compute A>
-void attend_panel(const RowGroup<A>& group, Index first, const Block<A>& block, A* scores) noexcept {
+template <class Arch, int N, Compute A, class U>
+void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, A* scores, Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr Index width = N * Shape::lanes;
     const Index tokens = std::min(block.count, group.visible[first + width - 1] - block.begin);
     if (tokens <= 0) return;
-    score_panel<Arch, N>(block, tokens, group.depth, group.queries + first * group.depth, scores);
+    const Index units = divide_up(group.depth, values_per_unit<U>);
+    score_panel<Arch, N>(block, tokens, units, reinterpret_cast<const U*>(group.queries) + first * units, scores, next);
     if (group.visible[first] < block.begin + tokens) {
-        alignas(64) A limit[width];
+        alignas(64) A limit[simd::extent<width>];
         for (Index r = 0; r < width; ++r)
             limit[r] = static_cast<A>(std::clamp<Index>(group.visible[first + r] - block.begin, 0, tokens));
         mask_scores<Arch>(tokens, width, limit, scores);
     }
-    alignas(64) A rescale[width];
-    softmax_panel<Arch>(tokens, width, scores, group.max + first, group.sum + first, rescale);
-    accumulate_panel<Arch>(block, tokens, width, scores, rescale, group.out + first * group.out_stride, group.out_stride);
+    alignas(64) A rescale[simd::extent<width>];
+    softmax_panel<Arch, U>(tokens, width, group.scale, scores, group.max + first, group.sum + first, rescale);
+    accumulate_panel<Arch>(block, tokens, width, reinterpret_cast<const U*>(scores), rescale, group.out + first * group.out_stride,
+                           group.out_stride);
 }
 
-/// Lets every row of the group attend to the keys of the block that it may see.
-template <class Arch, Compute A>
-void attend_block(const RowGroup<A>& group, const Block<A>& block, A* scores) noexcept {
+/// Lets every row of the group attend to the keys of the block that it may see, and fetches `next` meanwhile.
+template <class Arch, Compute A, class U>
+void attend_block(const RowGroup<A>& group, const Block<U>& block, A* scores, Prefetch next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     const Index padded = round_up(group.rows, Shape::lanes);
     Index first = 0;
-    for (; first + Shape::panel_rows <= padded; first += Shape::panel_rows) attend_panel<Arch, 2>(group, first, block, scores);
-    if (first < padded) attend_panel<Arch, 1>(group, first, block, scores);
+    for (; first + Shape::panel_rows <= padded; first += Shape::panel_rows) attend_panel<Arch, 2>(group, first, block, scores, next);
+    if (first < padded) attend_panel<Arch, 1>(group, first, block, scores, next);
 }
 
 }  // namespace mla::detail

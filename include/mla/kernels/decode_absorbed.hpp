@@ -9,24 +9,31 @@
 namespace mla {
 namespace detail {
 
+/// A worker stages a block of keys, and, for pairs of bf16, one of values.
+template <Compute A>
+[[nodiscard]] constexpr Index staged_latents(Index row_dim) noexcept {
+    return 2 * staged_elements<A>(row_dim);
+}
+
 /// One item: rows over a range of cached tokens, block by block. A token's latent is the first part of its key and its value.
 template <class Arch, Compute A, Storage C>
 void attend_latents(const SplitItem<A>& item, const LatentView<C>& cache) noexcept {
-    const bool in_place = item.rows.few() && cache.latent_dim % simd::lanes<Arch, A> == 0;
+    using U = Unit<Arch, A, C>;
+    const Index dim = cache.row_dim();
+    const bool few_in_place = item.rows.few() && cache.latent_dim % simd::lanes<Arch, A> == 0;
+    const StageBuffer<A> buffer{item.staged, item.staged + (std::is_same_v<U, A> ? 0 : staged_elements<A>(dim))};
     for (Index t = item.begin; t < item.end; t += block_tokens) {
         const Index count = std::min(block_tokens, item.end - t);
-        const auto block = [&]<Storage K>(const K* rows, Index stride) {
-            return Block<K>{rows, stride, rows, stride, cache.latent_dim, t, count};
-        };
-        if (in_place) {
-            attend_few<Arch>(item.rows, block(cache.row(t), cache.stride), item.scores);
-            continue;
-        }
-        const StagedRows<A> staged = stage<Arch, A>(cache, t, count, item.staged);
-        if (item.rows.few()) {
-            attend_few<Arch>(item.rows, block(staged.data, staged.stride), item.scores);
+        const Index next_count = std::min(block_tokens, item.end - t - count);
+        const C* row = cache.row(t);
+        const CachedRows<C> rows{row, cache.stride, dim, row, cache.stride, cache.latent_dim};
+        if (few_in_place) {
+            attend_few<Arch>(item.rows, Block<C>{row, cache.stride, row, cache.stride, cache.latent_dim, t, count}, item.scores, next_count);
+        } else if (item.rows.few()) {
+            attend_few<Arch>(item.rows, stage<Arch, A>(rows, t, count, buffer), item.scores, 0);
         } else {
-            attend_block<Arch>(item.rows, block(staged.data, staged.stride), item.scores);
+            const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, count, dim);
+            attend_block<Arch>(item.rows, stage<Arch, U>(rows, t, count, buffer), item.scores, Prefetch(row + count * cache.stride, row + (count + next_count) * cache.stride, steps));
         }
     }
 }
@@ -48,7 +55,7 @@ template <Compute A, class Arch = simd::DefaultArch>
 [[nodiscard]] std::size_t absorbed_workspace_bytes(const SplitPlan& plan, Index latent_dim, Index rope_dim, Index concurrency) {
     Arena counter;
     const Index row_dim = latent_dim + rope_dim;
-    const Index staged = detail::staged_elements<A>(row_dim);
+    const Index staged = detail::staged_latents<A>(row_dim);
     static_cast<void>(detail::SplitScratch<Arch, A>::carve(counter, plan, row_dim, latent_dim, staged, concurrency));
     return counter.bytes();
 }
@@ -67,9 +74,9 @@ void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, LatentView<C> c
     if (plan.rows == 0) return;
     const auto scratch = workspace.carve([&](Arena& arena) {
         return detail::SplitScratch<Arch, A>::carve(arena, plan, cache.row_dim(), cache.latent_dim,
-                                                    detail::staged_elements<A>(cache.row_dim()), executor.concurrency());
+                                                    detail::staged_latents<A>(cache.row_dim()), executor.concurrency());
     });
-    detail::run_plan<Arch, A>(plan, scratch, q, scale, out, lse, executor,
+    detail::run_plan<Arch, detail::Unit<Arch, A, C>>(plan, scratch, q, scale, out, lse, executor,
                               [&](const detail::SplitItem<A>& item) { detail::attend_latents<Arch, A>(item, cache); });
 }
 

@@ -4,31 +4,49 @@
 #pragma once
 
 #include "mla/kernels/block_attention.hpp"
+#include "mla/kernels/prefetch.hpp"
 #include "mla/simd/reduce.hpp"
 
 namespace mla::detail {
 
-/// scores [R, block_tokens] = packed rows of queries [R, depth] · keys.
+/// sums[r][t] = lanewise partial products of query row r and key t of T keys, over the whole vectors of [0, depth).
+/// R + T loads feed R·T products.
+template <class Arch, std::size_t R, std::size_t T, Compute A, Storage K>
+MLA_ALWAYS_INLINE void multiply_few(const K* const (&keys)[T], Index depth, Index stride, const A* queries,
+                                    simd::Batch<Arch, A> (&sums)[R][T]) noexcept {
+    using Batch = simd::Batch<Arch, A>;
+    constexpr int rows = static_cast<int>(R);
+    constexpr int keys_at_once = static_cast<int>(T);
+    simd::unroll<rows * keys_at_once>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i / keys_at_once][i % keys_at_once] = Batch(A(0)); });
+    for (Index k = 0; k < depth; k += simd::lanes<Arch, A>) {
+        Batch query[R];
+        simd::unroll<rows>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { query[r] = Batch::load_unaligned(queries + r * stride + k); });
+        simd::unroll<keys_at_once>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA {
+            const Batch key = simd::load<Arch, A>(keys[t] + k);
+            simd::unroll<rows>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { sums[r][t] = xsimd::fma(key, query[r], sums[r][t]); });
+        });
+    }
+}
+
+/// scores [R, block_tokens] = rows of queries [R, depth] · keys.
 template <class Arch, int R, Compute A, Storage K>
-void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores) noexcept {
+void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores, Prefetch& next) noexcept {
     using Batch = simd::Batch<Arch, A>;
     constexpr Index width = simd::lanes<Arch, A>;
+    // R×T sums, R queries and a key: 4×4 take 21 of 32 registers, 4×2 take 13 of 16.
+    constexpr int T = static_cast<int>(std::min<Index>(width, simd::vector_registers<Arch> == 32 ? 4 : 2));
     const Index whole = depth / width * width;
     for (Index first = 0; first < tokens; first += width) {
-        Batch sums[R][width];
-        const Index count = std::min(width, tokens - first);
-        for (Index t = 0; t < width; ++t) {
-            Batch sum[R];
-            simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { sum[r] = Batch(A(0)); });
-            const K* key = block.keys + (first + std::min(t, count - 1)) * block.key_stride;
-            for (Index k = 0; k < whole; k += width) {
-                const Batch values = simd::load<Arch, A>(key + k);
-                simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA {
-                    sum[r] = xsimd::fma(values, Batch::load_unaligned(queries + r * depth + k), sum[r]);
-                });
-            }
-            simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { sums[r][t] = sum[r]; });
+        Batch sums[simd::extent<R>][simd::extent<width>];
+        for (Index t = 0; t < width; t += T) {
+            const K* keys[simd::extent<T>];
+            for (Index i = 0; i < T; ++i) keys[i] = block.keys + std::min(first + t + i, tokens - 1) * block.key_stride;
+            Batch sum[simd::extent<R>][simd::extent<T>];
+            multiply_few<Arch>(keys, whole, depth, queries, sum);
+            simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i / T][t + i % T] = sum[i / T][i % T]; });
+            next.step();
         }
+        const Index count = std::min(width, tokens - first);
         for (Index r = 0; r < R; ++r) {
             A* target = scores + r * block_tokens + first;
             simd::sum_lanes_of_each<Arch, A>(sums[r]).store_unaligned(target);
@@ -49,7 +67,7 @@ A softmax_row(Index tokens, Index visible, A* scores, A& max, A& sum) noexcept {
     std::fill(scores + visible, scores + round_up(tokens, width), nothing);
     Batch highest(nothing);
     for (Index t = 0; t < visible; t += width) highest = xsimd::max(highest, Batch::load_unaligned(scores + t));
-    alignas(64) A parts[width];
+    alignas(64) A parts[simd::extent<width>];
     highest.store_aligned(parts);
     A reference = std::max(max, *std::max_element(parts, parts + width));
     const A before = max;
@@ -68,9 +86,13 @@ A softmax_row(Index tokens, Index visible, A* scores, A& max, A& sum) noexcept {
     return factor;
 }
 
+/// Tokens between two steps of prefetching.
+inline constexpr Index few_step = 4;
+
 /// out [R, value_dim] = rescale · out + P · values, with P [R, block_tokens].
 template <class Arch, int R, Compute A, Storage K>
-void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* rescale, A* out, Index out_stride) noexcept {
+void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* rescale, A* out, Index out_stride,
+                    Prefetch& next) noexcept {
     // R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as wide with 16.
     constexpr int widest = (R == 1 ? 8 : 16 / R) / (simd::vector_registers<Arch> == 32 || R == 1 ? 1 : 2);
     constexpr Index width = simd::lanes<Arch, A>;
@@ -80,7 +102,12 @@ void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* re
         for (; vector + N <= vectors; vector += N) {
             simd::Tile<Arch, A, R, N> tile;
             tile.clear();
-            tile.multiply(tokens, simd::RowOperand<A>{p, block_tokens}, block.values + vector * width, block.value_stride);
+            for (Index t = 0; t < tokens; t += few_step) {
+                const simd::RowOperand<A> weights{p + t, block_tokens};
+                tile.multiply(std::min(few_step, tokens - t), weights, block.values + t * block.value_stride + vector * width,
+                              block.value_stride);
+                next.step();
+            }
             tile.add_to_scaled(out + vector * width, out_stride, rescale);
         }
     };
@@ -90,26 +117,31 @@ void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* re
 }
 
 template <class Arch, int R, Compute A, Storage K>
-void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores) noexcept {
+void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, Prefetch values, Prefetch next) noexcept {
     const Index tokens = std::min(block.count, group.visible[group.rows - 1] - block.begin);
     if (tokens <= 0) return;
-    score_few<Arch, R>(block, tokens, group.depth, group.queries, scores);
-    A rescale[R];
+    score_few<Arch, R>(block, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores, values);
+    A rescale[simd::extent<R>];
     for (Index r = 0; r < R; ++r) {
         const Index visible = std::clamp<Index>(group.visible[r] - block.begin, 0, tokens);
         rescale[r] = softmax_row<Arch>(tokens, visible, scores + r * block_tokens, group.max[r], group.sum[r]);
     }
-    accumulate_few<Arch, R>(block, tokens, scores, rescale, group.out, group.out_stride);
+    accumulate_few<Arch, R>(block, tokens, scores, rescale, group.out, group.out_stride, next);
 }
 
-/// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds
-/// few_rows × block_tokens. Keys and values may be of any storage type.
+/// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see, and meanwhile fetches the keys of
+/// the next block. `scores` holds few_rows × block_tokens. Keys and values may be of any storage type.
 template <class Arch, Compute A, Storage K>
-void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores) noexcept {
+void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, Index next_count) noexcept {
+    const Index steps = divide_up(block.count, few_step);
+    const auto rows = [](const K* first, Index count, Index stride, Index calls) { return Prefetch(first, first + count * stride, calls); };
+    // Values are wanted right after the keys; where they are part of them there is nothing to fetch.
+    const Prefetch values = block.values == block.keys ? Prefetch() : rows(block.values, block.count, block.value_stride, steps);
+    const Prefetch next = rows(block.keys + block.count * block.key_stride, next_count, block.key_stride, steps);
     switch (group.rows) {
-        case 1: return attend_rows<Arch, 1>(group, block, scores);
-        case 2: return attend_rows<Arch, 2>(group, block, scores);
-        default: return attend_rows<Arch, 4>(group, block, scores);  // a third row takes a fourth along, with zero queries
+        case 1: return attend_rows<Arch, 1>(group, block, scores, values, next);
+        case 2: return attend_rows<Arch, 2>(group, block, scores, values, next);
+        default: return attend_rows<Arch, 4>(group, block, scores, values, next);  // a third row takes a fourth along, with zero queries
     }
 }
 

@@ -46,7 +46,7 @@ struct ExpandedScratch {
         s.scores = arena.take<A>(block_tokens * std::max(Shape::panel_rows, few_rows));
         s.group.depth = key_dim;
         s.group.out_stride = round_up(value_dim, Shape::lanes);
-        s.group.queries = arena.take<A>(padded * key_dim);
+        s.group.queries = arena.take<std::byte>(padded * key_dim * static_cast<Index>(sizeof(A)));
         s.group.max = arena.take<A>(padded);
         s.group.sum = arena.take<A>(padded);
         s.group.out = arena.take<A>(padded * s.group.out_stride);
@@ -61,9 +61,10 @@ Block<A> expand_block(const LatentView<C>& cache, const ExpansionWeights<S>& wei
                       const ExpandedScratch<Arch, A>& scratch) noexcept {
     const Index nope = weights.key.out();
     const Index value_dim = weights.value.out();
-    const Index padded = round_up(count, Index{12});
-    const StagedRows<A> rows = stage<Arch, A>(cache, begin, count, scratch.latents);
-    const MatrixView<const A> latents(rows.data, padded, cache.latent_dim, rows.stride);
+    const Index padded = count + tile_padding(count);
+    const Index stride = staged_stride<A>(cache.row_dim());
+    stage_rows<Arch>(cache.row(begin), cache.stride, count, cache.row_dim(), scratch.latents, stride, padded - count);
+    const MatrixView<const A> latents(scratch.latents, padded, cache.latent_dim, stride);
     linear_panels<Arch, A>(latents, weights.key, head, 0, weights.key.panels(),
                            MatrixView<A>(scratch.keys, padded, nope, scratch.key_stride));
     linear_panels<Arch, A>(latents, weights.value, head, 0, weights.value.panels(),
@@ -140,7 +141,7 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, LatentView<C> 
         for (Index t = 0; t < end; t += detail::block_tokens) {
             const Index count = std::min(detail::block_tokens, end - t);
             const auto block = detail::expand_block(cache, weights, head, t, count, scratch);
-            group.few() ? detail::attend_few<Arch>(group, block, scratch.scores) : detail::attend_block<Arch>(group, block, scratch.scores);
+            group.few() ? detail::attend_few<Arch>(group, block, scratch.scores, 0) : detail::attend_block<Arch>(group, block, scratch.scores, {});
         }
         detail::finish_head(group, out.head(head).row_range(first, group.rows), lse, first, head);
     });

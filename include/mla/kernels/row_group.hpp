@@ -40,6 +40,14 @@ template <class Arch, Compute A>
     return round_up(std::max(rows, few_rows), simd::lanes<Arch, A>);
 }
 
+/// What the kernels multiply cached values of type C in: bf16 in pairs where one instruction multiplies and adds a pair, else
+/// one value of the type computed in.
+template <class Arch, Compute A, Storage C>
+using Unit = std::conditional_t<std::is_same_v<A, float> && std::is_same_v<C, bf16> && simd::has_dot_bf16<Arch>, simd::Bf16Pair, A>;
+
+template <class U>
+inline constexpr Index values_per_unit = std::is_same_v<U, simd::Bf16Pair> ? 2 : 1;
+
 /// `rows` consecutive rows of [tokens × heads], row = token·heads + head. A panel holds two vectors of rows (the last perhaps
 /// one); unused lanes hold zero queries.
 template <Compute A>
@@ -47,7 +55,8 @@ struct RowGroup {
     Index rows = 0;
     Index depth = 0;       ///< values of a query: K of the score product
     Index out_stride = 0;  ///< values of an output, rounded up to whole vectors
-    A* queries = nullptr;  ///< scaled; panels [depth, panel rows], or plain rows [few_rows, depth] of a group of few rows
+    A scale = A(1);        ///< what is left to multiply scores by, positive
+    std::byte* queries = nullptr;  ///< scaled; panels [depth in units, panel rows] of units, or, of few rows, rows [few_rows, depth] of A
     A* max = nullptr;      ///< [padded rows]
     A* sum = nullptr;      ///< [padded rows]
     A* out = nullptr;      ///< [padded rows, out_stride], not yet divided by sum
@@ -56,26 +65,55 @@ struct RowGroup {
     [[nodiscard]] bool few() const noexcept { return rows <= few_rows; }
 };
 
+/// The scale of scores, in the two places that it can go.
+template <Compute A>
+struct Scale {
+    A of_queries;
+    A of_scores;  ///< positive
+};
+
+/// Queries of the type computed in take the scale, which then costs nothing; those that are rounded do not, so that a query
+/// that came as bf16 stays what it was.
+template <class Arch, class U, Compute A>
+[[nodiscard]] Scale<A> place_scale(Index rows, A scale) noexcept {
+    const bool rounded = !std::is_same_v<U, A> && rows > few_rows;
+    return rounded && scale > A(0) ? Scale<A>{A(1), scale} : Scale<A>{scale, A(1)};
+}
+
+/// Values [k, k + values_per_unit) of a row of `depth` values, scaled; 0 beyond its end.
+template <class U, Compute A>
+[[nodiscard]] U make_unit(const A* row, Index k, Index depth, A scale) noexcept {
+    if constexpr (std::is_same_v<U, A>) {
+        return row[k] * scale;
+    } else {
+        const bf16 second = k + 1 < depth ? bf16(row[k + 1] * scale) : bf16();
+        return {bf16(row[k] * scale).bits | std::uint32_t{second.bits} << 16U};
+    }
+}
+
 /// Packs rows [0, rows) of `query(row)` -> pointer to [depth], times `scale`, as `RowGroup::queries` wants them.
-template <class Arch, Compute A, class Query>
-void pack_queries(Index rows, Index depth, A scale, Query query, A* packed) noexcept {
+template <class Arch, class U, Compute A, class Query>
+void pack_queries(Index rows, Index depth, A scale, Query query, std::byte* packed) noexcept {
     if (rows <= few_rows) {
-        std::fill_n(packed, few_rows * depth, A(0));
+        A* target = reinterpret_cast<A*>(packed);
+        std::fill_n(target, few_rows * depth, A(0));
         for (Index r = 0; r < rows; ++r)
-            for (Index k = 0; k < depth; ++k) packed[r * depth + k] = query(r)[k] * scale;
+            for (Index k = 0; k < depth; ++k) target[r * depth + k] = query(r)[k] * scale;
         return;
     }
     using Shape = AttentionTile<Arch, A>;
     constexpr Index block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
+    const Index units = divide_up(depth, values_per_unit<U>);
     const Index padded = round_up(rows, Shape::lanes);
     for (Index first = 0; first < padded; first += Shape::panel_rows) {
         const Index width = std::min(Shape::panel_rows, padded - first);
-        A* panel = packed + first * depth;
-        for (Index begin = 0; begin < depth; begin += block) {
-            const Index end = std::min(begin + block, depth);
+        U* panel = reinterpret_cast<U*>(packed) + first * units;
+        for (Index begin = 0; begin < units; begin += block) {
+            const Index end = std::min(begin + block, units);
             for (Index r = 0; r < width; ++r) {
                 const A* source = first + r < rows ? query(first + r) : nullptr;
-                for (Index k = begin; k < end; ++k) panel[k * width + r] = source == nullptr ? A(0) : source[k] * scale;
+                for (Index k = begin; k < end; ++k)
+                    panel[k * width + r] = source == nullptr ? U{} : make_unit<U>(source, k * values_per_unit<U>, depth, scale);
             }
         }
     }

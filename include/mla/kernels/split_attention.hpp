@@ -20,7 +20,7 @@ struct SplitScratch {
     Index depth = 0;
     Index out_stride = 0;
     Index staged = 0;  ///< elements of a worker's staged block
-    A* queries = nullptr;
+    std::byte* queries = nullptr;
     A* max = nullptr;
     A* sum = nullptr;
     A* out = nullptr;
@@ -38,7 +38,7 @@ struct SplitScratch {
         s.staged = staged;
         const Index groups = plan.streams * plan.groups();
         const Index states = groups * plan.most_splits() * s.slot_rows;
-        s.queries = arena.take<A>(groups * s.slot_rows * depth);
+        s.queries = arena.take<std::byte>(groups * s.slot_bytes());
         s.max = arena.take<A>(states);
         s.sum = arena.take<A>(states);
         s.out = arena.take<A>(states * s.out_stride);
@@ -48,7 +48,9 @@ struct SplitScratch {
         return s;
     }
 
-    [[nodiscard]] A* group_queries(Index group) const noexcept { return queries + group * slot_rows * depth; }
+    /// Packed queries of a group; pairs of bf16 take as much for an odd value more.
+    [[nodiscard]] Index slot_bytes() const noexcept { return slot_rows * (depth + 1) * static_cast<Index>(sizeof(A)); }
+    [[nodiscard]] std::byte* group_queries(Index group) const noexcept { return queries + group * slot_bytes(); }
 };
 
 /// A piece of work: one group of rows over one range of keys.
@@ -91,14 +93,16 @@ void check_plan(const SplitPlan& plan, Index streams, const HeadsView<const A>& 
             "a positive multiple of 96");
 }
 
+/// U: the unit that rows of more than a few are multiplied in.
 /// Computes every item of the plan with `attend(item)`, which lets item.rows attend to keys [begin, end), and writes out
 /// [T, H, dim] and lse [T, H] (or nothing to an empty view). Head h of H belongs to stream h / (H / streams).
-template <class Arch, Compute A, class Attend>
+template <class Arch, class U, Compute A, class Attend>
 void run_plan(const SplitPlan& plan, const SplitScratch<Arch, A>& scratch, const HeadsView<const A>& q, A scale, const HeadsView<A>& out,
               const MatrixView<A>& lse, ExecutorRef executor, Attend attend) noexcept {
     const Index heads = q.heads / plan.streams;
     const Index groups = plan.groups();
     const Index splits = plan.splits();
+    const auto placed = [&](Index group) { return place_scale<Arch, U>(plan.rows_of(group), scale); };
 
     for_each_item(executor, plan.streams * groups, [&](Index slot, Index) {
         const Index stream = slot / groups;
@@ -107,7 +111,7 @@ void run_plan(const SplitPlan& plan, const SplitScratch<Arch, A>& scratch, const
             const Index row = group * plan.group_rows + r;
             return q.at(row / heads, stream * heads + row % heads);
         };
-        pack_queries<Arch, A>(plan.rows_of(group), scratch.depth, scale, query, scratch.group_queries(slot));
+        pack_queries<Arch, U>(plan.rows_of(group), scratch.depth, placed(group).of_queries, query, scratch.group_queries(slot));
     });
 
     for_each_item(executor, plan.items(), [&](Index index, Index worker) {
@@ -117,7 +121,7 @@ void run_plan(const SplitPlan& plan, const SplitScratch<Arch, A>& scratch, const
         const Index state = index * scratch.slot_rows;
         SplitItem<A> item;
         item.stream = slot / groups;
-        item.rows = {plan.rows_of(group), scratch.depth,       scratch.out_stride,   scratch.group_queries(slot),
+        item.rows = {plan.rows_of(group), scratch.depth,       scratch.out_stride,   placed(group).of_scores, scratch.group_queries(slot),
                      scratch.max + state, scratch.sum + state, scratch.out + state * scratch.out_stride,
                      scratch.visible + worker * scratch.slot_rows};
         set_causal<Arch>(item.rows, group * plan.group_rows, heads, q.tokens, plan.keys);

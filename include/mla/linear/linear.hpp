@@ -44,7 +44,7 @@ void multiply_panel(Index depth, simd::RowOperand<A> x, const S* panel, MatrixVi
             accumulate ? tile.add_to(target, y.stride) : tile.store(target, y.stride);
             continue;
         }
-        alignas(64) A edge[M * Tile::columns];
+        alignas(64) A edge[simd::extent<M * Tile::columns>];
         tile.store(edge, Tile::columns);
         for (Index m = 0; m < M; ++m)
             for (Index n = 0; n < y.cols - column; ++n) {

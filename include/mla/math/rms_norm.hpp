@@ -22,7 +22,7 @@ void rms_norm(MatrixView<A> x, const A* weight, double eps, double multiplier = 
             squares = xsimd::fma(value, value, squares);
         }
         A sum = A(0);
-        alignas(64) A partial[width];
+        alignas(64) A partial[simd::extent<width>];
         squares.store_aligned(partial);
         for (Index lane = 0; lane < width; ++lane) sum += partial[lane];
         for (; i < x.cols; ++i) sum += row[i] * row[i];

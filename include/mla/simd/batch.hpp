@@ -38,6 +38,10 @@ using Batch = xsimd::batch<A, Arch>;
 template <class Arch, Compute A>
 inline constexpr Index lanes = static_cast<Index>(Batch<Arch, A>::size);
 
+/// A count as the bound of an array.
+template <auto Count>
+inline constexpr std::size_t extent = static_cast<std::size_t>(Count);
+
 /// Vector registers: an AVX-512 or AArch64 tile may keep twice as many accumulators.
 template <class Arch>
 inline constexpr int vector_registers =

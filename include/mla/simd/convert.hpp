@@ -16,14 +16,14 @@ namespace detail {
 // What no instruction set below covers goes through an array, element by element.
 template <class A, class Arch, class S>
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const S* source, Arch) {
-    alignas(64) A values[static_cast<std::size_t>(lanes<Arch, A>)];
+    alignas(64) A values[extent<lanes<Arch, A>>];
     for (Index i = 0; i < lanes<Arch, A>; ++i) values[i] = static_cast<A>(source[i]);
     return Batch<Arch, A>::load_aligned(values);
 }
 
 template <class A, class Arch, class S>
 MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Arch, A>& value, Arch) {
-    alignas(64) A values[static_cast<std::size_t>(lanes<Arch, A>)];
+    alignas(64) A values[extent<lanes<Arch, A>>];
     value.store_aligned(values);
     for (Index i = 0; i < lanes<Arch, A>; ++i) {
         if constexpr (sizeof(S) == 2) {

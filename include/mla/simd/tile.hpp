@@ -4,9 +4,25 @@
 // an activation or a column of probabilities is an A as it lies, packed weights, packed queries or cached values are a B.
 #pragma once
 
+#include "mla/simd/bf16_pair.hpp"
 #include "mla/simd/convert.hpp"
 
 namespace mla::simd {
+
+/// What a product takes of either operand at a time: a value of the type computed in, or a pair of bf16 that one instruction
+/// multiplies and adds. Unit is the type of A's elements, and of B's unless those are converted as they are loaded.
+template <class Arch, Compute A, Storage S>
+MLA_ALWAYS_INLINE Batch<Arch, A> load_units(const S* b) {
+    return load<Arch, A>(b);
+}
+template <class Arch, Compute A>
+MLA_ALWAYS_INLINE Batch<Arch, A> broadcast(A unit) {
+    return Batch<Arch, A>(unit);
+}
+template <class Arch, Compute A>
+MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const Batch<Arch, A>& a, const Batch<Arch, A>& b, const Batch<Arch, A>& sum) {
+    return xsimd::fma(a, b, sum);
+}
 
 /// A with adjacent k: rows of activations, of cached keys.
 template <class A>
@@ -33,7 +49,7 @@ template <class Arch, Compute A, int M, int N>
 struct Tile {
     static constexpr Index width = lanes<Arch, A>;
     static constexpr Index columns = N * width;
-    Batch<Arch, A> sum[static_cast<std::size_t>(M)][static_cast<std::size_t>(N)];
+    Batch<Arch, A> sum[extent<M>][extent<N>];
 
     MLA_ALWAYS_INLINE void clear() {
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
@@ -64,15 +80,16 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth). Row k of B starts at b + k·b_stride and must be readable for `columns` elements.
-    template <class Operand, Storage S>
-    MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, const S* b, Index b_stride) {
+    /// Adds the products for k in [0, depth), in units. Row k of B starts at b + k·b_stride and must be readable for `columns`
+    /// units.
+    template <class Operand, class Unit>
+    MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, const Unit* b, Index b_stride) {
         for (Index k = 0; k < depth; ++k, b += b_stride) {
-            Batch<Arch, A> right[static_cast<std::size_t>(N)];
-            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { right[n] = simd::load<Arch, A>(b + n * width); });
+            decltype(load_units<Arch, A>(b)) right[extent<N>];
+            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { right[n] = load_units<Arch, A>(b + n * width); });
             unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
-                const Batch<Arch, A> left(a.at(m, k));
-                unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = xsimd::fma(left, right[n], sum[m][n]); });
+                const auto left = broadcast<Arch, A>(a.at(m, k));
+                unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Arch, A>(left, right[n], sum[m][n]); });
             });
         }
     }

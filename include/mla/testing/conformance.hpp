@@ -193,7 +193,7 @@ template <Compute A>
 
 /// Calls `run(out, lse)` on arrays of NaN, each with a value behind it that must survive.
 template <Storage C, Compute A, class Run>
-[[nodiscard]] Verdict judge_outputs(const AttentionProblem<C, A>& problem, Run run) {
+[[nodiscard]] Verdict judge_outputs(const AttentionProblem<C, A>& problem, double allowance, Run run) {
     const AttentionShape& shape = problem.shape;
     const Index rows = shape.T * shape.H;
     const auto sentinel = static_cast<A>(12345);
@@ -202,7 +202,7 @@ template <Storage C, Compute A, class Run>
     out.push_back(sentinel);
     lse.push_back(sentinel);
     run(HeadsView<A>(out.data(), shape.T, shape.H, problem.out_dim), MatrixView<A>(lse.data(), shape.T, shape.H));
-    Verdict verdict{shape, {}, std::numeric_limits<double>::infinity(), problem.tolerance};
+    Verdict verdict{shape, {}, std::numeric_limits<double>::infinity(), problem.tolerance + allowance};
     if (out.back() != sentinel || lse.back() != sentinel) return verdict;
     out.pop_back();
     verdict.output = compare(out, problem.expected.output.values);
@@ -220,18 +220,19 @@ concept AbsorbedKernel = std::invocable<Kernel&, HeadsView<const A>, LatentView<
 template <class Kernel, class C, class A>
 concept ExpandedKernel = std::invocable<Kernel&, HeadsView<const A>, LatentView<C>, TensorRef, A, HeadsView<A>, MatrixView<A>>;
 
-/// Lets `kernel` solve the problem and compares.
+/// Lets `kernel` solve the problem and compares. `allowance` is added to the tolerance for an implementation that rounds on its
+/// way: probabilities rounded to S, say, ask for rounded_probabilities<S>.
 template <Storage C, Compute A, class Kernel>
     requires AbsorbedKernel<Kernel, C, A>
-[[nodiscard]] Verdict judge(const AttentionProblem<C, A>& problem, Kernel&& kernel) {
+[[nodiscard]] Verdict judge(const AttentionProblem<C, A>& problem, Kernel&& kernel, double allowance = 0.0) {
     return detail::judge_outputs(
-        problem, [&](HeadsView<A> out, MatrixView<A> lse) { kernel(problem.q(), problem.cache(), problem.scale, out, lse); });
+        problem, allowance, [&](HeadsView<A> out, MatrixView<A> lse) { kernel(problem.q(), problem.cache(), problem.scale, out, lse); });
 }
 
 template <Storage C, Compute A, class Kernel>
     requires ExpandedKernel<Kernel, C, A>
-[[nodiscard]] Verdict judge(const AttentionProblem<C, A>& problem, Kernel&& kernel) {
-    return detail::judge_outputs(problem, [&](HeadsView<A> out, MatrixView<A> lse) {
+[[nodiscard]] Verdict judge(const AttentionProblem<C, A>& problem, Kernel&& kernel, double allowance = 0.0) {
+    return detail::judge_outputs(problem, allowance, [&](HeadsView<A> out, MatrixView<A> lse) {
         kernel(problem.q(), problem.cache(), problem.expansion(), problem.scale, out, lse);
     });
 }

@@ -135,7 +135,7 @@ inline constexpr double cheap = 4e6;
         for (const Index H : {1, 3, 16, 22, 63, 128})
             for (const Index L : {1, 2, 12, 13, 95, 96, 97, 193, 385, 700})
                 for (const Index Dc : {32, 33, 96, 256, 512})
-                    for (const HeadDims d : {HeadDims{13, 10, 11}, {16, 0, 16}, {1, 8, 1}, {33, 64, 35}, {128, 64, 128}})
+                    for (const HeadDims d : {HeadDims{13, 10, 11}, {16, 0, 16}, {1, 8, 9}, {33, 64, 35}, {128, 64, 128}})
                         product.push_back({T, H, L, Dc, d.rope, d.nope, d.value});
     std::vector<AttentionShape> shapes = detail::covering(std::move(product), strength);
     for (AttentionShape shape : std::vector<AttentionShape>{{700, 1, 700, 64, 64, 192, 33},

@@ -47,4 +47,11 @@ template <Compute A>
 template <Storage S>
 inline constexpr double storage_tolerance = std::is_same_v<S, compute_t<S>> ? 0.0 : 2.0 * unit_roundoff<S>;
 
+/// Added error when probabilities are rounded to S before they are multiplied with the values and summed.
+/// Derivation: each errs by at most u of itself; divided by their sum as rounded they still sum to 1, so that what moves is at
+/// most u/2 of the weight, from one value to another of its size: below u of the output where few keys count, and u/√3 over
+/// the root of their number where many do. LSE moves by at most u.
+template <Storage S>
+inline constexpr double rounded_probabilities = unit_roundoff<S>;
+
 }  // namespace mla::testing

@@ -1,0 +1,44 @@
+// Our kernels as the conformance suite calls an implementation.
+#pragma once
+
+#include "mla/kernels/decode_absorbed.hpp"
+#include "mla/kernels/prefill_expanded.hpp"
+#include "mla/testing/tolerance.hpp"
+
+namespace mla {
+
+/// kv_b_proj in its two packed halves.
+template <Storage S>
+struct PackedExpansion {
+    PackedMatrix<S> key;
+    PackedMatrix<S> value;
+
+    PackedExpansion(const TensorRef& kv_b, Index heads, Index nope, Index value_dim)
+        : key(heads, kv_b.cols, nope), value(heads, kv_b.cols, value_dim) {
+        for (Index h = 0; h < heads; ++h) {
+            key.pack(h, kv_b.row_range(h * (nope + value_dim), nope));
+            value.pack(h, kv_b.row_range(h * (nope + value_dim) + nope, value_dim));
+        }
+    }
+    [[nodiscard]] ExpansionWeights<S> weights() const { return {key, value}; }
+};
+
+/// What our absorbed kernel rounds on its way over a cache of C: probabilities, where pairs of bf16 are multiplied at once.
+template <Storage C, Compute A = compute_t<C>>
+inline constexpr double decode_allowance =
+    std::is_same_v<detail::Unit<simd::DefaultArch, A, C>, A> ? 0.0 : testing::rounded_probabilities<bf16>;
+
+inline constexpr auto decode = [](auto q, auto cache, auto scale, auto out, auto lse) {
+    Workspace workspace;
+    decode_absorbed(q, cache, scale, out, lse, workspace, SerialExecutor{});
+};
+
+/// With weights stored as S.
+template <Storage S>
+inline constexpr auto prefill = [](auto q, auto cache, TensorRef kv_b, auto scale, auto out, auto lse) {
+    const PackedExpansion<S> packed(kv_b, q.heads, q.dim - cache.rope_dim, out.dim);
+    Workspace workspace;
+    prefill_expanded(q, cache, packed.weights(), scale, out, lse, workspace, SerialExecutor{});
+};
+
+}  // namespace mla
