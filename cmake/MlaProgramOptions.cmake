@@ -31,7 +31,7 @@ target_compile_options(
 if(MLA_SANITIZE)
     list(JOIN MLA_SANITIZE "," mla_sanitizers)
     # Undefined behaviour is reported and ends the program: a report alone would let a test pass.
-    set(mla_sanitizer_flags -fsanitize=${mla_sanitizers} -fno-sanitize-recover=all)
+    set(mla_sanitizer_flags -fsanitize=${mla_sanitizers} -fno-sanitize=float-cast-overflow -fno-sanitize-recover=all)
     target_compile_options(mla_program_options INTERFACE ${mla_sanitizer_flags} -fno-omit-frame-pointer)
     target_link_options(mla_program_options INTERFACE ${mla_sanitizer_flags})
 endif()

@@ -378,8 +378,9 @@ TEST(ReferenceMergeTest, PartsOfTheKeysMergeToTheWholeWhereverTheyAreCut) {
         const Attended swapped = merge(attend(cut, L - cut), attend(0, cut));
         EXPECT_TRUE(within(compare(merged.output.values, whole.output.values), sum_tolerance<double>(L))) << cut;
         EXPECT_TRUE(within(compare(merged.lse.values, whole.lse.values), sum_tolerance<double>(L))) << cut;
-        EXPECT_EQ(merged.output.values, swapped.output.values);
-        EXPECT_EQ(merged.lse.values, swapped.lse.values);
+        // Not the same bits: a compiler may fuse either product into the sum.
+        EXPECT_TRUE(within(compare(merged.output.values, swapped.output.values), sum_tolerance<double>(2))) << cut;
+        EXPECT_TRUE(within(compare(merged.lse.values, swapped.lse.values), sum_tolerance<double>(2))) << cut;
     }
     const Attended with_empty = merge(whole, attend(0, 0));
     EXPECT_EQ(with_empty.output.values, whole.output.values);
