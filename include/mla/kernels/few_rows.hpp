@@ -52,7 +52,8 @@ void score_few(const Block<K>& block, Index tokens, Index depth, const A* querie
             simd::sum_lanes_of_each<Arch, A>(sums[r]).store_unaligned(target);
             for (Index t = 0; t < count; ++t)
                 for (Index k = whole; k < depth; ++k)
-                    target[t] += queries[r * depth + k] * simd::convert<A>(block.keys[(first + t) * block.key_stride + k]);
+                    target[t] = simd::multiply_add(queries[r * depth + k],
+                                                   simd::convert<A>(block.keys[(first + t) * block.key_stride + k]), target[t]);
         }
     }
 }

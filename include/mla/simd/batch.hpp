@@ -1,6 +1,7 @@
 // Vectors of the instruction set that a kernel is compiled for, named by an xsimd architecture tag.
 #pragma once
 
+#include <cmath>
 #include <utility>
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -46,6 +47,17 @@ inline constexpr std::size_t extent = static_cast<std::size_t>(Count);
 template <class Arch>
 inline constexpr int vector_registers =
     std::is_base_of_v<xsimd::avx512f, Arch> || std::is_base_of_v<xsimd::neon64, Arch> ? 32 : 16;
+
+/// a·b + sum, fused where the machine can. Left to itself a compiler may fuse it in one instance of a template and not in the
+/// next, and the same numbers would differ in their last bit.
+template <Compute A>
+[[nodiscard]] MLA_ALWAYS_INLINE A multiply_add(A a, A b, A sum) noexcept {
+#if defined(__FMA__) || defined(__aarch64__)
+    return std::fma(a, b, sum);
+#else
+    return a * b + sum;
+#endif
+}
 
 /// Calls `f(std::integral_constant<int, i>)` for i in [0, N), unrolled from the start: a loop left to the optimiser
 /// would keep its accumulators in memory at -O2.
