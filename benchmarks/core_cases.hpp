@@ -38,21 +38,34 @@ template <class Cache, class Make>
     });
 }
 
+/// Bytes of `length` cached tokens, without padding.
+template <CacheElement C>
+[[nodiscard]] double cached_bytes(const Config& config, Index length) {
+    return static_cast<double>(length * RowFormat<C>{config.kv_lora_rank, config.qk_rope_head_dim}.elements()) * sizeof(C);
+}
+
+/// The type whose dot product an attention kernel could use over a cache of C.
+template <CacheElement C>
+inline constexpr DType dot_type = DType::f32;
 template <Storage C>
+inline constexpr DType dot_type<C> = dtype_of<C>;
+
+template <CacheElement C>
 [[nodiscard]] Ring<LatentCache<C>> latent_caches(const Config& config, Index length) {
-    const double bytes = static_cast<double>(length * config.cache_dim()) * sizeof(C);
+    const double bytes = cached_bytes<C>(config, length);
     return filled_caches<LatentCache<C>>(cold_copies(bytes), length,
                                          [&](Index capacity) { return LatentCache<C>(config, capacity); });
 }
 
 /// Decoding: `queries` tokens over `length` cached ones, absorbed.
-template <Storage C>
+template <CacheElement C>
 class DecodeCase : public Case {
   public:
     DecodeCase(const Config& config, Index queries, Index length, Index threads)
         : Case({.flops = absorbed_flops(config, queries, length),
-                .bytes = static_cast<double>(length * config.cache_dim()) * sizeof(C),
-                .type = dtype_of<C>,
+                .bytes = cached_bytes<C>(config, length),
+                .tokens = static_cast<double>(queries),
+                .type = dot_type<C>,
                 .threads = threads}),
           scale_(static_cast<float>(config.softmax_scale())),
           buffers_(queries, config.num_attention_heads, config.cache_dim(), config.kv_lora_rank),
@@ -94,7 +107,8 @@ class PrefillCase : public Case {
   public:
     PrefillCase(const Config& config, Index queries, Index length, Index threads)
         : Case({.flops = expanded_flops(config, queries, length),
-                .bytes = (static_cast<double>(length * config.cache_dim()) + expansion_parameters(config)) * sizeof(C),
+                .bytes = cached_bytes<C>(config, length) + expansion_parameters(config) * sizeof(C),
+                .tokens = static_cast<double>(queries),
                 .type = dtype_of<C>,
                 .threads = threads}),
           scale_(static_cast<float>(config.softmax_scale())),
@@ -132,6 +146,7 @@ class GroupedCase : public Case {
     GroupedCase(const baselines::GroupedQueryConfig& config, Index queries, Index length, Index threads)
         : Case({.flops = grouped_flops(config, queries, length),
                 .bytes = static_cast<double>(2 * length * config.kv_dim()) * sizeof(C),
+                .tokens = static_cast<double>(queries),
                 .type = dtype_of<C>,
                 .threads = threads}),
           scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))),

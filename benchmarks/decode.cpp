@@ -5,13 +5,13 @@
 namespace mla::bench {
 namespace {
 
-template <Storage C>
+template <CacheElement C>
 void add_decode(const presets::Preset& preset) {
     const Config config = preset.config();
     for (const Index length : cached_lengths())
         for (const Index queries : {Index{1}, Index{4}})
             for (const Index threads : thread_counts())
-                add_case("decode/" + std::string(preset.name) + "/" + name(dtype_of<C>) + part("L", length) + part("q", queries) +
+                add_case("decode/" + std::string(preset.name) + "/" + cache_type_name<C>() + part("L", length) + part("q", queries) +
                              part("threads", threads),
                          [=] { return std::make_unique<DecodeCase<C>>(config, queries, length, threads); });
 }
@@ -21,6 +21,8 @@ void add_cases(const Presets& wanted) {
         add_decode<float>(preset);
         add_decode<bf16>(preset);
         add_decode<fp16>(preset);
+        add_decode<int8>(preset);
+        add_decode<fp8>(preset);
     }
 }
 

@@ -68,19 +68,19 @@ template <Storage S, class LayerConfig>
 [[nodiscard]] Work layer_work(const LayerConfig& config, double cache_bytes, Index queries, Index length, Index threads) {
     return {.flops = layer_flops(config, queries, length),
             .bytes = layer_parameters(config) * sizeof(S) + cache_bytes,
+            .tokens = static_cast<double>(queries),
             .type = dtype_of<S>,
             .threads = threads};
 }
 
-/// An MLA layer with weights and cache of type S.
-template <Storage S>
+/// An MLA layer with weights of type S and a cache of type C.
+template <Storage S, CacheElement C = S>
 [[nodiscard]] std::unique_ptr<Case> mla_layer_case(const WeightsName& name, const Config& config, Index queries, Index length,
                                                    Index threads) {
     using Layer = Attention<S>;
-    const double cache_bytes = static_cast<double>(length * config.cache_dim()) * sizeof(S);
-    return std::make_unique<LayerCase<Layer, LatentCache<S>>>(layer_work<S>(config, cache_bytes, queries, length, threads),
-                                                              make_layers<Layer, S>(name, config),
-                                                              latent_caches<S>(config, length), queries, length);
+    return std::make_unique<LayerCase<Layer, LatentCache<C>>>(
+        layer_work<S>(config, cached_bytes<C>(config, length), queries, length, threads), make_layers<Layer, S>(name, config),
+        latent_caches<C>(config, length), queries, length);
 }
 
 /// The same of grouped-query or multi-head attention.

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "mla/baselines/kv_cache.hpp"
-#include "mla/cache/latent_cache.hpp"
+#include "mla/requests.hpp"
 #include "mla/testing/random.hpp"
 #include "mla/weights.hpp"
 
@@ -71,8 +71,8 @@ class RandomTensors {
 inline constexpr Index tokens_at_a_time = 16;
 
 /// Appends random tokens until the cache holds `length`.
-template <Storage C>
-void fill(LatentCache<C>& cache, Index length) {
+template <LatentStore Cache>
+void fill(Cache& cache, Index length) {
     const Index dim = cache.latent_dim() + cache.rope_dim();
     while (cache.size() < length) {
         const Index count = std::min(tokens_at_a_time, length - cache.size());

@@ -22,7 +22,8 @@ namespace mla::bench {
 /// What one step of a case amounts to.
 struct Work {
     double flops = 0.0;
-    double bytes = 0.0;  ///< of cache and weights, each read once
+    double bytes = 0.0;   ///< of cache and weights, each read once
+    double tokens = 1.0;  ///< query tokens
     DType type = DType::f32;
     Index threads = 1;
 };
@@ -39,6 +40,9 @@ class Case {
     virtual void step() = 0;
     /// What the last step computed.
     [[nodiscard]] virtual MatrixView<const float> result() const = 0;
+    /// A case that takes turns with this one, step by step, so that the machine is in the same mood for both; or null. Counter
+    /// `ratio` is its time over this one's: above 1 where this one is faster.
+    [[nodiscard]] virtual Case* reference() { return nullptr; }
 
     [[nodiscard]] const Work& work() const noexcept { return work_; }
     [[nodiscard]] ThreadTeam& team() const { return Machine::instance().team(work_.threads); }
@@ -142,6 +146,7 @@ using MakeCase = std::function<std::unique_ptr<Case>()>;
         current.reset();
         auto next = make();
         next->step();
+        if (Case* const reference = next->reference()) reference->step();
         if (!is_sound(next->result())) throw std::runtime_error("the result is not finite, or all zero");
         current = std::move(next);
         current_name = name;
@@ -160,6 +165,7 @@ inline void set_counters(benchmark::State& state, const Case& measured, double s
     state.counters["peak_pct"] = 100.0 * flops / mean(&Limits::type);
     state.counters["fp32_pct"] = 100.0 * flops / mean(&Limits::fp32);
     state.counters["bw_pct"] = 100.0 * bytes / mean(&Limits::read);
+    state.counters["tokens_per_s"] = work.tokens / seconds;
     state.counters["median_s"] = seconds;
     state.counters["flops"] = work.flops;
     state.counters["bytes"] = work.bytes;
@@ -173,12 +179,18 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
     Case& measured = current_case(name, make);
     const Work& work = measured.work();
     const Limits before = probe_limits(work.type, work.threads);
-    std::vector<double> seconds;
-    for (auto _ : state) {
+    std::vector<double> seconds, ratios;
+    const auto timed = [](Case& each) {
         const auto start = Clock::now();
-        measured.step();
-        seconds.push_back(seconds_since(start));
+        each.step();
+        return seconds_since(start);
+    };
+    for (auto _ : state) {
+        seconds.push_back(timed(measured));
+        state.SetIterationTime(seconds.back());
+        if (Case* const reference = measured.reference()) ratios.push_back(timed(*reference) / seconds.back());
     }
+    if (!ratios.empty()) state.counters["ratio"] = median(std::move(ratios));
     set_counters(state, measured, median(std::move(seconds)), before, probe_limits(work.type, work.threads));
 } catch (const std::bad_alloc&) {
     state.SkipWithError("not enough memory");
@@ -191,7 +203,7 @@ template <class Make>
 void add_case(const std::string& name, Make make) {
     benchmark::RegisterBenchmark(name.c_str(), [name, make](benchmark::State& state) {
         run_case(state, name, make);
-    })->Unit(benchmark::kMillisecond);
+    })->Unit(benchmark::kMillisecond)->UseManualTime();
 }
 
 }  // namespace mla::bench

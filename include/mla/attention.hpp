@@ -2,11 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <ranges>
 #include <span>
 #include <vector>
 
-#include "mla/cache/latent_cache.hpp"
 #include "mla/config.hpp"
 #include "mla/core/executor.hpp"
 #include "mla/core/workspace.hpp"
@@ -17,6 +18,7 @@
 #include "mla/linear/linear.hpp"
 #include "mla/math/rms_norm.hpp"
 #include "mla/math/rope.hpp"
+#include "mla/requests.hpp"
 #include "mla/weights.hpp"
 
 namespace mla {
@@ -41,10 +43,15 @@ class Attention {
         return q_a_.bytes() + q_.bytes() + kv_a_.bytes() + absorb_key_.bytes() + expand_key_.bytes() + value_.bytes() + o_.bytes();
     }
 
-    /// Bytes of workspace that `forward` needs for `tokens` tokens; the same for any number of cached ones.
+    /// Bytes of workspace that `forward` needs for up to `tokens` tokens of a request; the same for any number of cached ones.
     [[nodiscard]] std::size_t workspace_bytes(Index tokens, Index concurrency) const {
+        return workspace_bytes(BatchLimits{1, tokens}, concurrency);
+    }
+
+    /// Bytes of workspace that suffice for any batch within the limits.
+    [[nodiscard]] std::size_t workspace_bytes(const BatchLimits& limits, Index concurrency) const {
         Arena counter;
-        static_cast<void>(Scratch::carve(counter, *this, tokens, concurrency));
+        static_cast<void>(Scratch::carve(counter, *this, limits, concurrency));
         return counter.bytes();
     }
 
@@ -56,34 +63,43 @@ class Attention {
     /// on the executor nor on its concurrency.
     /// @throws std::invalid_argument when sizes, positions or the cache's geometry do not fit, std::length_error when the cache is
     /// full or a caller's workspace too small; cache and y are then as they were
-    template <Storage C>
-    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, LatentCache<C>& cache, Eigen::Ref<Matrix> y,
+    template <LatentStore Cache>
+    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, Cache& cache, Eigen::Ref<Matrix> y,
                  ExecutorRef executor, Workspace& workspace, Form form = Form::automatic) const {
-        check(x, positions, cache, y);
-        const Index tokens = x.rows();
-        if (tokens == 0) return;
-        const auto scratch =
-            workspace.carve([&](Arena& arena) { return Scratch::carve(arena, *this, tokens, executor.concurrency()); });
-
-        project_queries(view(x), positions, scratch, executor);
-        project_latents(view(x), scratch, executor);
-        cache.append(MatrixView<const Activation>(scratch.latents));
-        if (form == Form::automatic) form = choose_form(config_, tokens, cache.size());
-        if (form == Form::absorbed) {
-            attend_absorbed(cache.view(), scratch, executor);
-        } else {
-            attend_expanded(cache.view(), scratch, executor);
-        }
-        linear<simd::DefaultArch, Activation>(rows(scratch.o), o_, bias(o_bias_), MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()),
-                                              executor);
+        const std::array<Request<Cache>, 1> only{{{&cache, x.rows()}}};
+        forward(x, positions, only, y, executor, workspace, {.form = form});
     }
 
     /// As above, with a workspace of its own: allocates.
-    template <Storage C>
-    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, LatentCache<C>& cache, Eigen::Ref<Matrix> y,
+    template <LatentStore Cache>
+    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, Cache& cache, Eigen::Ref<Matrix> y,
                  ExecutorRef executor = SerialExecutor{}) const {
         Workspace workspace;
         forward(x, positions, cache, y, executor, workspace);
+    }
+
+    /// A batch: the rows of x are the next tokens of the requests, in their order, some of one and some of many tokens, or of none.
+    /// Every request gets what it would get alone, to the bit unless options.share_prefix is set.
+    /// @throws as above, and std::invalid_argument when two requests name one cache; all caches and y are then as they were
+    template <Requests List>
+    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, const List& requests, Eigen::Ref<Matrix> y,
+                 ExecutorRef executor, Workspace& workspace, const ForwardOptions<Activation>& options = {}) const {
+        using Cache = typename std::ranges::range_value_t<List>::Store;
+        const std::span<const Request<Cache>> list(requests);
+        check(x, positions, list, y, options);
+        const Index tokens = x.rows();
+        if (tokens == 0) return;
+        const BatchLimits limits{static_cast<Index>(list.size()), tokens, options.share_prefix};
+        const auto s = workspace.carve([&](Arena& arena) { return Scratch::carve(arena, *this, limits, executor.concurrency()); });
+        detail::require_distinct(list, s.caches);
+        const detail::RoomForAll<Cache> room(list);
+
+        project_queries(view(x), positions, s, executor);
+        project_latents(view(x), s, executor);
+        append(list, s.latents);
+        attend(list, s, executor, options);
+        linear<simd::DefaultArch, Activation>(rows(s.o), o_, bias(o_bias_), MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()),
+                                              executor);
     }
 
   private:
@@ -99,11 +115,14 @@ class Attention {
         HeadsView<A> q_latent;  ///< [t, H, Dc+Dr] of one chunk of queries
         HeadsView<A> o_latent;  ///< [t, H, Dc]
         A* angles = nullptr;    ///< [T, Dr]
+        std::int32_t* query_begin = nullptr;  ///< [requests + 1]
+        const void** caches = nullptr;        ///< [requests]
         std::span<std::byte> kernel;
 
-        static Scratch carve(Arena& arena, const Attention& layer, Index tokens, Index concurrency) {
+        static Scratch carve(Arena& arena, const Attention& layer, const BatchLimits& limits, Index concurrency) {
             const Config& c = layer.config_;
             const Index heads = c.num_attention_heads;
+            const Index tokens = limits.queries;
             const Index chunk = std::min(tokens, layer.absorbed_chunk());
             const auto heads_view = [&](Index count, Index dim) {
                 return HeadsView<A>(arena.take<A>(count * heads * dim), count, heads, dim);
@@ -116,7 +135,10 @@ class Attention {
             s.q_latent = heads_view(chunk, c.cache_dim());
             s.o_latent = heads_view(chunk, c.kv_lora_rank);
             s.angles = arena.take<A>(tokens * c.qk_rope_head_dim);
-            const auto absorbed = absorbed_workspace_bytes<A>(plan_absorbed(chunk, heads, 0), c.kv_lora_rank, c.qk_rope_head_dim, concurrency);
+            s.query_begin = arena.take<std::int32_t>(limits.requests + 1);
+            s.caches = arena.take<const void*>(limits.requests);
+            const auto absorbed = absorbed_workspace_bytes<A>(BatchLimits{limits.requests, chunk, limits.shared_prefix}, heads, c.kv_lora_rank,
+                                                              c.qk_rope_head_dim, concurrency);
             const auto expanded = expanded_worker_bytes<A>(plan_expanded(tokens, heads), c.cache_dim(), c.qk_head_dim(), c.v_head_dim) *
                                   static_cast<std::size_t>(concurrency);
             const std::size_t bytes = std::max(absorbed, expanded);
@@ -160,18 +182,36 @@ class Attention {
         o_bias_ = to_vector(weights.o_bias);
     }
 
-    template <Storage C>
-    void check(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, const LatentCache<C>& cache,
-               const Eigen::Ref<Matrix>& y) const {
+    template <LatentStore Cache>
+    void check(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, std::span<const Request<Cache>> requests,
+               const Eigen::Ref<Matrix>& y, const ForwardOptions<A>& options) const {
         require_equal("x.cols()", x.cols(), "hidden_size", config_.hidden_size);
         require_equal("positions.size()", static_cast<Index>(positions.size()), "x.rows()", x.rows());
         for (const std::int64_t position : positions) require_at_least("positions[t]", position, std::int64_t{0});
         require_equal("y.rows()", y.rows(), "x.rows()", x.rows());
         require_equal("y.cols()", y.cols(), "hidden_size", config_.hidden_size);
-        require_equal("cache.latent_dim()", cache.latent_dim(), "kv_lora_rank", config_.kv_lora_rank);
-        require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config_.qk_rope_head_dim);
-        require(cache.pairing() == config_.rope.pairing, "cache.pairing()", name(cache.pairing()), name(config_.rope.pairing));
-        cache.require_room(x.rows());
+        Index tokens = 0;
+        for (const Request<Cache>& request : requests) {
+            require(request.cache != nullptr, "requests[r].cache", "null", "not null");
+            require_in_range("requests[r].tokens", request.tokens, Index{0}, x.rows());
+            tokens += request.tokens;
+            const Cache& cache = *request.cache;
+            require_equal("cache.latent_dim()", cache.latent_dim(), "kv_lora_rank", config_.kv_lora_rank);
+            require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config_.qk_rope_head_dim);
+            require(cache.pairing() == config_.rope.pairing, "cache.pairing()", name(cache.pairing()), name(config_.rope.pairing));
+            cache.require_room(request.tokens);
+        }
+        require_equal("requests' tokens", tokens, "x.rows()", x.rows());
+        detail::check_options(options, requests, config_.num_attention_heads, x.rows());
+    }
+
+    template <LatentStore Cache>
+    void append(std::span<const Request<Cache>> requests, const MatrixView<A>& latents) const {
+        Index first = 0;
+        for (const Request<Cache>& request : requests) {
+            request.cache->append(MatrixView<const A>(latents.row_range(first, request.tokens)));
+            first += request.tokens;
+        }
     }
 
     // q = q_b(RMSNorm(q_a(x))) or q_proj(x);  q_pe = RoPE(q_pe, position)
@@ -207,28 +247,102 @@ class Attention {
         for (Index t = 0; t < x.rows; ++t) rope_.rotate(s.angles + t * rope_.dim(), s.latents.row(t) + config_.kv_lora_rank);
     }
 
-    // q_lat[h] = W_UK[h]ᵀ q_nope[h];  s = (q_lat·c + q_pe·k_pe)·scale;  o[h] = W_UV[h] (softmax(s) c)
-    template <Storage C>
-    void attend_absorbed(const LatentView<C>& cache, const Scratch& s, ExecutorRef executor) const {
-        const Index tokens = s.q.tokens;
-        Workspace kernel(s.kernel);
-        for (Index first = 0; first < tokens; first += s.q_latent.tokens) {
-            const Index count = std::min(s.q_latent.tokens, tokens - first);
-            const HeadsView<A> q = s.q.token_range(first, count);
-            const HeadsView<A> q_latent = s.q_latent.token_range(0, count);
-            const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
-            linear_heads<simd::DefaultArch, A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_, q_latent.slice(0, config_.kv_lora_rank), executor);
-            copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim), q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
-            decode_absorbed(q_latent, cache.prefix(cache.length - tokens + first + count), scale(), o_latent, {}, kernel, executor);
-            linear_heads<simd::DefaultArch, A>(o_latent, value_, s.o.token_range(first, count), executor);
+    /// Every request in its cheaper form; absorbed ones that follow each other together, up to a chunk of queries.
+    template <LatentStore Cache>
+    void attend(std::span<const Request<Cache>> requests, const Scratch& s, ExecutorRef executor, const ForwardOptions<A>& options) const {
+        Index first = 0;
+        for (std::size_t r = 0; r < requests.size();) {
+            const Index tokens = requests[r].tokens;
+            if (form_of(requests[r], r, options) == Form::expanded) {
+                attend_expanded(requests[r].cache->view(), first, tokens, s, executor, options);
+                first += tokens;
+                ++r;
+                continue;
+            }
+            std::size_t end = r + 1;
+            Index count = tokens;
+            for (; end < requests.size() && form_of(requests[end], end, options) == Form::absorbed; ++end) {
+                if (count + requests[end].tokens > s.q_latent.tokens) break;
+                count += requests[end].tokens;
+            }
+            if (count <= s.q_latent.tokens) {
+                attend_batch(requests.subspan(r, end - r), r, first, s, executor, options);
+            } else {
+                attend_chunks(requests[r].cache->view(), r, first, tokens, s, executor, options);
+            }
+            first += count;
+            r = end;
         }
     }
 
-    // k_nope[h] = W_UK[h] c;  v[h] = W_UV[h] c;  o[h] = softmax((q_nope·k_nope + q_pe·k_pe)·scale) v[h]
-    template <Storage C>
-    void attend_expanded(const LatentView<C>& cache, const Scratch& s, ExecutorRef executor) const {
+    template <LatentStore Cache>
+    [[nodiscard]] Form form_of(const Request<Cache>& request, std::size_t index, const ForwardOptions<A>& options) const noexcept {
+        if (!options.trees.empty() && options.trees[index].data != nullptr) return Form::absorbed;
+        return options.form == Form::automatic ? choose_form(config_, request.tokens, request.cache->size()) : options.form;
+    }
+
+    /// Requests from number `index` on, in one call.
+    template <LatentStore Cache>
+    void attend_batch(std::span<const Request<Cache>> requests, std::size_t index, Index first, const Scratch& s, ExecutorRef executor,
+                      const ForwardOptions<A>& options) const {
+        const std::span<std::int32_t> query_begin(s.query_begin, requests.size() + 1);
+        query_begin[0] = 0;
+        for (std::size_t r = 0; r < requests.size(); ++r)
+            query_begin[r + 1] = query_begin[r] + static_cast<std::int32_t>(requests[r].tokens);
+        const detail::RequestViews<Cache> caches{requests};
+        BatchOptions<A> batch{.sinks = options.sinks};
+        if (!options.trees.empty()) batch.trees = options.trees.subspan(index, requests.size());
+        if (options.share_prefix && requests.size() > 1) batch.shared_prefix = shared_prefix(caches, query_begin);
+        attend_absorbed(caches, query_begin, first, s, executor, batch, options.lse);
+    }
+
+    /// One request of more queries than a chunk takes.
+    template <LatentSource View>
+    void attend_chunks(const View& cache, std::size_t index, Index first, Index tokens, const Scratch& s, ExecutorRef executor,
+                       const ForwardOptions<A>& options) const {
+        for (Index begin = 0; begin < tokens; begin += s.q_latent.tokens) {
+            const Index count = std::min(s.q_latent.tokens, tokens - begin);
+            BatchOptions<A> batch{.sinks = options.sinks};
+            MatrixView<const bool> tree;
+            if (!options.trees.empty()) tree = options.trees[index];
+            if (tree.data != nullptr) {
+                tree = tree.row_range(begin, count);
+                batch.trees = {&tree, 1};
+            }
+            // A tree shows what lies behind the chunk's last query too.
+            const std::array<View, 1> caches{tree.data != nullptr ? cache : cache.prefix(cache.length - tokens + begin + count)};
+            const std::array<std::int32_t, 2> query_begin{0, static_cast<std::int32_t>(count)};
+            attend_absorbed(caches, query_begin, first + begin, s, executor, batch, options.lse);
+        }
+    }
+
+    // q_lat[h] = W_UK[h]ᵀ q_nope[h];  s = (q_lat·c + q_pe·k_pe)·scale;  o[h] = W_UV[h] (softmax(s) c)
+    template <LatentBatch Batch>
+    void attend_absorbed(const Batch& caches, std::span<const std::int32_t> query_begin, Index first, const Scratch& s,
+                         ExecutorRef executor, const BatchOptions<A>& options, const MatrixView<A>& lse) const {
+        const Index count = query_begin.back();
+        if (count == 0) return;
         Workspace kernel(s.kernel);
-        prefill_expanded(s.q, cache, ExpansionWeights<T>{expand_key_, value_}, scale(), s.o, {}, kernel, executor);
+        const HeadsView<A> q = s.q.token_range(first, count);
+        const HeadsView<A> q_latent = s.q_latent.token_range(0, count);
+        const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
+        linear_heads<simd::DefaultArch, A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_, q_latent.slice(0, config_.kv_lora_rank), executor);
+        copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim), q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
+        decode_absorbed(q_latent, caches, query_begin, scale(), o_latent, lse_of(lse, first, count), kernel, executor, options);
+        linear_heads<simd::DefaultArch, A>(o_latent, value_, s.o.token_range(first, count), executor);
+    }
+
+    // k_nope[h] = W_UK[h] c;  v[h] = W_UV[h] c;  o[h] = softmax((q_nope·k_nope + q_pe·k_pe)·scale) v[h]
+    template <LatentSource View>
+    void attend_expanded(const View& cache, Index first, Index count, const Scratch& s, ExecutorRef executor,
+                         const ForwardOptions<A>& options) const {
+        Workspace kernel(s.kernel);
+        prefill_expanded(s.q.token_range(first, count), cache, ExpansionWeights<T>{expand_key_, value_}, scale(),
+                         s.o.token_range(first, count), lse_of(options.lse, first, count), kernel, executor, options.sinks);
+    }
+
+    [[nodiscard]] static MatrixView<A> lse_of(const MatrixView<A>& lse, Index first, Index count) noexcept {
+        return lse.data == nullptr ? lse : lse.row_range(first, count);
     }
 
     static void project(MatrixView<const A> x, const PackedMatrix<T>& weight, const std::vector<A>& bias_values, MatrixView<A> y,

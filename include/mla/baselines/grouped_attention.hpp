@@ -16,26 +16,54 @@ template <Compute A>
     return 2 * staged_elements<A>(head_dim);
 }
 
+/// The rows of one key-value head.
+[[nodiscard]] inline Segment stream_segment(const SplitPlan& plan, Index stream, Index heads, Index queries) noexcept {
+    Segment segment;
+    segment.plan = plan;
+    segment.source = stream;
+    segment.first_head = stream * heads;
+    segment.heads = heads;
+    segment.visible = plan.keys - queries + 1;
+    return segment;
+}
+
+template <class Arch, Compute A>
+[[nodiscard]] SplitScratch<Arch, A> carve_grouped(Arena& arena, const SplitPlan& plan, Index head_dim, Index workers) noexcept {
+    SegmentTotals<Arch, A> totals;
+    totals.depth = head_dim;
+    for (Index stream = 0; stream < plan.streams; ++stream) {
+        Segment segment = stream_segment(plan, stream, 1, 0);
+        totals.place(segment);
+    }
+    return SplitScratch<Arch, A>::carve(arena, totals, head_dim, staged_key_values<A>(head_dim), workers);
+}
+
 /// One item: the rows of a key-value head over a range of tokens, block by block.
 template <class Arch, Compute A, Storage C>
 void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcept {
     using U = Unit<Arch, A, C>;
     const Index dim = cache.head_dim;
+    const Index stride = cache.token_stride;
     const bool few_in_place = item.rows.few() && dim % simd::lanes<Arch, A> == 0;
     const StageBuffer<A> buffer{item.staged, item.staged + staged_elements<A>(dim)};
-    const C* keys = cache.keys + item.stream * cache.head_stride;
-    const C* values = cache.values + item.stream * cache.head_stride;
-    const Index stride = cache.token_stride;
+    const auto list = [stride](const C* first, Index count) {
+        RowList<C> rows;
+        rows.stride = stride;
+        rows.add(first, count);
+        return rows;
+    };
     for (Index t = item.begin; t < item.end; t += block_tokens) {
         const Index count = std::min(block_tokens, item.end - t);
         const Index next_count = std::min(block_tokens, item.end - t - count);
-        const CachedRows<C> rows{keys + t * stride, stride, dim, values + t * stride, stride, dim};
+        const C* keys = cache.keys + item.source * cache.head_stride + t * stride;
+        const C* values = cache.values + item.source * cache.head_stride + t * stride;
         if (few_in_place) {
-            attend_few<Arch>(item.rows, Block<C>{rows.keys, stride, rows.values, stride, dim, t, count}, item.scores, next_count);
+            attend_few<Arch>(item.rows, FewBlock<C>{keys, stride, values, stride, dim, t, count}, item.scores, next_count);
         } else if (item.rows.few()) {
-            attend_few<Arch>(item.rows, stage<Arch, A>(rows, t, count, buffer), item.scores, 0);
+            attend_few<Arch>(item.rows, stage_key_values<Arch, A>(list(keys, count), list(values, count), dim, t, count, buffer), item.scores);
         } else {
-            attend_block<Arch>(item.rows, stage<Arch, U>(rows, t, count, buffer), item.scores, {});
+            attend_block<Arch>(item.rows, stage_key_values<Arch, U>(list(keys, count), list(values, count), dim, t, count, buffer),
+                               item.scores, {});
         }
     }
 }
@@ -62,8 +90,7 @@ void check_view(const KvView<C>& cache) {
 template <Compute A, class Arch = simd::DefaultArch>
 [[nodiscard]] std::size_t grouped_workspace_bytes(const SplitPlan& plan, Index head_dim, Index concurrency) {
     Arena counter;
-    const Index staged = detail::staged_key_values<A>(head_dim);
-    static_cast<void>(detail::SplitScratch<Arch, A>::carve(counter, plan, head_dim, head_dim, staged, concurrency));
+    static_cast<void>(detail::carve_grouped<Arch, A>(counter, plan, head_dim, concurrency));
     return counter.bytes();
 }
 
@@ -81,12 +108,18 @@ void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cac
     require(q.heads % cache.kv_heads == 0, "q.heads", q.heads, "a multiple of cache.kv_heads");
     if (q.tokens == 0) return;
     const SplitPlan plan = plan_grouped(q.tokens, q.heads, cache.kv_heads, cache.length);
-    const auto scratch = workspace.carve([&](Arena& arena) {
-        return detail::SplitScratch<Arch, A>::carve(arena, plan, cache.head_dim, cache.head_dim,
-                                                    detail::staged_key_values<A>(cache.head_dim), executor.concurrency());
-    });
-    detail::run_plan<Arch, detail::Unit<Arch, A, C>>(plan, scratch, q, scale, out, lse, executor,
-                              [&](const detail::SplitItem<A>& item) { detail::attend_key_values<Arch, A>(item, cache); });
+    const auto scratch =
+        workspace.carve([&](Arena& arena) { return detail::carve_grouped<Arch, A>(arena, plan, cache.head_dim, executor.concurrency()); });
+    detail::SegmentTotals<Arch, A> totals;
+    totals.depth = cache.head_dim;
+    for (Index stream = 0; stream < cache.kv_heads; ++stream) {
+        detail::Segment segment = detail::stream_segment(plan, stream, q.heads / cache.kv_heads, q.tokens);
+        totals.place(segment);
+        scratch.segments[stream] = segment;
+    }
+    detail::run_segments<Arch, detail::Unit<Arch, A, C>>(
+        scratch, detail::CallView<A>{q, scale, out, lse}, executor,
+        [&](const detail::SplitItem<A>& item) { detail::attend_key_values<Arch, A>(item, cache); });
 }
 
 }  // namespace mla::baselines

@@ -9,9 +9,9 @@
 
 namespace mla {
 
-/// Owns up to `capacity` tokens of Dc + Dr values each, stored as C, contiguous, every row on a cache line.
+/// Owns up to `capacity` tokens of Dc + Dr values each, stored as C (see RowFormat), contiguous.
 /// Nothing but the constructor and `fork` allocates. One writer at a time; readers may share.
-template <Storage C>
+template <CacheElement C>
 class LatentCache {
   public:
     /// @throws std::invalid_argument for an invalid config or a negative capacity
@@ -39,7 +39,7 @@ class LatentCache {
     [[nodiscard]] Index rope_dim() const noexcept { return layout_.rope_dim; }
     /// The convention that the cached rope keys are rotated in.
     [[nodiscard]] RopePairing pairing() const noexcept { return layout_.pairing; }
-    /// Bytes a token takes, padding to whole cache lines included.
+    /// Bytes a token takes, padding included.
     [[nodiscard]] Index bytes_per_token() const noexcept { return layout_.bytes(); }
 
     [[nodiscard]] LatentView<C> view() const noexcept { return {data_.get(), size_, latent_dim(), rope_dim(), layout_.stride()}; }
@@ -50,7 +50,7 @@ class LatentCache {
     void append(MatrixView<const A> tokens) {
         layout_.require_tokens(tokens);
         require_room(tokens.rows);
-        mla::append(tokens, MatrixView<C>(data_.get() + size_ * layout_.stride(), tokens.rows, tokens.cols, layout_.stride()));
+        layout_.write(tokens, data_.get() + size_ * layout_.stride());
         size_ += tokens.rows;
     }
 

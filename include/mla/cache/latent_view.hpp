@@ -1,34 +1,54 @@
 // How a kernel sees cached tokens that lie one after another, whoever owns them.
 #pragma once
 
+#include "mla/cache/row_format.hpp"
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 
 namespace mla {
 
 /// Cached tokens [length, latent_dim + rope_dim] in foreign memory: a row is [normalised latent | rotated rope key], rows lie
-/// `stride` elements apart. Rows at `length` and beyond are never read.
-template <Storage C>
+/// `stride` elements apart (see RowFormat). Rows at `length` and beyond are never read.
+template <CacheElement C>
 struct LatentView {
+    using Element = C;
+
     const C* data = nullptr;
     Index length = 0;      ///< L, tokens
     Index latent_dim = 0;  ///< Dc
     Index rope_dim = 0;    ///< Dr
-    Index stride = 0;      ///< elements from token to token, at least Dc + Dr
+    Index stride = 0;      ///< elements from token to token, at least a row's
 
     [[nodiscard]] constexpr Index row_dim() const noexcept { return latent_dim + rope_dim; }
     [[nodiscard]] constexpr const C* row(Index token) const noexcept { return data + token * stride; }
+    /// How many tokens, `most` at the most, lie one after another from `token` on: all, here.
+    [[nodiscard]] constexpr Index run(Index /*token*/, Index most) const noexcept { return most; }
     /// The first `count` tokens.
     [[nodiscard]] constexpr LatentView prefix(Index count) const noexcept { return {data, count, latent_dim, rope_dim, stride}; }
 };
 
+namespace detail {
+
+/// Checks what LatentView and the paged views have in common: the geometry of a row at `data`, `stride` elements from the next.
+template <CacheElement C>
+void validate_rows(const C* data, Index latent_dim, Index rope_dim, Index stride) {
+    require_at_least("cache.latent_dim", latent_dim, Index{1});
+    require_at_least("cache.rope_dim", rope_dim, Index{0});
+    require_at_least("cache.stride", stride, RowFormat<C>{latent_dim, rope_dim}.elements());
+    if constexpr (Quantised<C>) {
+        require(stride % quantised_alignment == 0, "cache.stride", stride, "a multiple of 4");
+        const auto misaligned = reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(quantised_alignment);
+        require(misaligned == 0, "cache address modulo 4", misaligned, 0);
+    }
+}
+
+}  // namespace detail
+
 /// @throws std::invalid_argument when the view's sizes contradict each other
-template <Storage C>
+template <CacheElement C>
 void validate(const LatentView<C>& cache) {
     require_at_least("cache.length", cache.length, Index{0});
-    require_at_least("cache.latent_dim", cache.latent_dim, Index{1});
-    require_at_least("cache.rope_dim", cache.rope_dim, Index{0});
-    require_at_least("cache.stride", cache.stride, cache.row_dim());
+    detail::validate_rows(cache.data, cache.latent_dim, cache.rope_dim, cache.stride);
     require(cache.data != nullptr || cache.length == 0, "cache.data", "null", "not null when cache.length > 0");
 }
 

@@ -1,20 +1,27 @@
 // How the caches of ours lay out and write their rows, a row a token: contiguous and paged alike.
 #pragma once
 
+#include "mla/cache/row_format.hpp"
 #include "mla/config.hpp"
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 #include "mla/core/workspace.hpp"
-#include "mla/simd/convert.hpp"
 
 namespace mla {
 
-/// Writes tokens [T, Dc + Dr] of the type computed in to cache rows [T, Dc + Dr], rounded to the nearest even of C.
+/// Writes tokens [T, Dc + Dr] of the type computed in to cache rows [T, format.elements()], rounded to the nearest even of C.
+template <class Arch = simd::DefaultArch, Compute A, CacheElement C>
+void append(MatrixView<const A> tokens, const RowFormat<C>& format, MatrixView<C> rows) {
+    require_equal("rows.rows", rows.rows, "tokens.rows", tokens.rows);
+    require_equal("rows.cols", rows.cols, "elements of a row", format.elements());
+    require_equal("tokens.cols", tokens.cols, "latent_dim + rope_dim", format.values());
+    for (Index t = 0; t < tokens.rows; ++t) format.template write<Arch>(tokens.row(t), rows.row(t));
+}
+
+/// As above, where a row is Dc + Dr elements of one type.
 template <class Arch = simd::DefaultArch, Compute A, Storage C>
 void append(MatrixView<const A> tokens, MatrixView<C> rows) {
-    require_equal("rows.rows", rows.rows, "tokens.rows", tokens.rows);
-    require_equal("rows.cols", rows.cols, "tokens.cols", tokens.cols);
-    for (Index t = 0; t < tokens.rows; ++t) simd::convert_row<Arch>(rows.row(t), tokens.row(t), tokens.cols);
+    append<Arch>(tokens, RowFormat<C>{tokens.cols, 0}, rows);
 }
 
 namespace detail {
@@ -23,8 +30,8 @@ namespace detail {
 /// stay below 2^63.
 inline constexpr Index max_cached_tokens = Index{1} << 34;
 
-/// A row of a cache that owns its memory: Dc + Dr values of C, every row on a cache line.
-template <Storage C>
+/// A row of a cache that owns its memory. Rows of one type start on cache lines; quantised ones lie as close as 16 bytes allow.
+template <CacheElement C>
 struct RowLayout {
     Index latent_dim;
     Index rope_dim;
@@ -36,16 +43,25 @@ struct RowLayout {
         validate(config);
     }
 
-    [[nodiscard]] Index dim() const noexcept { return latent_dim + rope_dim; }
+    [[nodiscard]] RowFormat<C> format() const noexcept { return {latent_dim, rope_dim}; }
     /// Elements from row to row.
-    [[nodiscard]] Index stride() const noexcept { return round_up(dim(), static_cast<Index>(scratch_alignment / sizeof(C))); }
+    [[nodiscard]] Index stride() const noexcept {
+        constexpr std::size_t alignment = Quantised<C> ? 16 : scratch_alignment;
+        return round_up(format().elements(), static_cast<Index>(alignment / sizeof(C)));
+    }
     [[nodiscard]] Index bytes() const noexcept { return stride() * static_cast<Index>(sizeof(C)); }
 
     /// @throws std::invalid_argument unless `tokens` have the width of a row
     template <Compute A>
     void require_tokens(const MatrixView<const A>& tokens) const {
-        require_equal("tokens.cols", tokens.cols, "kv_lora_rank + qk_rope_head_dim", dim());
+        require_equal("tokens.cols", tokens.cols, "kv_lora_rank + qk_rope_head_dim", latent_dim + rope_dim);
         require_at_least("tokens.stride", tokens.stride, tokens.cols);
+    }
+
+    /// Writes tokens to rows from `first` on.
+    template <Compute A>
+    void write(MatrixView<const A> tokens, C* first) const {
+        append(tokens, format(), MatrixView<C>(first, tokens.rows, format().elements(), stride()));
     }
 };
 

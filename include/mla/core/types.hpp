@@ -73,8 +73,18 @@ struct fp16 {
     constexpr operator float() const noexcept { return detail::fp16_value(bits); }
 };
 
+/// Storage of a signed byte that stands for a multiple of a scale kept elsewhere.
+struct int8 {
+    std::int8_t bits = 0;
+
+    int8() = default;
+    constexpr explicit int8(std::int8_t value) noexcept : bits(value) {}
+    constexpr operator float() const noexcept { return static_cast<float>(bits); }
+};
+
 static_assert(std::is_trivially_copyable_v<bf16> && sizeof(bf16) == 2);
 static_assert(std::is_trivially_copyable_v<fp16> && sizeof(fp16) == 2);
+static_assert(std::is_trivially_copyable_v<int8> && sizeof(int8) == 1);
 
 /// A type that weights and caches can be stored in.
 template <class S>

@@ -6,20 +6,6 @@
 
 namespace mla::detail {
 
-/// A block of cached tokens as the tiles want it, in units. Keys are rows of units; values are rows of one unit a value, where
-/// a unit of two holds the same value of two neighbouring tokens. Key rows from `count` up to the next multiple of 12 exist and
-/// are finite, as are the values that share a unit with the last token's; value rows are readable up to whole vectors.
-template <class U>
-struct Block {
-    const U* keys = nullptr;  ///< [tokens, depth in units]
-    Index key_stride = 0;
-    const U* values = nullptr;  ///< [tokens / values_per_unit, value_dim]
-    Index value_stride = 0;
-    Index value_dim = 0;
-    Index begin = 0;  ///< position of the block's first token among the keys
-    Index count = 0;  ///< tokens, at most block_tokens
-};
-
 /// Units of a score that are summed in registers before they join it. One sum over all 576 values of a DeepSeek row would carry
 /// twice the rounding error of four of 144; the three extra passes over a tile cost about 1 %.
 inline constexpr Index score_depth = 144;
@@ -36,24 +22,45 @@ template <class Arch, Compute A, class U>
     return std::max<Index>(tiles * divide_up(divide_up(depth, values_per_unit<U>), prefetch_depth), 1);
 }
 
-/// scores [tokens, N vectors of rows] = keys · packed queries, for the first `tokens` of a block, rounded up to whole tiles.
+/// scores [M tokens, N vectors of rows] = M keys · packed queries.
+template <class Arch, int M, int N, Compute A, class U>
+MLA_ALWAYS_INLINE void score_tile(simd::RowOperand<U> keys, Index units, const U* panel, A* scores, Prefetch& next) noexcept {
+    constexpr Index width = N * simd::lanes<Arch, A>;
+    for (Index begin = 0; begin < units; begin += score_depth) {
+        const Index end = std::min(begin + score_depth, units);
+        simd::Tile<Arch, A, M, N> tile;
+        tile.clear();
+        for (Index k = begin; k < end; k += prefetch_depth) {
+            tile.multiply(std::min(prefetch_depth, end - k), keys.advance_k(k), panel + k * width, width);
+            next.step();
+        }
+        begin == 0 ? tile.store(scores, width) : tile.add_to(scores, width);
+    }
+}
+
+/// scores [tokens, N vectors of rows] of the first `tokens` of a block. A run is cut into tiles of 12 (or 6), 8, 4, 2 and 1 tokens,
+/// so that no key is multiplied twice.
 template <class Arch, int N, Compute A, class U>
 void score_panel(const Block<U>& block, Index tokens, Index units, const U* panel, A* scores, Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
-    constexpr int M = N == 2 ? Shape::score_tokens_pair : Shape::score_tokens_single;
+    constexpr int widest = N == 2 ? Shape::score_tokens_pair : Shape::score_tokens_single;
     constexpr Index width = N * Shape::lanes;
-    for (Index t = 0; t < tokens; t += M) {
-        const simd::RowOperand<U> keys{block.keys + t * block.key_stride, block.key_stride};
-        for (Index begin = 0; begin < units; begin += score_depth) {
-            const Index end = std::min(begin + score_depth, units);
-            simd::Tile<Arch, A, M, N> tile;
-            tile.clear();
-            for (Index k = begin; k < end; k += prefetch_depth) {
-                tile.multiply(std::min(prefetch_depth, end - k), keys.advance_k(k), panel + k * width, width);
-                next.step();
-            }
-            begin == 0 ? tile.store(scores + t * width, width) : tile.add_to(scores + t * width, width);
-        }
+    for (const RowRun<U>& run : block.keys) {
+        const Index count = std::min(run.count, tokens);
+        Index t = 0;
+        const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
+            for (; t + M <= count; t += M)
+                score_tile<Arch, M, N>(simd::RowOperand<U>{run.data + t * block.keys.stride, block.keys.stride}, units, panel,
+                                       scores + t * width, next);
+        };
+        tiles(std::integral_constant<int, widest>{});
+        if constexpr (widest > 8) tiles(std::integral_constant<int, 8>{});
+        tiles(std::integral_constant<int, 4>{});
+        tiles(std::integral_constant<int, 2>{});
+        tiles(std::integral_constant<int, 1>{});
+        scores += count * width;
+        tokens -= count;
+        if (tokens == 0) return;
     }
 }
 
@@ -137,7 +144,15 @@ void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U*
             for (Index row = 0; row < width; row += M) {
                 simd::Tile<Arch, A, M, N> tile;
                 tile.clear();
-                tile.multiply(units, simd::ColumnOperand<U>{p + row, width}, block.values + vector * Shape::lanes, block.value_stride);
+                simd::ColumnOperand<U> weights{p + row, width};
+                Index left = units;
+                for (const RowRun<U>& run : block.values) {
+                    const Index count = std::min(run.count, left);
+                    tile.multiply(count, weights, run.data + vector * Shape::lanes, block.values.stride);
+                    weights = weights.advance_k(count);
+                    left -= count;
+                    if (left == 0) break;
+                }
                 tile.add_to_scaled(out + row * out_stride + vector * Shape::lanes, out_stride, rescale + row);
             }
     };
@@ -161,6 +176,7 @@ void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, 
             limit[r] = static_cast<A>(std::clamp<Index>(group.visible[first + r] - block.begin, 0, tokens));
         mask_scores<Arch>(tokens, width, limit, scores);
     }
+    if (!group.tree.empty()) mask_tree(group, first, width, block.begin, tokens, scores, Index{1}, width);
     alignas(64) A rescale[simd::extent<width>];
     softmax_panel<Arch, U>(tokens, width, group.scale, scores, group.max + first, group.sum + first, rescale);
     accumulate_panel<Arch>(block, tokens, width, reinterpret_cast<const U*>(scores), rescale, group.out + first * group.out_stride,

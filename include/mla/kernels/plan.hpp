@@ -6,7 +6,7 @@
 
 #include "mla/config.hpp"
 #include "mla/core/types.hpp"
-#include "mla/kernels/row_group.hpp"
+#include "mla/kernels/row_list.hpp"
 
 namespace mla {
 
@@ -94,7 +94,7 @@ struct ExpandedPlan {
 [[nodiscard]] inline ExpandedPlan plan_expanded(Index queries, Index heads) noexcept {
     constexpr Index wanted_items = 8;
     const Index wanted = divide_up(queries, divide_up(wanted_items, heads));
-    return {queries, heads, std::clamp<Index>(wanted, std::min<Index>(queries, 512), 4096)};
+    return {queries, heads, std::clamp<Index>(wanted, std::clamp<Index>(queries, 1, 512), 4096)};
 }
 
 }  // namespace mla

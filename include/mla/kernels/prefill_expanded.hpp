@@ -2,9 +2,9 @@
 // multi-head attention. Fewer multiply-adds than the absorbed form once many queries share a decompressed block.
 #pragma once
 
-#include "mla/cache/latent_view.hpp"
 #include "mla/core/executor.hpp"
 #include "mla/core/workspace.hpp"
+#include "mla/kernels/batch.hpp"
 #include "mla/kernels/block_attention.hpp"
 #include "mla/kernels/few_rows.hpp"
 #include "mla/kernels/plan.hpp"
@@ -56,39 +56,43 @@ struct ExpandedScratch {
 };
 
 /// Decompresses tokens [begin, begin + count) of one head: keys [W_UK c | k_pe], values W_UV c.
-template <class Arch, Compute A, Storage C, Storage S>
-Block<A> expand_block(const LatentView<C>& cache, const ExpansionWeights<S>& weights, Index head, Index begin, Index count,
+template <class Arch, Compute A, LatentSource View, Storage S>
+Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Index head, Index begin, Index count,
                       const ExpandedScratch<Arch, A>& scratch) noexcept {
+    const RowFormat<typename View::Element> format{cache.latent_dim, cache.rope_dim};
     const Index nope = weights.key.out();
     const Index value_dim = weights.value.out();
-    const Index padded = count + tile_padding(count);
-    const Index stride = staged_stride<A>(cache.row_dim());
-    stage_rows<Arch>(cache.row(begin), cache.stride, count, cache.row_dim(), scratch.latents, stride, padded - count);
-    const MatrixView<const A> latents(scratch.latents, padded, cache.latent_dim, stride);
+    const auto staged = copy_latents<Arch, A>(list_rows(cache, begin, count), format, begin, count, {scratch.latents, nullptr});
+    const MatrixView<const A> latents(scratch.latents, count, cache.latent_dim, staged.keys.stride);
     linear_panels<Arch, A>(latents, weights.key, head, 0, weights.key.panels(),
-                           MatrixView<A>(scratch.keys, padded, nope, scratch.key_stride));
+                           MatrixView<A>(scratch.keys, count, nope, scratch.key_stride));
     linear_panels<Arch, A>(latents, weights.value, head, 0, weights.value.panels(),
-                           MatrixView<A>(scratch.values, padded, value_dim, scratch.value_stride));
-    for (Index t = 0; t < padded; ++t) {
+                           MatrixView<A>(scratch.values, count, value_dim, scratch.value_stride));
+    for (Index t = 0; t < count; ++t) {
         std::copy_n(latents.row(t) + cache.latent_dim, cache.rope_dim, scratch.keys + t * scratch.key_stride + nope);
         std::fill_n(scratch.values + t * scratch.value_stride + value_dim, scratch.value_stride - value_dim, A(0));
     }
-    return {scratch.keys, scratch.key_stride, scratch.values, scratch.value_stride, value_dim, begin, count};
+    auto block = empty_block<A>(value_dim, begin, count);
+    block.keys.stride = scratch.key_stride;
+    block.keys.add(scratch.keys, count);
+    block.values.stride = scratch.value_stride;
+    block.values.add(scratch.values, count);
+    return block;
 }
 
-/// Divides the outputs of a group by their sums into out rows [rows, dim] of one head, and writes their LSE.
+/// Divides the outputs of a group by their sums, and the sink's share, into out rows [rows, dim] of one head, and writes their LSE.
 template <Compute A>
-void finish_head(const RowGroup<A>& group, MatrixView<A> out, const MatrixView<A>& lse, Index first_query, Index head) noexcept {
+void finish_head(const RowGroup<A>& group, MatrixView<A> out, const MatrixView<A>& lse, A sink, Index first_query, Index head) noexcept {
     for (Index r = 0; r < group.rows; ++r) {
         const SoftmaxState<A> state{group.max[r], group.sum[r]};
-        const A scale = state.sum != A(0) ? A(1) / state.sum : A(0);
+        const A scale = state.sum != A(0) ? A(1) / (state.sum + std::exp(sink - state.max)) : A(0);
         for (Index c = 0; c < out.cols; ++c) out(r, c) = group.out[r * group.out_stride + c] * scale;
         if (lse.data != nullptr) lse(first_query + r, head) = state.lse();
     }
 }
 
-template <Compute A, Storage C, Storage S>
-void check_expanded(const HeadsView<const A>& q, const LatentView<C>& cache, const ExpansionWeights<S>& weights, A scale,
+template <Compute A, LatentSource View, Storage S>
+void check_expanded(const HeadsView<const A>& q, const View& cache, const ExpansionWeights<S>& weights, A scale,
                     const HeadsView<A>& out, const MatrixView<A>& lse) {
     validate(cache);
     check_attention(q, scale, out, lse);
@@ -114,16 +118,23 @@ template <Compute A, class Arch = simd::DefaultArch>
 /// query t of T sees 0 … L−T+t. A query that sees none gets output 0 and LSE −inf.
 ///
 /// q [T, H, Dn+Dr]: nope, then rotated rope. cache: L rows [latent | rope key]; the queries' own tokens are its last.
-/// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. Scratch does not
-/// grow with L. Allocates only when the workspace must grow.
+/// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. sinks [H]: a logit a head
+/// that takes its share of the softmax and has no value, or empty; the LSE leaves it out.
+///
+/// A block of the cache is decompressed, attended to and forgotten before the next, so that scratch does not grow with L but with
+/// the plan's `group_queries`, the caller's to set: every group decompresses the cache anew. Allocates only when the workspace must
+/// grow.
 /// @throws std::invalid_argument when sizes disagree, std::length_error when a caller's workspace is too small
-template <class Arch = simd::DefaultArch, Compute A, Storage C, Storage S>
-void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, LatentView<C> cache, ExpansionWeights<S> weights,
+template <class Arch = simd::DefaultArch, Compute A, LatentSource View, Storage S>
+void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, ExpansionWeights<S> weights,
                       std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse, Workspace& workspace,
-                      ExecutorRef executor) {
+                      ExecutorRef executor, const ExpandedPlan& plan, std::span<const std::type_identity_t<A>> sinks = {}) {
     detail::check_expanded<A>(q, cache, weights, scale, out, lse);
+    require_equal("plan.queries", plan.queries, "q.tokens", q.tokens);
+    require_equal("plan.heads", plan.heads, "q.heads", q.heads);
+    require_at_least("plan.group_queries", plan.group_queries, Index{1});
+    if (!sinks.empty()) require_equal("sinks.size()", static_cast<Index>(sinks.size()), "q.heads", q.heads);
     if (q.tokens == 0) return;
-    const ExpandedPlan plan = plan_expanded(q.tokens, q.heads);
     const auto bytes = static_cast<Index>(expanded_worker_bytes<A, Arch>(plan, cache.row_dim(), q.dim, out.dim));
     auto* const memory = workspace.carve([&](Arena& arena) { return arena.take<std::byte>(executor.concurrency() * bytes); });
 
@@ -135,16 +146,28 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, LatentView<C> 
         const Index first = item % plan.groups() * plan.group_queries;
         group.rows = std::min(plan.group_queries, q.tokens - first);
         detail::pack_queries<Arch, A>(group.rows, q.dim, scale, [&](Index r) { return q.at(first + r, head); }, group.queries);
-        detail::set_causal<Arch>(group, first, 1, q.tokens, cache.length);
+        group.first_row = first;
+        detail::set_visible<Arch>(group, cache.length - q.tokens + 1, Index{1});
         detail::clear<Arch>(group);
         const Index end = group.visible[group.rows - 1];
         for (Index t = 0; t < end; t += detail::block_tokens) {
             const Index count = std::min(detail::block_tokens, end - t);
             const auto block = detail::expand_block(cache, weights, head, t, count, scratch);
-            group.few() ? detail::attend_few<Arch>(group, block, scratch.scores, 0) : detail::attend_block<Arch>(group, block, scratch.scores, {});
+            group.few() ? detail::attend_few<Arch>(group, block, scratch.scores) : detail::attend_block<Arch>(group, block, scratch.scores, {});
         }
-        detail::finish_head(group, out.head(head).row_range(first, group.rows), lse, first, head);
+        const A sink = sinks.empty() ? -std::numeric_limits<A>::infinity() : sinks[static_cast<std::size_t>(head)];
+        detail::finish_head(group, out.head(head).row_range(first, group.rows), lse, sink, first, head);
     });
+}
+
+/// As above, with the plan of `plan_expanded`.
+template <class Arch = simd::DefaultArch, Compute A, LatentSource View, Storage S>
+void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, ExpansionWeights<S> weights,
+                      std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse, Workspace& workspace,
+                      ExecutorRef executor, std::span<const std::type_identity_t<A>> sinks = {}) {
+    require_at_least("q.heads", q.heads, Index{1});
+    require_at_least("q.tokens", q.tokens, Index{0});
+    prefill_expanded<Arch>(q, cache, weights, scale, out, lse, workspace, executor, plan_expanded(q.tokens, q.heads), sinks);
 }
 
 }  // namespace mla

@@ -7,6 +7,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 #include "mla/core/workspace.hpp"
+#include "mla/kernels/block.hpp"
 #include "mla/simd/tile.hpp"
 
 namespace mla::detail {
@@ -26,10 +27,6 @@ struct AttentionTile {
     static constexpr int value_vectors = 3;
 };
 
-/// Tokens of a block, a multiple of every score tile. 96 rows of 576 floats (216 KiB) leave room in a 1 MiB L2 for the packed
-/// queries and the outputs of 128 rows (288 and 256 KiB).
-inline constexpr Index block_tokens = 96;
-
 /// Rows up to which a group is computed with vectors along the values of a key: 4 rows would leave 12 of 16 AVX-512 lanes
 /// empty, 8 would make the loads of queries the bottleneck.
 inline constexpr Index few_rows = 4;
@@ -40,13 +37,13 @@ template <class Arch, Compute A>
     return round_up(std::max(rows, few_rows), simd::lanes<Arch, A>);
 }
 
-/// What the kernels multiply cached values of type C in: bf16 in pairs where one instruction multiplies and adds a pair, else
-/// one value of the type computed in.
-template <class Arch, Compute A, Storage C>
-using Unit = std::conditional_t<std::is_same_v<A, float> && std::is_same_v<C, bf16> && simd::has_dot_bf16<Arch>, simd::Bf16Pair, A>;
+/// Which of the last keys a query may see, instead of the causal rule: queries of a tree of drafted tokens see their ancestors.
+struct KeyTree {
+    MatrixView<const bool> visible;  ///< [queries, drafted tokens]; empty: the causal rule
+    Index begin = 0;                 ///< position of the first drafted token among the keys
 
-template <class U>
-inline constexpr Index values_per_unit = std::is_same_v<U, simd::Bf16Pair> ? 2 : 1;
+    [[nodiscard]] bool empty() const noexcept { return visible.data == nullptr; }
+};
 
 /// `rows` consecutive rows of [tokens × heads], row = token·heads + head. A panel holds two vectors of rows (the last perhaps
 /// one); unused lanes hold zero queries.
@@ -61,6 +58,9 @@ struct RowGroup {
     A* sum = nullptr;      ///< [padded rows]
     A* out = nullptr;      ///< [padded rows, out_stride], not yet divided by sum
     Index* visible = nullptr;  ///< [padded rows] keys a row may see; never descending
+    KeyTree tree;
+    Index first_row = 0;  ///< of the group among all rows of the tree's queries
+    Index heads = 1;      ///< rows of a query
 
     [[nodiscard]] bool few() const noexcept { return rows <= few_rows; }
 };
@@ -128,14 +128,26 @@ void clear(const RowGroup<A>& group) noexcept {
     std::fill_n(group.out, padded * group.out_stride, A(0));
 }
 
-/// Bottom-right causal mask: with T queries over L keys, query t sees keys 0 … L−T+t. Row r of the group is row
-/// `first_row + r` of all rows, of query (first_row + r) / heads.
+/// Sets how many keys each row may see: its query q, counted from the first of all rows, sees `first + step·q`.
 template <class Arch, Compute A>
-void set_causal(const RowGroup<A>& group, Index first_row, Index heads, Index queries, Index keys) noexcept {
+void set_visible(const RowGroup<A>& group, Index first, Index step) noexcept {
     for (Index r = 0; r < padded_rows<Arch, A>(group.rows); ++r) {
-        const Index query = (first_row + std::min(r, group.rows - 1)) / heads;
-        group.visible[r] = std::max<Index>(keys - queries + query + 1, 0);
+        const Index query = (group.first_row + std::min(r, group.rows - 1)) / group.heads;
+        group.visible[r] = std::max<Index>(first + step * query, 0);
     }
+}
+
+/// Sets scores of drafted tokens that the tree hides to −inf. Score of row `row` and token t of a block from key `begin` on:
+/// scores[row·row_step + t·token_step].
+template <Compute A>
+void mask_tree(const RowGroup<A>& group, Index first, Index rows, Index begin, Index tokens, A* scores, Index row_step,
+               Index token_step) noexcept {
+    for (Index t = std::max<Index>(group.tree.begin - begin, 0); t < tokens; ++t)
+        for (Index r = 0; r < rows; ++r) {
+            const Index query = (group.first_row + std::min(first + r, group.rows - 1)) / group.heads;
+            if (!group.tree.visible(query, begin + t - group.tree.begin))
+                scores[r * row_step + t * token_step] = -std::numeric_limits<A>::infinity();
+        }
 }
 
 /// The arguments that every attention kernel shares.

@@ -1,13 +1,14 @@
-// Runs a split plan: packs queries, lets workers take items, and merges the partial results in the order of the plan.
+// Runs the segments of a call: packs queries, lets workers take items, and merges the partial results in the order of the keys.
 #pragma once
 
 #include <cmath>
+#include <span>
 
 #include "mla/core/executor.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/kernels/block_attention.hpp"
 #include "mla/kernels/few_rows.hpp"
-#include "mla/kernels/plan.hpp"
+#include "mla/kernels/segment.hpp"
 #include "mla/kernels/stage.hpp"
 #include "mla/math/softmax_state.hpp"
 
@@ -16,10 +17,11 @@ namespace mla::detail {
 /// Scratch of one call: what all items share, and what a worker needs for itself.
 template <class Arch, Compute A>
 struct SplitScratch {
-    Index slot_rows = 0;  ///< rows of a group's slot
-    Index depth = 0;
+    SegmentTotals<Arch, A> totals;
     Index out_stride = 0;
     Index staged = 0;  ///< elements of a worker's staged block
+    Segment* segments = nullptr;
+    WorkItem* items = nullptr;
     std::byte* queries = nullptr;
     A* max = nullptr;
     A* sum = nullptr;
@@ -30,118 +32,178 @@ struct SplitScratch {
 
     static constexpr Index score_elements = block_tokens * std::max(AttentionTile<Arch, A>::panel_rows, few_rows);
 
-    static SplitScratch carve(Arena& arena, const SplitPlan& plan, Index depth, Index out_dim, Index staged, Index workers) {
+    static SplitScratch carve(Arena& arena, const SegmentTotals<Arch, A>& totals, Index out_dim, Index staged, Index workers) {
         SplitScratch s;
-        s.slot_rows = padded_rows<Arch, A>(plan.group_rows);
-        s.depth = depth;
+        s.totals = totals;
         s.out_stride = round_up(out_dim, simd::lanes<Arch, A>);
         s.staged = staged;
-        const Index groups = plan.streams * plan.groups();
-        const Index states = groups * plan.most_splits() * s.slot_rows;
-        s.queries = arena.take<std::byte>(groups * s.slot_bytes());
-        s.max = arena.take<A>(states);
-        s.sum = arena.take<A>(states);
-        s.out = arena.take<A>(states * s.out_stride);
+        s.segments = arena.take<Segment>(totals.segments);
+        s.items = arena.take<WorkItem>(totals.most_items());
+        s.queries = arena.take<std::byte>(totals.query_bytes);
+        s.max = arena.take<A>(totals.state_rows);
+        s.sum = arena.take<A>(totals.state_rows);
+        s.out = arena.take<A>(totals.state_rows * s.out_stride);
         s.blocks = arena.take<A>(workers * staged);
         s.scores = arena.take<A>(workers * score_elements);
-        s.visible = arena.take<Index>(workers * s.slot_rows);
+        s.visible = arena.take<Index>(workers * totals.slot_rows);
         return s;
     }
 
-    /// Packed queries of a group; pairs of bf16 take as much for an odd value more.
-    [[nodiscard]] Index slot_bytes() const noexcept { return slot_rows * (depth + 1) * static_cast<Index>(sizeof(A)); }
-    [[nodiscard]] std::byte* group_queries(Index group) const noexcept { return queries + group * slot_bytes(); }
+    [[nodiscard]] std::byte* packed_queries(const Segment& segment, Index group) const noexcept {
+        return queries + segment.first_query_byte + group * totals.slot_bytes(padded_rows<Arch, A>(segment.plan.group_rows));
+    }
 };
 
-/// A piece of work: one group of rows over one range of keys.
+/// A group of rows to be let attend to keys [begin, end) of a source.
 template <Compute A>
 struct SplitItem {
-    Index stream = 0;
+    Index source = 0;
     RowGroup<A> rows;
-    Index begin = 0;  ///< first key
-    Index end = 0;    ///< one past the last key that any row may see
+    Index begin = 0;
+    Index end = 0;  ///< one past the last key that any row may see
     A* staged = nullptr;
     A* scores = nullptr;
 };
 
-/// Merges the partial results of `splits` states, `step` rows apart, for one row, in order, into out [dim] and lse.
-/// A row that saw no key gets output 0 and LSE −inf.
-template <Compute A>
-void merge_row(const A* max, const A* sum, const A* partial, Index splits, Index step, Index partial_stride, Index dim, A* out,
-               A* lse) noexcept {
+/// Where the partial results of one row lie: one for each range of keys, `step` rows apart.
+struct Partials {
+    Index first = 0;
+    Index count = 0;
+    Index step = 0;
+};
+
+template <class Arch, Compute A>
+[[nodiscard]] Partials partials_of(const Segment& segment, Index row) noexcept {
+    const SplitPlan& plan = segment.plan;
+    const Index slot = padded_rows<Arch, A>(plan.group_rows);
+    return {segment.first_state + row / plan.group_rows * plan.splits() * slot + row % plan.group_rows, plan.splits(), slot};
+}
+
+/// Merges the partial results of one row, in order, into out [dim] and lse (when not null). A row that saw no key gets output 0 and
+/// LSE −inf. `sink` is the logit of a key without a value, −inf for none; it is no part of the LSE.
+template <class Arch, Compute A>
+void merge_row(const SplitScratch<Arch, A>& scratch, std::span<const Partials> parts, A sink, Index dim, A* out, A* lse) noexcept {
     SoftmaxState<A> total;
-    for (Index s = 0; s < splits; ++s) total = merge(total, SoftmaxState<A>{max[s * step], sum[s * step]});
+    for (const Partials& part : parts)
+        for (Index i = 0; i < part.count; ++i) {
+            const Index state = part.first + i * part.step;
+            total = merge(total, SoftmaxState<A>{scratch.max[state], scratch.sum[state]});
+        }
     std::fill_n(out, dim, A(0));
     // A sum that is NaN is not equal to 0 either: a poisoned row must not pass for an empty one.
     if (total.sum != A(0)) {
-        for (Index s = 0; s < splits; ++s) {
-            const A weight = SoftmaxState<A>{max[s * step], A(0)}.weight(total.max) / total.sum;
-            const A* from = partial + s * step * partial_stride;
-            for (Index c = 0; c < dim; ++c) out[c] += weight * from[c];
-        }
+        const A sum = total.sum + std::exp(sink - total.max);
+        for (const Partials& part : parts)
+            for (Index i = 0; i < part.count; ++i) {
+                const Index state = part.first + i * part.step;
+                const A weight = SoftmaxState<A>{scratch.max[state], A(0)}.weight(total.max) / sum;
+                const A* from = scratch.out + state * scratch.out_stride;
+                for (Index c = 0; c < dim; ++c) out[c] += weight * from[c];
+            }
     }
     if (lse != nullptr) *lse = total.lse();
 }
 
+/// What a call computes, beside its segments.
 template <Compute A>
-void check_plan(const SplitPlan& plan, Index streams, const HeadsView<const A>& q, Index keys) {
+struct CallView {
+    HeadsView<const A> q;
+    A scale;
+    HeadsView<A> out;
+    MatrixView<A> lse;
+    const A* sinks = nullptr;        ///< [H], or null
+    const Segment* prefix = nullptr; ///< of all rows: their partial results come before a segment's own
+};
+
+/// Packs the queries of one group. U: the unit that rows of more than a few are multiplied in.
+template <class Arch, class U, Compute A>
+void pack_group(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, const Segment& segment, Index group) noexcept {
+    const Index rows = segment.plan.rows_of(group);
+    const auto query = [&](Index r) {
+        const Index row = group * segment.plan.group_rows + r;
+        return call.q.at(segment.first_query + row / segment.heads, segment.first_head + row % segment.heads);
+    };
+    const A scale = place_scale<Arch, U>(rows, call.scale).of_queries;
+    pack_queries<Arch, U>(rows, scratch.totals.depth, scale, query, scratch.packed_queries(segment, group));
+}
+
+/// The item as its kernel wants it, its running state cleared.
+template <class Arch, class U, Compute A>
+[[nodiscard]] SplitItem<A> start_item(const SplitScratch<Arch, A>& scratch, const WorkItem& work, A scale, Index worker) noexcept {
+    const Segment& segment = scratch.segments[work.segment];
+    const SplitPlan& plan = segment.plan;
+    const Index state = partials_of<Arch, A>(segment, work.group * plan.group_rows).first + work.split * padded_rows<Arch, A>(plan.group_rows);
+    SplitItem<A> item;
+    item.source = segment.source;
+    RowGroup<A>& rows = item.rows;
+    rows.rows = plan.rows_of(work.group);
+    rows.depth = scratch.totals.depth;
+    rows.out_stride = scratch.out_stride;
+    rows.scale = place_scale<Arch, U>(rows.rows, scale).of_scores;
+    rows.queries = scratch.packed_queries(segment, work.group);
+    rows.max = scratch.max + state;
+    rows.sum = scratch.sum + state;
+    rows.out = scratch.out + state * scratch.out_stride;
+    rows.visible = scratch.visible + worker * scratch.totals.slot_rows;
+    rows.tree = segment.tree;
+    rows.first_row = work.group * plan.group_rows;
+    rows.heads = segment.heads;
+    set_visible<Arch>(rows, segment.visible, segment.visible_step);
+    clear<Arch>(rows);
+    item.begin = segment.begin + work.split * plan.split_keys;
+    item.end = std::min({item.begin + plan.split_keys, segment.begin + plan.keys, rows.visible[rows.rows - 1]});
+    item.staged = scratch.blocks + worker * scratch.staged;
+    item.scores = scratch.scores + worker * scratch.score_elements;
+    return item;
+}
+
+/// Merges rows [chunk·merge_rows, …) of a segment into the outputs.
+template <class Arch, Compute A>
+void merge_chunk(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, const Segment& segment, Index chunk) noexcept {
+    const Index end = std::min((chunk + 1) * merge_rows, segment.plan.rows);
+    for (Index row = chunk * merge_rows; row < end; ++row) {
+        Partials parts[2];
+        std::size_t count = 0;
+        if (call.prefix != nullptr) parts[count++] = partials_of<Arch, A>(*call.prefix, segment.first_query * segment.heads + row);
+        parts[count++] = partials_of<Arch, A>(segment, row);
+        const Index token = segment.first_query + row / segment.heads;
+        const Index head = segment.first_head + row % segment.heads;
+        const A sink = call.sinks == nullptr ? -std::numeric_limits<A>::infinity() : call.sinks[head];
+        merge_row(scratch, {parts, count}, sink, call.out.dim, call.out.at(token, head),
+                  call.lse.data == nullptr ? nullptr : &call.lse(token, head));
+    }
+}
+
+/// Computes the segments with `attend(item)`, which lets item.rows attend to the item's keys, and writes the outputs. A prefix is
+/// the last segment.
+template <class Arch, class U, Compute A, class Attend>
+void run_segments(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, ExecutorRef executor, Attend attend) noexcept {
+    const SegmentTotals<Arch, A>& totals = scratch.totals;
+    list_items(scratch.segments, totals.segments, scratch.items);
+    for_each_item(executor, totals.items, [&](Index index, Index) {
+        const WorkItem& work = scratch.items[index];
+        if (work.split == 0) pack_group<Arch, U>(scratch, call, scratch.segments[work.segment], work.group);
+    });
+    for_each_item(executor, totals.items,
+                  [&](Index index, Index worker) { attend(start_item<Arch, U>(scratch, scratch.items[index], call.scale, worker)); });
+
+    const Index owners = totals.segments - (call.prefix == nullptr ? 0 : 1);
+    const Index chunks = call.prefix == nullptr ? totals.chunks : call.prefix->first_chunk;
+    for_each_item(executor, chunks, [&](Index index, Index) {
+        const Segment* const after = std::upper_bound(scratch.segments, scratch.segments + owners, index,
+                                                      [](Index chunk, const Segment& s) { return chunk < s.first_chunk; });
+        merge_chunk(scratch, call, after[-1], index - after[-1].first_chunk);
+    });
+}
+
+/// Checks a caller's plan of `rows` rows over `keys` keys.
+inline void check_plan(const SplitPlan& plan, Index streams, Index rows, Index keys) {
     require_equal("plan.streams", plan.streams, "key-value heads", streams);
-    require_equal("plan.rows", plan.rows, "q.tokens * heads of a stream", q.tokens * (q.heads / streams));
+    require_equal("plan.rows", plan.rows, "q.tokens * heads of a stream", rows);
     require_equal("plan.keys", plan.keys, "cache.length", keys);
     require_at_least("plan.group_rows", plan.group_rows, Index{1});
     require(plan.split_keys > 0 && plan.split_keys % block_tokens == 0, "plan.split_keys", plan.split_keys,
             "a positive multiple of 96");
-}
-
-/// U: the unit that rows of more than a few are multiplied in.
-/// Computes every item of the plan with `attend(item)`, which lets item.rows attend to keys [begin, end), and writes out
-/// [T, H, dim] and lse [T, H] (or nothing to an empty view). Head h of H belongs to stream h / (H / streams).
-template <class Arch, class U, Compute A, class Attend>
-void run_plan(const SplitPlan& plan, const SplitScratch<Arch, A>& scratch, const HeadsView<const A>& q, A scale, const HeadsView<A>& out,
-              const MatrixView<A>& lse, ExecutorRef executor, Attend attend) noexcept {
-    const Index heads = q.heads / plan.streams;
-    const Index groups = plan.groups();
-    const Index splits = plan.splits();
-    const auto placed = [&](Index group) { return place_scale<Arch, U>(plan.rows_of(group), scale); };
-
-    for_each_item(executor, plan.streams * groups, [&](Index slot, Index) {
-        const Index stream = slot / groups;
-        const Index group = slot % groups;
-        const auto query = [&](Index r) {
-            const Index row = group * plan.group_rows + r;
-            return q.at(row / heads, stream * heads + row % heads);
-        };
-        pack_queries<Arch, U>(plan.rows_of(group), scratch.depth, placed(group).of_queries, query, scratch.group_queries(slot));
-    });
-
-    for_each_item(executor, plan.items(), [&](Index index, Index worker) {
-        const Index slot = index / splits;
-        const Index group = slot % groups;
-        const Index split = index % splits;
-        const Index state = index * scratch.slot_rows;
-        SplitItem<A> item;
-        item.stream = slot / groups;
-        item.rows = {plan.rows_of(group), scratch.depth,       scratch.out_stride,   placed(group).of_scores, scratch.group_queries(slot),
-                     scratch.max + state, scratch.sum + state, scratch.out + state * scratch.out_stride,
-                     scratch.visible + worker * scratch.slot_rows};
-        set_causal<Arch>(item.rows, group * plan.group_rows, heads, q.tokens, plan.keys);
-        clear<Arch>(item.rows);
-        item.begin = split * plan.split_keys;
-        item.end = std::min({item.begin + plan.split_keys, plan.keys, item.rows.visible[item.rows.rows - 1]});
-        item.staged = scratch.blocks + worker * scratch.staged;
-        item.scores = scratch.scores + worker * scratch.score_elements;
-        attend(item);
-    });
-
-    for_each_item(executor, q.tokens, [&](Index token, Index) {
-        for (Index head = 0; head < q.heads; ++head) {
-            const Index row = token * heads + head % heads;
-            const Index slot = head / heads * groups + row / plan.group_rows;
-            const Index state = slot * splits * scratch.slot_rows + row % plan.group_rows;
-            merge_row(scratch.max + state, scratch.sum + state, scratch.out + state * scratch.out_stride, splits, scratch.slot_rows,
-                      scratch.out_stride, out.dim, out.at(token, head), lse.data == nullptr ? nullptr : &lse(token, head));
-        }
-    });
 }
 
 }  // namespace mla::detail

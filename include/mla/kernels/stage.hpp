@@ -1,11 +1,13 @@
-// The first step of the kernel contract: lists a block's cached rows, reads them once, in order, and lays them out as the
-// tiles want them. The only step that knows how a cache stores its tokens.
+// The first step of the kernel contract: reads a block's listed rows once, in order, and lays them out as the tiles want them.
+// The only step that knows how a cache stores its tokens.
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
-#include "mla/cache/latent_view.hpp"
-#include "mla/kernels/block_attention.hpp"
+#include "mla/cache/row_format.hpp"
+#include "mla/kernels/block.hpp"
+#include "mla/kernels/row_list.hpp"
 #include "mla/kernels/row_group.hpp"
 
 namespace mla::detail {
@@ -24,90 +26,123 @@ template <Compute A>
     return block_tokens * staged_stride<A>(dim);
 }
 
-/// Copies `count` rows of `dim` values to rows of `stride`, converted, and sets their tails, and `padding` further rows, to zero.
-template <class Arch, Storage To, Storage From>
-void stage_rows(const From* source, Index source_stride, Index count, Index dim, To* target, Index stride, Index padding) noexcept {
-    for (Index t = 0; t < count; ++t) {
-        To* row = target + t * stride;
-        simd::convert_row<Arch>(row, source + t * source_stride, dim);
-        std::fill(row + dim, row + stride, To());
-    }
-    std::fill_n(target + count * stride, padding * stride, To());
-}
-
-/// Rows from `count` up to a whole score tile.
-[[nodiscard]] constexpr Index tile_padding(Index count) noexcept { return round_up(count, Index{12}) - count; }
-
 /// A worker's room for one staged block.
 template <Compute A>
 struct StageBuffer {
     A* keys;    ///< [block_tokens, staged_stride of a key]
-    A* values;  ///< [block_tokens, staged_stride of a value]; the same as keys where a value is part of its key
+    A* values;  ///< [block_tokens, staged_stride of a value]; not used where a value is part of its key
 };
 
-/// Key and value rows of a block as they lie in a cache.
-template <Storage C>
-struct CachedRows {
-    const C* keys;
-    Index key_stride;
-    Index key_dim;
-    const C* values;
-    Index value_stride;
-    Index value_dim;
-};
+/// Listed rows copied by `read(row, target)` to rows of `dim` values, with zeros up to the staged stride.
+template <class U, Compute A, CacheElement C, class Read>
+void copy_rows(const RowList<C>& rows, Index dim, A* buffer, UnitRows<U>& units, Read read) noexcept {
+    using Copy = std::conditional_t<std::is_same_v<U, A>, A, bf16>;  // what a unit is made of
+    const Index stride = staged_stride<A>(dim);
+    Copy* target = reinterpret_cast<Copy*>(buffer);
+    units.stride = stride / values_per_unit<U>;
+    units.add(reinterpret_cast<const U*>(target), 0);
+    for (const RowRun<C>& run : rows)
+        for (Index i = 0; i < run.count; ++i, target += stride, ++units.runs[0].count) {
+            read(run.data + i * rows.stride, target);
+            std::fill(target + dim, target + stride, Copy());
+        }
+}
+
+/// Listed rows of `dim` values as rows of units: where they lie, when they are units already and make few runs, else copied. Their
+/// first `vector_dim` values are read by whole vectors.
+template <class Arch, class U, Compute A, CacheElement C, class Read>
+void place_rows(const RowList<C>& rows, Index dim, Index vector_dim, A* buffer, UnitRows<U>& units, Read read) noexcept {
+    constexpr Index per_unit = values_per_unit<U>;
+    if constexpr (std::is_same_v<C, std::conditional_t<std::is_same_v<U, A>, A, bf16>>) {
+        if (vector_dim % simd::lanes<Arch, A> == 0 && rows.size <= most_unit_runs && dim % per_unit == 0 && rows.stride % per_unit == 0) {
+            units.stride = rows.stride / per_unit;
+            for (const RowRun<C>& run : rows) units.add(reinterpret_cast<const U*>(run.data), run.count);
+            return;
+        }
+    }
+    copy_rows<U>(rows, dim, buffer, units, read);
+}
 
 /// values[j, i] = value i of tokens 2j and 2j + 1; what the last token lacks beside it is 0, as is the tail of a row.
 template <class Arch>
-const simd::Bf16Pair* interleave_values(const CachedRows<bf16>& rows, Index count, simd::Bf16Pair* target, Index stride) noexcept {
-    for (Index t = 0; t < count; t += 2) {
-        simd::Bf16Pair* pairs = target + t / 2 * stride;
-        const bf16* first = rows.values + t * rows.value_stride;
-        if (t + 1 < count) {
-            simd::interleave<Arch>(first, first + rows.value_stride, rows.value_dim, pairs);
-        } else {
-            for (Index i = 0; i < rows.value_dim; ++i) pairs[i].bits = first[i].bits;
+void interleave_values(const RowList<bf16>& rows, Index dim, simd::Bf16Pair* pairs, Index stride) noexcept {
+    const bf16* even = nullptr;  // a token that waits for its neighbour
+    const auto end_row = [&] {
+        for (Index i = dim; i < stride; ++i) pairs[i].bits = 0;
+        pairs += stride;
+    };
+    for (const RowRun<bf16>& run : rows)
+        for (Index i = 0; i < run.count; ++i) {
+            const bf16* row = run.data + i * rows.stride;
+            if (even == nullptr) {
+                even = row;
+                continue;
+            }
+            simd::interleave<Arch>(std::exchange(even, nullptr), row, dim, pairs);
+            end_row();
         }
-        for (Index i = rows.value_dim; i < stride; ++i) pairs[i].bits = 0;
-    }
-    return target;
+    if (even == nullptr) return;
+    for (Index i = 0; i < dim; ++i) pairs[i].bits = even[i].bits;
+    end_row();
 }
 
-/// A block in units. Keys stay where they lie when they are units already and make a whole block; else they are copied.
-/// Values of bf16 pairs are interleaved, others are part of their key or copied.
-template <class Arch, class U, Compute A, Storage C>
-Block<U> stage(const CachedRows<C>& rows, Index begin, Index count, const StageBuffer<A>& buffer) noexcept {
-    constexpr bool pairs = !std::is_same_v<U, A>;
-    constexpr bool native = pairs || std::is_same_v<A, C>;
-    using Copy = std::conditional_t<pairs, bf16, A>;  // what a unit is made of
-    constexpr Index per_unit = values_per_unit<U>;
-    const bool value_in_key = rows.values == rows.keys;
-    const bool whole = count == block_tokens && rows.key_dim % per_unit == 0 && rows.key_stride % per_unit == 0 &&
-                       (pairs || rows.value_dim % simd::lanes<Arch, A> == 0);
+/// Listed rows as values in pairs of tokens.
+template <class Arch, Compute A>
+void place_pairs(const RowList<bf16>& rows, Index dim, Index count, A* buffer, UnitRows<simd::Bf16Pair>& units) noexcept {
+    auto* const pairs = reinterpret_cast<simd::Bf16Pair*>(buffer);
+    units.stride = staged_stride<A>(dim);
+    units.add(pairs, divide_up(count, values_per_unit<simd::Bf16Pair>));
+    interleave_values<Arch>(rows, dim, pairs, units.stride);
+}
 
-    const Copy* keys = nullptr;
-    Index key_stride = rows.key_stride;
-    if constexpr (native) {
-        if (whole) keys = rows.keys;
-    }
-    if (keys == nullptr) {
-        key_stride = staged_stride<A>(rows.key_dim);
-        stage_rows<Arch>(rows.keys, rows.key_stride, count, rows.key_dim, reinterpret_cast<Copy*>(buffer.keys), key_stride, tile_padding(count));
-        keys = reinterpret_cast<const Copy*>(buffer.keys);
-    }
-    Block<U> block{reinterpret_cast<const U*>(keys), key_stride / per_unit, nullptr, 0, rows.value_dim, begin, count};
-    if constexpr (pairs) {
-        block.value_stride = staged_stride<A>(rows.value_dim);
-        block.values = interleave_values<Arch>(rows, count, reinterpret_cast<U*>(buffer.values), block.value_stride);
-    } else if (value_in_key) {
+template <class U>
+[[nodiscard]] Block<U> empty_block(Index value_dim, Index begin, Index count) noexcept {
+    Block<U> block;
+    block.value_dim = value_dim;
+    block.begin = begin;
+    block.count = count;
+    return block;
+}
+
+/// A block of cached tokens in units: keys are whole rows [latent | rope key], values their latents.
+template <class Arch, class U, Compute A, CacheElement C>
+[[nodiscard]] Block<U> stage_latents(const RowList<C>& rows, const RowFormat<C>& format, Index begin, Index count,
+                                     const StageBuffer<A>& buffer) noexcept {
+    auto block = empty_block<U>(format.latent_dim, begin, count);
+    if constexpr (std::is_same_v<U, A>) {
+        place_rows<Arch>(rows, format.values(), format.latent_dim, buffer.keys, block.keys,
+                         [&](const C* row, A* target) { format.template read<Arch>(row, target); });
         block.values = block.keys;
-        block.value_stride = block.key_stride;
-    } else if (native && whole) {
-        block.values = reinterpret_cast<const U*>(rows.values);
-        block.value_stride = rows.value_stride;
     } else {
-        block.value_stride = staged_stride<A>(rows.value_dim);
-        stage_rows<Arch>(rows.values, rows.value_stride, count, rows.value_dim, buffer.values, block.value_stride, Index{0});
-        block.values = buffer.values;
+        place_rows<Arch>(rows, format.values(), Index{0}, buffer.keys, block.keys,
+                         [&](const bf16* row, bf16* target) { std::copy_n(row, format.values(), target); });
+        place_pairs<Arch>(rows, format.latent_dim, count, buffer.values, block.values);
+    }
+    return block;
+}
+
+/// The same, copied and converted, in one run.
+template <class Arch, Compute A, CacheElement C>
+[[nodiscard]] Block<A> copy_latents(const RowList<C>& rows, const RowFormat<C>& format, Index begin, Index count,
+                                    const StageBuffer<A>& buffer) noexcept {
+    auto block = empty_block<A>(format.latent_dim, begin, count);
+    copy_rows(rows, format.values(), buffer.keys, block.keys,
+              [&](const C* row, A* target) { format.template read<Arch>(row, target); });
+    block.values = block.keys;
+    return block;
+}
+
+/// The same where keys and values of `dim` values lie apart.
+template <class Arch, class U, Compute A, Storage C>
+[[nodiscard]] Block<U> stage_key_values(const RowList<C>& keys, const RowList<C>& values, Index dim, Index begin, Index count,
+                                        const StageBuffer<A>& buffer) noexcept {
+    auto block = empty_block<U>(dim, begin, count);
+    const auto read = [dim](const C* row, auto* target) { simd::convert_row<Arch>(target, row, dim); };
+    place_rows<Arch>(keys, dim, Index{0}, buffer.keys, block.keys, read);
+    if constexpr (std::is_same_v<U, A>) {
+        place_rows<Arch>(values, dim, dim, buffer.values, block.values, read);
+    } else {
+        place_pairs<Arch>(values, dim, count, buffer.values, block.values);
     }
     return block;
 }

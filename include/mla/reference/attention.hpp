@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -19,12 +20,19 @@ struct Attended {
 /// How many of L keys query t of T sees: the causal mask aligned bottom right shows it the keys 0 … L−T+t.
 [[nodiscard]] inline Index visible_keys(Index t, Index T, Index L) { return std::max(L - T + t + 1, Index{0}); }
 
-/// Causal attention with grouped heads: o = softmax(scale·q·kᵀ) v, where query head h reads key and value head h / (H/G).
-/// G = H is multi-head, G = 1 multi-query attention.
+/// Which keys a query sees: called with query t and key s.
+using Visible = std::function<bool(Index, Index)>;
+
+[[nodiscard]] inline Visible causal(Index T, Index L) {
+    return [=](Index t, Index s) { return s < visible_keys(t, T, L); };
+}
+
+/// Attention with grouped heads: o = softmax(scale·q·kᵀ) v over the visible keys, where query head h reads key and value head
+/// h / (H/G). G = H is multi-head, G = 1 multi-query attention.
 /// q [T*H, D] with rows t*H + h, k [L, G*D], v [L, G*Dv] -> output [T*H, Dv], lse [T, H]
 /// A row without a visible key gives output 0 and LSE −inf.
-[[nodiscard]] inline Attended attend_multi_head(const Matrix& q, const Matrix& k, const Matrix& v, Index T, Index H, Index G,
-                                                double scale) {
+[[nodiscard]] inline Attended attend_masked(const Matrix& q, const Matrix& k, const Matrix& v, Index T, Index H, Index G, double scale,
+                                            const Visible& visible) {
     const Index L = k.rows;
     const Index D = q.cols;
     const Index Dv = v.cols / G;
@@ -37,29 +45,50 @@ struct Attended {
     for (Index t = 0; t < T; ++t)
         for (Index h = 0; h < H; ++h) {
             const Index g = h / (H / G);
-            const Index keys = visible_keys(t, T, L);
             const double infinity = std::numeric_limits<double>::infinity();
 
-            std::vector<double> scores;  // [keys]
+            std::vector<Index> keys;     // those that the query sees
+            std::vector<double> scores;  // of each of them
             double largest = -infinity;
-            for (Index s = 0; s < keys; ++s) {
+            for (Index s = 0; s < L; ++s) {
+                if (!visible(t, s)) continue;
+                keys.push_back(s);
                 scores.push_back(scale * dot(q.row(t * H + h), k.row(s) + g * D, D));
                 largest = std::max(largest, scores.back());
             }
 
             double sum = 0.0;  // of exp(score − largest), so that none overflows
             for (const double score : scores) sum += std::exp(score - largest);
-            const double lse = keys == 0 ? -infinity : largest + std::log(sum);
+            const double lse = keys.empty() ? -infinity : largest + std::log(sum);
 
             double* output = result.output.row(t * H + h);  // [Dv]
-            for (Index s = 0; s < keys; ++s) {
-                const double probability = std::exp(scores[static_cast<std::size_t>(s)] - largest) / sum;
-                const double* value = v.row(s) + g * Dv;  // [Dv]
+            for (std::size_t i = 0; i < keys.size(); ++i) {
+                const double probability = std::exp(scores[i] - largest) / sum;
+                const double* value = v.row(keys[i]) + g * Dv;  // [Dv]
                 for (Index j = 0; j < Dv; ++j) output[j] += probability * value[j];
             }
             result.lse(t, h) = lse;
         }
     return result;
+}
+
+/// The same under the causal mask.
+[[nodiscard]] inline Attended attend_multi_head(const Matrix& q, const Matrix& k, const Matrix& v, Index T, Index H, Index G,
+                                                double scale) {
+    return attend_masked(q, k, v, T, H, G, scale, causal(T, k.rows));
+}
+
+/// An attention sink (Xiao et al. 2023): each head h has one more logit, without a value. o ← o / (1 + exp(sink − lse)); the LSE
+/// stays that of the keys.
+[[nodiscard]] inline Attended with_sinks(Attended attended, const std::vector<double>& sinks) {
+    const Index H = attended.lse.cols;
+    for (Index row = 0; row < attended.output.rows; ++row) {
+        const double lse = attended.lse(row / H, row % H);
+        const double share = 1.0 / (1.0 + std::exp(sinks[static_cast<std::size_t>(row % H)] - lse));
+        for (Index j = 0; j < attended.output.cols; ++j)
+            attended.output(row, j) = attended.output(row, j) == 0.0 ? 0.0 : attended.output(row, j) * share;
+    }
+    return attended;
 }
 
 /// Absorbed MLA is multi-query attention whose one key is the cache row [c | k_pe] and whose one value is its latent c

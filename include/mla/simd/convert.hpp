@@ -2,8 +2,10 @@
 // Conversions to a wider type are exact; to a narrower one they round to nearest even.
 #pragma once
 
+#include <limits>
 #include <type_traits>
 
+#include "mla/core/float8.hpp"
 #include "mla/simd/batch.hpp"
 
 #if defined(__AVX2__)
@@ -50,6 +52,25 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp16* source, Arch) {
 
 template <class A, class Arch>
     requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const int8* source, Arch) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
+    return Batch<Arch, A>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+}
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
+    const __m512i bits = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+    // As fp8_value does: sign, and magnitude as the bits of a float 2^120 times too small.
+    const __m512i placed = _mm512_and_si512(_mm512_slli_epi32(bits, 20), _mm512_set1_epi32(static_cast<int>(0x87f00000U)));
+    const __m512i nan = _mm512_set1_epi32(0x07f00000);
+    const __mmask16 is_nan = _mm512_cmpeq_epi32_mask(_mm512_and_si512(placed, nan), nan);
+    const __m512 value = _mm512_mul_ps(_mm512_castsi512_ps(placed), _mm512_set1_ps(0x1p120F));
+    return Batch<Arch, A>(_mm512_mask_blend_ps(is_nan, value, _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN())));
+}
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE void store_converted(bf16* target, const Batch<Arch, A>& value, Arch) {
     const __m512 values = value;
     const __m512i bits = _mm512_castps_si512(values);
@@ -81,6 +102,27 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const bf16* source, Arch) {
 }
 #endif
 
+#if defined(__AVX2__)
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const int8* source, Arch) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source));
+    return Batch<Arch, A>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+}
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
+    const __m256i bits = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
+    // As fp8_value does: sign, and magnitude as the bits of a float 2^120 times too small.
+    const __m256i placed = _mm256_and_si256(_mm256_slli_epi32(bits, 20), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
+    const __m256i nan = _mm256_set1_epi32(0x07f00000);
+    const __m256i is_nan = _mm256_cmpeq_epi32(_mm256_and_si256(placed, nan), nan);
+    const __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(placed), _mm256_set1_ps(0x1p120F));
+    return Batch<Arch, A>(_mm256_or_ps(value, _mm256_castsi256_ps(is_nan)));  // all bits set are a NaN
+}
+#endif
+
 #if defined(__AVX2__) && defined(__F16C__)
 template <class A, class Arch>
     requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
@@ -98,8 +140,12 @@ MLA_ALWAYS_INLINE void store_converted(fp16* target, const Batch<Arch, A>& value
 
 }  // namespace detail
 
+/// What a vector can be loaded of: the storage types, and those that stand for multiples of a scale.
+template <class S>
+concept Loadable = Storage<S> || std::is_same_v<S, int8> || std::is_same_v<S, fp8>;
+
 /// `lanes` elements at any address, in the type computed in.
-template <class Arch, Compute A, Storage S>
+template <class Arch, Compute A, Loadable S>
 MLA_ALWAYS_INLINE Batch<Arch, A> load(const S* source) {
     if constexpr (std::is_same_v<S, A>) {
         return Batch<Arch, A>::load_unaligned(source);
@@ -140,6 +186,15 @@ void convert_row(To* MLA_RESTRICT target, const From* MLA_RESTRICT source, Index
     // Qualified: a plain store would also find xsimd's own, which asks for aligned addresses.
     for (Index i = 0; i < whole; i += width) simd::store<Arch, A>(target + i, simd::load<Arch, A>(source + i));
     for (Index i = whole; i < count; ++i) target[i] = convert<To>(source[i]);
+}
+
+/// target[i] = factor · source[i] for i in [0, count). The arrays do not overlap.
+template <class Arch, Compute A, Loadable S>
+void scale_row(A* MLA_RESTRICT target, const S* MLA_RESTRICT source, Index count, A factor) {
+    constexpr Index width = lanes<Arch, A>;
+    const Index whole = count / width * width;
+    for (Index i = 0; i < whole; i += width) simd::store<Arch, A>(target + i, simd::load<Arch, A>(source + i) * Batch<Arch, A>(factor));
+    for (Index i = whole; i < count; ++i) target[i] = static_cast<A>(source[i]) * factor;
 }
 
 }  // namespace mla::simd

@@ -1,0 +1,124 @@
+// Several requests in one call: how their caches and options are handed over.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "mla/cache/latent_view.hpp"
+#include "mla/cache/paged_view.hpp"
+#include "mla/kernels/row_group.hpp"
+
+namespace mla {
+
+/// The cached tokens of one request as the kernels read them: LatentView, PagedView.
+template <class V>
+concept LatentSource = CacheElement<typename V::Element> && requires(const V& view, Index token) {
+    { view.length } -> std::convertible_to<Index>;
+    { view.row(token) } -> std::same_as<const typename V::Element*>;
+    { view.run(token, token) } -> std::same_as<Index>;
+    validate(view);
+};
+
+/// The caches of a batch, indexable by request: a span or vector of views, or a PagedBatch.
+template <class B>
+concept LatentBatch = requires(const B& batch) {
+    { batch.size() } -> std::convertible_to<std::size_t>;
+    requires LatentSource<std::remove_cvref_t<decltype(batch[0])>>;
+};
+
+template <LatentBatch B>
+using batch_view_t = std::remove_cvref_t<decltype(std::declval<const B&>()[0])>;
+
+/// What a workspace is sized for.
+struct BatchLimits {
+    Index requests = 1;
+    Index queries = 1;           ///< of all requests together
+    bool shared_prefix = false;  ///< whether the batch may share a prefix
+};
+
+/// What a batch may have beside its queries and caches.
+template <Compute A>
+struct BatchOptions {
+    /// [H]: a logit a head that takes its share of the softmax and has no value, ±inf legal; or empty. The LSE leaves it out.
+    std::span<const A> sinks = {};
+    /// [R]: for a request of T queries a mask [T, N], true where query t sees the s-th of its last N cached tokens (for tree
+    /// speculation; all earlier tokens are seen), or an empty view for the causal rule; or no masks at all.
+    std::span<const MatrixView<const bool>> trees = {};
+    /// Tokens at the beginning of every request that has queries which are the same rows of memory for all of them, all before their
+    /// queries: read once for the whole batch, and merged. At most `shared_prefix(caches, query_begin)`.
+    Index shared_prefix = 0;
+};
+
+/// How many tokens, whole pages in a paged cache, all requests with queries have in common at their beginning, all before their queries.
+template <LatentBatch Batch>
+[[nodiscard]] Index shared_prefix(const Batch& caches, std::span<const std::int32_t> query_begin) noexcept {
+    const auto requests = static_cast<std::size_t>(caches.size());
+    const auto queries = [&](std::size_t r) { return Index{query_begin[r + 1]} - query_begin[r]; };
+    std::size_t first = 0;
+    while (first < requests && queries(first) == 0) ++first;
+    if (first == requests) return 0;
+    const auto reference = caches[first];
+    Index shared = reference.length - queries(first);
+    for (std::size_t r = first + 1; r < requests; ++r) {
+        if (queries(r) == 0) continue;
+        const auto view = caches[r];
+        shared = std::min(shared, view.length - queries(r));
+        for (Index t = 0; t < shared;) {
+            if (view.row(t) != reference.row(t)) shared = t;
+            t += std::max<Index>(reference.run(t, shared - t), 1);
+        }
+    }
+    return std::max<Index>(shared, 0);
+}
+
+namespace detail {
+
+template <Compute A>
+[[nodiscard]] KeyTree tree_of(const BatchOptions<A>& options, std::size_t request, Index length) noexcept {
+    if (options.trees.empty()) return {};
+    return {options.trees[request], length - options.trees[request].cols};
+}
+
+inline void check_query_begin(std::span<const std::int32_t> query_begin, Index requests, Index queries) {
+    require_equal("query_begin.size()", static_cast<Index>(query_begin.size()), "requests + 1", requests + 1);
+    require_equal("query_begin[0]", query_begin.front(), "the first query", 0);
+    for (std::size_t r = 1; r < query_begin.size(); ++r)
+        if (query_begin[r] < query_begin[r - 1]) [[unlikely]]
+            require_at_least(("query_begin[" + std::to_string(r) + "]").c_str(), query_begin[r], query_begin[r - 1]);
+    require_equal("query_begin[requests]", Index{query_begin.back()}, "q.tokens", queries);
+}
+
+template <Compute A, LatentBatch Batch>
+void check_batch(const HeadsView<const A>& q, const Batch& caches, std::span<const std::int32_t> query_begin,
+                 const BatchOptions<A>& options) {
+    const auto requests = static_cast<std::size_t>(caches.size());
+    check_query_begin(query_begin, static_cast<Index>(requests), q.tokens);
+    if constexpr (requires { validate(caches); }) {
+        validate(caches);
+    } else {
+        for (std::size_t r = 0; r < requests; ++r) validate(caches[r]);
+    }
+    for (std::size_t r = 0; r < requests; ++r) {
+        const auto view = caches[r];
+        require_equal("cache.latent_dim", view.latent_dim, "that of the first request", caches[0].latent_dim);
+        require_equal("q.dim", q.dim, "cache.latent_dim + cache.rope_dim", view.row_dim());
+        if (options.trees.empty()) continue;
+        require_equal("options.trees.size()", static_cast<Index>(options.trees.size()), "requests", static_cast<Index>(requests));
+        const MatrixView<const bool>& tree = options.trees[r];
+        if (tree.data == nullptr) continue;
+        const Index queries = query_begin[r + 1] - query_begin[r];
+        require_equal("options.trees[r].rows", tree.rows, "queries of the request", queries);
+        require_in_range("options.trees[r].cols", tree.cols, Index{0}, view.length);
+        require_at_least("options.trees[r].stride", tree.stride, tree.cols);
+        require_in_range("options.shared_prefix", options.shared_prefix, Index{0}, view.length - tree.cols);
+    }
+    if (!options.sinks.empty())
+        require_equal("options.sinks.size()", static_cast<Index>(options.sinks.size()), "q.heads", q.heads);
+    if (options.shared_prefix != 0)
+        require_in_range("options.shared_prefix", options.shared_prefix, Index{0}, shared_prefix(caches, query_begin));
+}
+
+}  // namespace detail
+}  // namespace mla

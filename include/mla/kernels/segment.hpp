@@ -1,0 +1,127 @@
+// The work of a call, cut for the threads: segments of rows that attend to one range of keys, each cut by a plan into items.
+#pragma once
+
+#include <algorithm>
+#include <tuple>
+
+#include "mla/kernels/plan.hpp"
+#include "mla/kernels/row_group.hpp"
+
+namespace mla::detail {
+
+/// Rows of consecutive queries, row = query·heads + head, that attend to keys [begin, begin + plan.keys) of one source: a request's
+/// cache, or one key-value head's. `plan` cuts rows and keys; its streams do not matter here.
+struct Segment {
+    SplitPlan plan;
+    Index source = 0;
+    Index first_query = 0;  ///< among all queries of the call
+    Index first_head = 0;   ///< among all heads of the call
+    Index heads = 1;        ///< rows of a query
+    Index begin = 0;        ///< first key
+    Index visible = 0;      ///< keys of the source that the first query may see
+    Index visible_step = 1; ///< how many more each further query sees
+    KeyTree tree;
+
+    // Where its data starts among all segments'.
+    Index first_item = 0;
+    Index first_state = 0;  ///< in rows
+    Index first_query_byte = 0;
+    Index first_chunk = 0;  ///< of the merge
+};
+
+/// Rows that are merged at a time.
+inline constexpr Index merge_rows = 16;
+
+/// What the segments of a call add up to, for any number of keys.
+template <class Arch, Compute A>
+struct SegmentTotals {
+    Index depth = 0;  ///< values of a query
+    Index segments = 0;
+    Index items = 0;
+    Index state_rows = 0;
+    Index query_bytes = 0;
+    Index chunks = 0;
+    Index slot_rows = 0;  ///< of the largest group
+
+    /// Packed queries of a group; pairs of bf16 take as much for an odd value more.
+    [[nodiscard]] Index slot_bytes(Index rows) const noexcept {
+        return round_up(rows * (depth + 1) * static_cast<Index>(sizeof(A)), static_cast<Index>(scratch_alignment));
+    }
+
+    /// Gives the segment its place behind those before it.
+    void place(Segment& segment) noexcept {
+        const SplitPlan& plan = segment.plan;
+        const Index slot = padded_rows<Arch, A>(plan.group_rows);
+        segment.first_item = items;
+        segment.first_state = state_rows;
+        segment.first_query_byte = query_bytes;
+        segment.first_chunk = chunks;
+        ++segments;
+        items += plan.groups() * plan.splits();
+        state_rows += plan.groups() * plan.most_splits() * slot;
+        query_bytes += plan.groups() * slot_bytes(slot);
+        chunks += divide_up(plan.rows, merge_rows);
+        slot_rows = std::max(slot_rows, slot);
+        most_items_ += plan.groups() * plan.most_splits();
+    }
+    /// Items, were there keys without end.
+    [[nodiscard]] Index most_items() const noexcept { return most_items_; }
+
+    /// At least what `place` adds up to for any division of `queries` queries of `heads` heads among `requests` requests, and,
+    /// with `prefix`, for a segment of all rows besides.
+    ///
+    /// A request of n rows in g groups has at most 8·g and at most g + 7 pairs of a group and a range of keys. A single group
+    /// rounds n up to whole vectors; more groups are of at least 65 rows, all but the last filled, and take at most 3·n.
+    [[nodiscard]] static SegmentTotals bound(Index requests, Index queries, Index heads, Index depth, bool prefix) noexcept {
+        SegmentTotals total;
+        total.depth = depth;
+        const Index rows = queries * heads;
+        const Index group = plan_splits(std::max<Index>(queries, 1), heads, 0).group_rows;
+        total.slot_rows = padded_rows<Arch, A>(group);
+        const Index least_rounded = padded_rows<Arch, A>(1);
+        const auto add = [&](Index count) {  // `count` requests share all rows
+            const Index groups = count + std::max<Index>(rows - 1, 0) / group;
+            const Index group_rows = std::min(3 * rows + count * least_rounded, groups * total.slot_rows);
+            const Index ranges = std::min(SplitPlan::wanted_items * groups, groups + (SplitPlan::wanted_items - 1) * count);
+            total.segments += count;
+            total.most_items_ += ranges;
+            total.state_rows += std::min(SplitPlan::wanted_items * group_rows,
+                                         group_rows + (SplitPlan::wanted_items - 1) * count * total.slot_rows);
+            total.query_bytes += group_rows * (depth + 1) * static_cast<Index>(sizeof(A)) + groups * static_cast<Index>(scratch_alignment);
+            total.chunks += count + divide_up(rows, merge_rows);
+        };
+        add(requests);
+        if (prefix) add(1);
+        return total;
+    }
+
+  private:
+    Index most_items_ = 0;
+};
+
+/// A piece of work: one group of a segment's rows over one range of its keys.
+struct WorkItem {
+    Index segment = 0;
+    Index group = 0;
+    Index split = 0;
+    Index cost = 0;
+};
+
+/// Items [segment][group][split], the most expensive first, so that no worker starts on a long one when the others are done.
+inline void list_items(const Segment* segments, Index count, WorkItem* items) noexcept {
+    WorkItem* item = items;
+    for (Index s = 0; s < count; ++s) {
+        const SplitPlan& plan = segments[s].plan;
+        for (Index group = 0; group < plan.groups(); ++group)
+            for (Index split = 0; split < plan.splits(); ++split) {
+                const Index keys = std::min(plan.split_keys, plan.keys - split * plan.split_keys);
+                *item++ = {s, group, split, plan.rows_of(group) * std::max<Index>(keys, 0)};
+            }
+    }
+    std::sort(items, item, [](const WorkItem& a, const WorkItem& b) {
+        if (a.cost != b.cost) return a.cost > b.cost;
+        return std::tie(a.segment, a.group, a.split) < std::tie(b.segment, b.group, b.split);
+    });
+}
+
+}  // namespace mla::detail
