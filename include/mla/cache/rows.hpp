@@ -1,0 +1,59 @@
+// How the caches of ours lay out and write their rows, a row a token: contiguous and paged alike.
+#pragma once
+
+#include "mla/config.hpp"
+#include "mla/core/errors.hpp"
+#include "mla/core/views.hpp"
+#include "mla/core/workspace.hpp"
+#include "mla/simd/convert.hpp"
+
+namespace mla {
+
+/// Writes tokens [T, Dc + Dr] of the type computed in to cache rows [T, Dc + Dr], rounded to the nearest even of C.
+template <class Arch = simd::DefaultArch, Compute A, Storage C>
+void append(MatrixView<const A> tokens, MatrixView<C> rows) {
+    require_equal("rows.rows", rows.rows, "tokens.rows", tokens.rows);
+    require_equal("rows.cols", rows.cols, "tokens.cols", tokens.cols);
+    for (Index t = 0; t < tokens.rows; ++t) simd::convert_row<Arch>(rows.row(t), tokens.row(t), tokens.cols);
+}
+
+namespace detail {
+
+/// Tokens a cache may hold. Far above every use, and low enough that the bytes of so many of the widest rows (2^25 doubles)
+/// stay below 2^63.
+inline constexpr Index max_cached_tokens = Index{1} << 34;
+
+/// A row of a cache that owns its memory: Dc + Dr values of C, every row on a cache line.
+template <Storage C>
+struct RowLayout {
+    Index latent_dim;
+    Index rope_dim;
+    RopePairing pairing;
+
+    /// @throws std::invalid_argument for an invalid config
+    explicit RowLayout(const Config& config)
+        : latent_dim(config.kv_lora_rank), rope_dim(config.qk_rope_head_dim), pairing(config.rope.pairing) {
+        validate(config);
+    }
+
+    [[nodiscard]] Index dim() const noexcept { return latent_dim + rope_dim; }
+    /// Elements from row to row.
+    [[nodiscard]] Index stride() const noexcept { return round_up(dim(), static_cast<Index>(scratch_alignment / sizeof(C))); }
+    [[nodiscard]] Index bytes() const noexcept { return stride() * static_cast<Index>(sizeof(C)); }
+
+    /// @throws std::invalid_argument unless `tokens` have the width of a row
+    template <Compute A>
+    void require_tokens(const MatrixView<const A>& tokens) const {
+        require_equal("tokens.cols", tokens.cols, "kv_lora_rank + qk_rope_head_dim", dim());
+        require_at_least("tokens.stride", tokens.stride, tokens.cols);
+    }
+};
+
+/// @throws std::length_error unless `count` tokens fit `room`, std::invalid_argument when `count` is negative
+inline void require_token_room(Index count, Index room) {
+    require_at_least("tokens to append", count, Index{0});
+    require_capacity("tokens to append", count, room);
+}
+
+}  // namespace detail
+}  // namespace mla
