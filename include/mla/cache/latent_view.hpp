@@ -18,6 +18,8 @@ struct LatentView {
 
     [[nodiscard]] constexpr Index row_dim() const noexcept { return latent_dim + rope_dim; }
     [[nodiscard]] constexpr const C* row(Index token) const noexcept { return data + token * stride; }
+    /// How many tokens, `most` at the most, lie one after another from `token` on: all, here.
+    [[nodiscard]] constexpr Index run(Index /*token*/, Index most) const noexcept { return most; }
     /// The first `count` tokens.
     [[nodiscard]] constexpr LatentView prefix(Index count) const noexcept { return {data, count, latent_dim, rope_dim, stride}; }
 };

@@ -1,0 +1,151 @@
+// How a kernel sees cached tokens that lie in pages of a pool, whoever owns it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "mla/core/errors.hpp"
+#include "mla/core/views.hpp"
+
+namespace mla {
+
+/// Cached tokens [length, latent_dim + rope_dim] of one request in a pool [pages, page_size, Dc + Dr] in foreign memory. Token t
+/// lies in row t % page_size of page block_table[t / page_size]; a row is [normalised latent | rotated rope key]. Entries of
+/// the table past the last token's, and rows past the last token, are never read. A page may stand in several tables.
+template <Storage C>
+struct PagedView {
+    const C* pool = nullptr;
+    Index pages = 0;                            ///< in the pool
+    Index page_size = 0;                        ///< tokens a page
+    Index page_stride = 0;                      ///< elements from page to page
+    const std::int32_t* block_table = nullptr;  ///< [⌈L / page_size⌉]
+    Index length = 0;                           ///< L, tokens
+    Index latent_dim = 0;                       ///< Dc
+    Index rope_dim = 0;                         ///< Dr
+    Index stride = 0;                           ///< elements from token to token within a page, at least Dc + Dr
+
+    [[nodiscard]] constexpr Index row_dim() const noexcept { return latent_dim + rope_dim; }
+    [[nodiscard]] constexpr const C* row(Index token) const noexcept {
+        return pool + Index{block_table[token / page_size]} * page_stride + token % page_size * stride;
+    }
+    /// Entries of the block table that the tokens use.
+    [[nodiscard]] constexpr Index used_pages() const noexcept { return length > 0 ? (length - 1) / page_size + 1 : 0; }
+    /// How many tokens, `most` at the most, lie one after another from `token` on: those up to the end of its page.
+    [[nodiscard]] constexpr Index run(Index token, Index most) const noexcept {
+        const Index rest = page_size - token % page_size;
+        return rest < most ? rest : most;
+    }
+    /// The first `count` tokens.
+    [[nodiscard]] constexpr PagedView prefix(Index count) const noexcept {
+        PagedView first = *this;
+        first.length = count;
+        return first;
+    }
+};
+
+/// Block tables and lengths of a batch of requests on one pool, as they lie in a host's memory; indexable by request.
+template <Storage C>
+struct PagedBatch {
+    const C* pool = nullptr;
+    Index pages = 0;                              ///< in the pool
+    Index page_size = 0;                          ///< tokens a page
+    Index page_stride = 0;                        ///< elements from page to page
+    MatrixView<const std::int32_t> block_tables;  ///< [R, most pages a request may have]
+    std::span<const std::int32_t> lengths;        ///< [R], tokens
+    Index latent_dim = 0;                         ///< Dc
+    Index rope_dim = 0;                           ///< Dr
+    Index stride = 0;                             ///< elements from token to token within a page, at least Dc + Dr
+
+    /// R, requests
+    [[nodiscard]] constexpr Index size() const noexcept { return static_cast<Index>(lengths.size()); }
+    [[nodiscard]] constexpr PagedView<C> operator[](Index request) const noexcept {
+        return {.pool = pool,
+                .pages = pages,
+                .page_size = page_size,
+                .page_stride = page_stride,
+                .block_table = block_tables.row(request),
+                .length = lengths[static_cast<std::size_t>(request)],
+                .latent_dim = latent_dim,
+                .rope_dim = rope_dim,
+                .stride = stride};
+    }
+};
+
+namespace detail {
+
+/// Checks the pool that a PagedView or a PagedBatch refers to. `used`: whether any of its rows will be read.
+template <class Paged>
+void validate_pool(const Paged& cache, bool used) {
+    require_at_least("cache.pages", cache.pages, Index{0});
+    require_at_least("cache.page_size", cache.page_size, Index{1});
+    require_at_least("cache.latent_dim", cache.latent_dim, Index{1});
+    require_at_least("cache.rope_dim", cache.rope_dim, Index{0});
+    const Index row_dim = cache.latent_dim + cache.rope_dim;
+    require_at_least("cache.stride", cache.stride, row_dim);
+    // In quotients, which cannot overflow whatever the caller's strides are.
+    require(cache.page_stride >= row_dim && (cache.page_stride - row_dim) / cache.stride >= cache.page_size - 1,
+            "cache.page_stride", cache.page_stride, "at least (page_size - 1) * stride + latent_dim + rope_dim");
+    require(cache.pool != nullptr || !used, "cache.pool", "null", "not null when a length is > 0");
+}
+
+/// Checks the entries of a block table that a request uses. `name(i)` is what a message calls the i-th.
+template <class Name>
+void validate_block_table(std::span<const std::int32_t> used, Index pages, Name&& name) {
+    for (std::size_t i = 0; i < used.size(); ++i) {
+        const Index page = used[i];
+        if (page < 0 || page >= pages) [[unlikely]]
+            require_in_range(name(i).c_str(), page, Index{0}, pages - 1);
+    }
+}
+
+/// "<array>[<index>]"
+[[nodiscard]] inline std::string element_name(const std::string& array, std::size_t index) {
+    return array + '[' + std::to_string(index) + ']';
+}
+
+/// The entries of its block table that a request's tokens use.
+template <Storage C>
+[[nodiscard]] std::span<const std::int32_t> used_entries(const PagedView<C>& cache) noexcept {
+    return {cache.block_table, static_cast<std::size_t>(cache.used_pages())};
+}
+
+}  // namespace detail
+
+/// @throws std::invalid_argument when the view's sizes contradict each other, or an entry of the block table that its tokens
+/// use names no page of the pool
+template <Storage C>
+void validate(const PagedView<C>& cache) {
+    require_at_least("cache.length", cache.length, Index{0});
+    detail::validate_pool(cache, cache.length > 0);
+    require(cache.block_table != nullptr || cache.length == 0, "cache.block_table", "null", "not null when cache.length > 0");
+    detail::validate_block_table(detail::used_entries(cache), cache.pages,
+                                 [](std::size_t i) { return detail::element_name("cache.block_table", i); });
+}
+
+/// @throws std::invalid_argument when the batch's sizes contradict each other, a request is longer than its block table, or an
+/// entry that its tokens use names no page of the pool
+template <Storage C>
+void validate(const PagedBatch<C>& cache) {
+    const MatrixView<const std::int32_t>& tables = cache.block_tables;
+    require_equal("cache.block_tables.rows", tables.rows, "cache.lengths.size()", cache.size());
+    require_at_least("cache.block_tables.cols", tables.cols, Index{0});
+    require_at_least("cache.block_tables.stride", tables.stride, tables.cols);
+    bool used = false;
+    for (const std::int32_t length : cache.lengths) used = used || length > 0;
+    detail::validate_pool(cache, used);
+    require(tables.data != nullptr || !used, "cache.block_tables.data", "null", "not null when a length is > 0");
+    for (Index r = 0; r < cache.size(); ++r) {
+        const PagedView<C> request = cache[r];
+        const auto row = static_cast<std::size_t>(r);
+        if (request.length < 0 || request.used_pages() > tables.cols) [[unlikely]]
+            throw_invalid(detail::element_name("cache.lengths", row).c_str(), request.length,
+                          "in [0, block_tables.cols * page_size] = [0, " + std::to_string(tables.cols) + " * " +
+                              std::to_string(cache.page_size) + "]");
+        detail::validate_block_table(detail::used_entries(request), cache.pages, [row](std::size_t i) {
+            return detail::element_name(detail::element_name("cache.block_tables", row), i);
+        });
+    }
+}
+
+}  // namespace mla
