@@ -1,0 +1,250 @@
+// The compressed KV cache of many requests: a pool of pages that their tokens share, and a handle a request.
+#pragma once
+
+#include <algorithm>
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "mla/cache/page_allocator.hpp"
+#include "mla/cache/paged_view.hpp"
+#include "mla/cache/rows.hpp"
+
+namespace mla {
+
+template <Storage C>
+class PagedSequence;
+
+/// Owns `pages` pages of `page_size` tokens of Dc + Dr values each, stored as C, every row on a cache line. Its sequences point
+/// to it: it neither moves nor copies, and outlives them. Any thread may take sequences of it or read its counts.
+template <Storage C>
+class PagedCache {
+  public:
+    static constexpr Index max_page_size = 256;
+
+    /// @throws std::invalid_argument for an invalid config, a page size outside [1, 256] or more pages than int32 can name
+    PagedCache(const Config& config, Index pages, Index page_size)
+        : layout_(config), page_size_(checked_page_size(page_size)), allocator_(checked_pages(pages, page_size)) {
+        data_ = detail::allocate_aligned<C>(pages * page_stride());
+    }
+
+    PagedCache(const PagedCache&) = delete;
+    PagedCache& operator=(const PagedCache&) = delete;
+    ~PagedCache() { assert(free_pages() == pages() && "a sequence outlives its cache"); }
+
+    [[nodiscard]] Index pages() const noexcept { return allocator_.pages(); }
+    [[nodiscard]] Index page_size() const noexcept { return page_size_; }
+    [[nodiscard]] Index latent_dim() const noexcept { return layout_.latent_dim; }
+    [[nodiscard]] Index rope_dim() const noexcept { return layout_.rope_dim; }
+    /// The convention that the cached rope keys are rotated in.
+    [[nodiscard]] RopePairing pairing() const noexcept { return layout_.pairing; }
+    /// Bytes a token takes, padding to whole cache lines included.
+    [[nodiscard]] Index bytes_per_token() const noexcept { return layout_.bytes(); }
+
+    [[nodiscard]] Index free_pages() const { return allocator_.free_pages(); }
+    /// How many sequences hold `page`, reserved pages included; 0 when it is free. For checks and statistics.
+    [[nodiscard]] Index references(Index page) const { return allocator_.references(page); }
+
+    /// An empty sequence that may grow to `max_tokens`. It takes no page yet; its block table is allocated here, once.
+    [[nodiscard]] PagedSequence<C> sequence(Index max_tokens) { return PagedSequence<C>(*this, max_tokens); }
+
+  private:
+    friend PagedSequence<C>;
+
+    static Index checked_page_size(Index page_size) {
+        require_in_range("page_size", page_size, Index{1}, max_page_size);
+        return page_size;
+    }
+    static Index checked_pages(Index pages, Index page_size) {
+        require_in_range("pages", pages, Index{0},
+                         std::min(detail::PageAllocator::max_pages, detail::max_cached_tokens / page_size));
+        return pages;
+    }
+
+    [[nodiscard]] Index page_stride() const noexcept { return page_size_ * layout_.stride(); }
+    [[nodiscard]] C* page(std::int32_t index) const noexcept { return data_.get() + Index{index} * page_stride(); }
+
+    detail::RowLayout<C> layout_;
+    Index page_size_;
+    detail::PageAllocator allocator_;
+    detail::AlignedArray<C> data_;
+};
+
+/// The tokens of one request in a PagedCache, with the interface of a LatentCache: moves, does not copy, and gives its pages
+/// back at its end. Forks share the pages of their common tokens; a page that others hold too is copied before its sequence
+/// writes to it, so that no sequence sees another's tokens. One thread at a time uses a sequence, but for reading, in which
+/// `fork` counts; different sequences are independent, on shared pages too. Only the cache's `sequence`, and `fork`, allocate.
+template <Storage C>
+class PagedSequence {
+  public:
+    /// A move leaves an empty source of capacity 0.
+    PagedSequence(PagedSequence&& other) noexcept
+        : cache_(other.cache_),
+          capacity_(std::exchange(other.capacity_, 0)),
+          size_(std::exchange(other.size_, 0)),
+          held_(std::exchange(other.held_, 0)),
+          table_(std::move(other.table_)) {}
+    PagedSequence& operator=(PagedSequence&& other) noexcept {
+        PagedSequence taken(std::move(other));
+        std::swap(cache_, taken.cache_);
+        std::swap(capacity_, taken.capacity_);
+        std::swap(size_, taken.size_);
+        std::swap(held_, taken.held_);
+        std::swap(table_, taken.table_);
+        return *this;
+    }
+    ~PagedSequence() { reset(); }
+
+    [[nodiscard]] Index size() const noexcept { return size_; }
+    /// The most tokens it may hold, whether or not the pool has pages for them.
+    [[nodiscard]] Index capacity() const noexcept { return capacity_; }
+    [[nodiscard]] Index latent_dim() const noexcept { return cache_->latent_dim(); }
+    [[nodiscard]] Index rope_dim() const noexcept { return cache_->rope_dim(); }
+    /// The convention that the cached rope keys are rotated in.
+    [[nodiscard]] RopePairing pairing() const noexcept { return cache_->pairing(); }
+    /// Bytes a token takes, padding to whole cache lines included.
+    [[nodiscard]] Index bytes_per_token() const noexcept { return cache_->bytes_per_token(); }
+
+    /// Valid until the sequence is next changed or moved.
+    [[nodiscard]] PagedView<C> view() const noexcept {
+        return {.pool = cache_->data_.get(),
+                .pages = cache_->pages(),
+                .page_size = page_size(),
+                .page_stride = cache_->page_stride(),
+                .block_table = table_.data(),
+                .length = size_,
+                .latent_dim = latent_dim(),
+                .rope_dim = rope_dim(),
+                .stride = cache_->layout_.stride()};
+    }
+
+    /// The pages it holds a reference to: those of its tokens, in order, then the reserved ones.
+    [[nodiscard]] std::span<const std::int32_t> held_pages() const noexcept {
+        return {table_.data(), static_cast<std::size_t>(held_)};
+    }
+
+    /// Appends tokens [T, Dc + Dr] (latent, then rope key), rounded to C. Uses reserved pages first.
+    /// @throws std::length_error when they pass the capacity or need more pages than are free, std::invalid_argument for a wrong
+    /// width; sequence and pool are then unchanged
+    template <Compute A>
+    void append(MatrixView<const A> tokens) {
+        cache_->layout_.require_tokens(tokens);
+        const bool shared = last_page_is_shared();
+        take_pages(tokens.rows, shared);
+        if (shared && tokens.rows > 0) copy_last_page();
+        for (Index t = 0; t < tokens.rows;) {
+            const Index used = size_ % page_size();  // rows of the page that the next token goes to
+            const Index count = std::min(tokens.rows - t, page_size() - used);
+            C* rows = cache_->page(entry(size_ / page_size())) + used * cache_->layout_.stride();
+            mla::append(tokens.row_range(t, count), MatrixView<C>(rows, count, tokens.cols, cache_->layout_.stride()));
+            size_ += count;
+            t += count;
+        }
+    }
+
+    /// What `append` of `count` tokens would throw now. Pages found free here may be taken by another sequence meanwhile:
+    /// `reserve` takes them.
+    /// @throws std::length_error unless `count` more tokens fit, std::invalid_argument when `count` is negative
+    void require_room(Index count) const {
+        detail::PageAllocator::require_free(missing_pages(count, last_page_is_shared()), cache_->free_pages());
+    }
+
+    /// Takes all pages that the next `count` tokens need, the copy of a shared page included: up to `count` tokens may then be
+    /// appended, at once or in pieces, without an error, unless the sequence is forked or truncated before.
+    /// @throws as `append` does; sequence and pool are then unchanged
+    void reserve(Index count) { take_pages(count, last_page_is_shared()); }
+
+    /// Gives back the pages that were reserved and not appended to.
+    void release_reserved() noexcept { keep_pages(used_pages()); }
+
+    /// Drops all tokens from `length` on, the rollback of speculative decoding, and gives their pages and the reserved ones back.
+    void truncate(Index length) {
+        require_in_range("length", length, Index{0}, size_);
+        size_ = length;
+        keep_pages(used_pages());
+    }
+
+    void reset() noexcept {
+        size_ = 0;
+        keep_pages(0);
+    }
+
+    /// A sequence of up to `max_tokens` that starts with the first `length` tokens of this one and shares their pages, the last
+    /// one too when it is partly used.
+    [[nodiscard]] PagedSequence fork(Index length, Index max_tokens) const {
+        require_in_range("length", length, Index{0}, size_);
+        require_in_range("max_tokens", max_tokens, length, detail::max_cached_tokens);
+        PagedSequence copy(*cache_, max_tokens);
+        const auto shared = held_pages().first(static_cast<std::size_t>(divide_up(length, page_size())));
+        cache_->allocator_.share(shared);
+        std::copy(shared.begin(), shared.end(), copy.table_.begin());
+        copy.held_ = static_cast<Index>(shared.size());
+        copy.size_ = length;
+        return copy;
+    }
+    /// The same with this one's capacity.
+    [[nodiscard]] PagedSequence fork(Index length) const { return fork(length, capacity_); }
+
+  private:
+    friend PagedCache<C>;
+
+    PagedSequence(PagedCache<C>& cache, Index max_tokens) : cache_(&cache), capacity_(max_tokens) {
+        require_in_range("max_tokens", max_tokens, Index{0}, detail::max_cached_tokens);
+        // One more than the tokens need: the copy of a shared page is taken before that page is given back. No page stands
+        // twice in a table, so that the pool bounds it too.
+        table_.resize(static_cast<std::size_t>(std::min(divide_up(max_tokens, page_size()) + 1, cache.pages())));
+    }
+
+    [[nodiscard]] Index page_size() const noexcept { return cache_->page_size(); }
+    [[nodiscard]] Index used_pages() const noexcept { return divide_up(size_, page_size()); }
+    [[nodiscard]] std::int32_t& entry(Index index) noexcept { return table_[static_cast<std::size_t>(index)]; }
+
+    /// Whether the next token goes to a page that another sequence holds too. Only a fork of this sequence makes it so; others
+    /// may end it at any time, after which a copy is needless and still right.
+    [[nodiscard]] bool last_page_is_shared() const {
+        if (size_ % page_size() == 0) return false;
+        return cache_->references(table_[static_cast<std::size_t>(used_pages() - 1)]) > 1;
+    }
+
+    /// Pages that `count` more tokens need beyond those held.
+    [[nodiscard]] Index missing_pages(Index count, bool shared) const {
+        detail::require_token_room(count, capacity_ - size_);
+        const Index copies = shared && count > 0 ? 1 : 0;
+        return std::max(Index{0}, divide_up(size_ + count, page_size()) + copies - held_);
+    }
+
+    void take_pages(Index count, bool shared) {
+        const Index missing = missing_pages(count, shared);
+        if (missing == 0) return;
+        cache_->allocator_.take(missing, table_.data() + held_);
+        held_ += missing;
+    }
+
+    /// Moves the rows of the last page used to the last page reserved. The shared page is given back only after it was read:
+    /// from then on another sequence may be its only one, and write to it.
+    void copy_last_page() {
+        std::int32_t& last = entry(used_pages() - 1);
+        const std::int32_t copy = entry(held_ - 1);
+        std::copy_n(cache_->page(last), size_ % page_size() * cache_->layout_.stride(), cache_->page(copy));
+        cache_->allocator_.give_back(std::span(&last, 1));
+        last = copy;
+        --held_;
+    }
+
+    void keep_pages(Index count) noexcept {
+        const std::span<const std::int32_t> dropped = held_pages().subspan(static_cast<std::size_t>(count));
+        if (!dropped.empty()) cache_->allocator_.give_back(dropped);
+        held_ = count;
+    }
+
+    PagedCache<C>* cache_;
+    Index capacity_;
+    Index size_ = 0;
+    Index held_ = 0;                   ///< entries of table_ in use: pages of tokens, then reserved ones
+    std::vector<std::int32_t> table_;  ///< allocated once
+};
+
+}  // namespace mla
