@@ -160,6 +160,12 @@ TYPED_TEST(CacheTest, AViewOfAPrefixSeesItsTokensOnly) {
     EXPECT_EQ(prefix.row_dim(), dim);
 }
 
+TYPED_TEST(CacheTest, ARunIsAsLongAsAsked) {
+    LatentCache<TypeParam> cache(this->config, 5);
+    cache.append(Tokens<float>(this->generator, 5).view());
+    for (Index most = 0; most < 4; ++most) EXPECT_EQ(cache.view().run(1, most), most);
+}
+
 TYPED_TEST(CacheTest, AForkSharesNothing) {
     LatentCache<TypeParam> cache(this->config, 6);
     cache.append(Tokens<float>(this->generator, 6).view());

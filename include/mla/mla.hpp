@@ -3,4 +3,5 @@
 #pragma once
 
 #include "mla/attention.hpp"
+#include "mla/cache/paged_cache.hpp"
 #include "mla/presets.hpp"

@@ -18,7 +18,7 @@ namespace mla {
 template <CacheElement C>
 class PagedSequence;
 
-/// Owns `pages` pages of `page_size` tokens of Dc + Dr values each, stored as C, every row on a cache line. Its sequences point
+/// Owns `pages` pages of `page_size` tokens of Dc + Dr values each, stored as C (see RowFormat). Its sequences point
 /// to it: it neither moves nor copies, and outlives them. Any thread may take sequences of it or read its counts.
 template <CacheElement C>
 class PagedCache {
@@ -41,7 +41,7 @@ class PagedCache {
     [[nodiscard]] Index rope_dim() const noexcept { return layout_.rope_dim; }
     /// The convention that the cached rope keys are rotated in.
     [[nodiscard]] RopePairing pairing() const noexcept { return layout_.pairing; }
-    /// Bytes a token takes, padding to whole cache lines included.
+    /// Bytes a token takes, padding included.
     [[nodiscard]] Index bytes_per_token() const noexcept { return layout_.bytes(); }
 
     [[nodiscard]] Index free_pages() const { return allocator_.free_pages(); }
@@ -105,14 +105,20 @@ class PagedSequence {
     [[nodiscard]] Index rope_dim() const noexcept { return cache_->rope_dim(); }
     /// The convention that the cached rope keys are rotated in.
     [[nodiscard]] RopePairing pairing() const noexcept { return cache_->pairing(); }
-    /// Bytes a token takes, padding to whole cache lines included.
+    /// Bytes a token takes, padding included.
     [[nodiscard]] Index bytes_per_token() const noexcept { return cache_->bytes_per_token(); }
 
     /// Valid until the sequence is next changed or moved.
     [[nodiscard]] PagedView<C> view() const noexcept {
-        return {cache_->data_.get(),   cache_->pages(), page_size(),
-                cache_->page_stride(), table_.data(),   size_,
-                latent_dim(),          rope_dim(),      cache_->layout_.stride()};
+        return {.pool = cache_->data_.get(),
+                .pages = cache_->pages(),
+                .page_size = page_size(),
+                .page_stride = cache_->page_stride(),
+                .block_table = table_.data(),
+                .length = size_,
+                .latent_dim = latent_dim(),
+                .rope_dim = rope_dim(),
+                .stride = cache_->layout_.stride()};
     }
 
     /// The pages it holds a reference to: those of its tokens, in order, then the reserved ones.

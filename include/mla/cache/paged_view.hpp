@@ -61,9 +61,15 @@ struct PagedBatch {
     /// R, requests
     [[nodiscard]] constexpr Index size() const noexcept { return static_cast<Index>(lengths.size()); }
     [[nodiscard]] constexpr PagedView<C> operator[](Index request) const noexcept {
-        return {
-            pool,       pages,    page_size, page_stride, block_tables.row(request), lengths[static_cast<std::size_t>(request)],
-            latent_dim, rope_dim, stride};
+        return {.pool = pool,
+                .pages = pages,
+                .page_size = page_size,
+                .page_stride = page_stride,
+                .block_table = block_tables.row(request),
+                .length = lengths[static_cast<std::size_t>(request)],
+                .latent_dim = latent_dim,
+                .rope_dim = rope_dim,
+                .stride = stride};
     }
 };
 
