@@ -187,7 +187,6 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
     };
     for (auto _ : state) {
         seconds.push_back(timed(measured));
-        state.SetIterationTime(seconds.back());
         if (Case* const reference = measured.reference()) ratios.push_back(timed(*reference) / seconds.back());
     }
     if (!ratios.empty()) state.counters["ratio"] = median(std::move(ratios));
@@ -203,7 +202,7 @@ template <class Make>
 void add_case(const std::string& name, Make make) {
     benchmark::RegisterBenchmark(name.c_str(), [name, make](benchmark::State& state) {
         run_case(state, name, make);
-    })->Unit(benchmark::kMillisecond)->UseManualTime();
+    })->Unit(benchmark::kMillisecond);
 }
 
 }  // namespace mla::bench

@@ -86,7 +86,10 @@ struct Tile {
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, const Unit* b, Index b_stride) {
         for (Index k = 0; k < depth; ++k, b += b_stride) {
             decltype(load_units<Arch, A>(b)) right[extent<N>];
-            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { right[n] = load_units<Arch, A>(b + n * width); });
+            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
+                right[n] = load_units<Arch, A>(b + n * width);
+                if constexpr (M > 2) keep_in_register(right[n]);
+            });
             unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
                 const auto left = broadcast<Arch, A>(a.at(m, k));
                 unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Arch, A>(left, right[n], sum[m][n]); });
