@@ -15,7 +15,8 @@ CONFIG = CORE | {"config", "weights", "presets"}
 ATOMS = CORE | {"simd"}
 MATH = CONFIG | ATOMS | {"math"}
 KERNELS = MATH | {"linear", "cache", "kernels"}
-LAYER = KERNELS | {"eigen", "attention"}
+REQUESTS = KERNELS | {"requests"}
+LAYER = REQUESTS | {"eigen", "attention"}
 EIGEN_SPEAKERS = {"eigen", "attention", "baselines", "testing", "mla"}
 
 USES = {
@@ -30,7 +31,8 @@ USES = {
     "kernels": KERNELS,
     "eigen": CORE,
     "baselines": KERNELS | {"eigen"},
-    "attention": KERNELS | {"eigen"},
+    "requests": KERNELS,
+    "attention": REQUESTS | {"eigen"},
     "reference": CONFIG,
     "io": CONFIG | {"reference"},
     "testing": LAYER | {"reference", "io"},

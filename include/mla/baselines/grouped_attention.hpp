@@ -43,28 +43,35 @@ template <class Arch, Compute A, Storage C>
 void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcept {
     using U = Unit<Arch, A, C>;
     const Index dim = cache.head_dim;
-    const Index stride = cache.token_stride;
     const bool few_in_place = item.rows.few() && dim % simd::lanes<Arch, A> == 0;
     const StageBuffer<A> buffer{item.staged, item.staged + staged_elements<A>(dim)};
-    const auto list = [stride](const C* first, Index count) {
+    const auto list = [&](const C* head, Index t) {
         RowList<C> rows;
-        rows.stride = stride;
-        rows.add(first, count);
+        rows.add(head + item.source * cache.head_stride + t * cache.token_stride, cache.token_stride,
+                 std::clamp<Index>(item.end - t, 0, block_tokens));
         return rows;
     };
+    auto keys = list(cache.keys, item.begin);
+    auto values = list(cache.values, item.begin);
     for (Index t = item.begin; t < item.end; t += block_tokens) {
-        const Index count = std::min(block_tokens, item.end - t);
-        const Index next_count = std::min(block_tokens, item.end - t - count);
-        const C* keys = cache.keys + item.source * cache.head_stride + t * stride;
-        const C* values = cache.values + item.source * cache.head_stride + t * stride;
-        if (few_in_place) {
-            attend_few<Arch>(item.rows, FewBlock<C>{keys, stride, values, stride, dim, t, count}, item.scores, next_count);
-        } else if (item.rows.few()) {
-            attend_few<Arch>(item.rows, stage_key_values<Arch, A>(list(keys, count), list(values, count), dim, t, count, buffer), item.scores);
+        const auto next = list(cache.keys, t + keys.size());
+        const auto next_values = list(cache.values, t + keys.size());
+        if (item.rows.few()) {
+            // Values are wanted right after their keys, the next keys after those.
+            const Prefetch fetch_values = values.prefetch(dim, few_steps(keys.size()));
+            const Prefetch fetch_next = next.prefetch(dim, few_steps(keys.size()));
+            if (few_in_place) {
+                attend_few<Arch>(item.rows, Block<C>{keys, values, dim, t}, item.scores, fetch_values, fetch_next);
+            } else {
+                attend_few<Arch>(item.rows, stage_key_values<Arch, A>(keys, values, dim, t, buffer), item.scores, {}, {});
+            }
         } else {
-            attend_block<Arch>(item.rows, stage_key_values<Arch, U>(list(keys, count), list(values, count), dim, t, count, buffer),
-                               item.scores, {});
+            const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, keys.size(), dim);
+            attend_block<Arch>(item.rows, stage_key_values<Arch, U>(keys, values, dim, t, buffer), item.scores,
+                               next.prefetch(next_values, dim, steps));
         }
+        keys = next;
+        values = next_values;
     }
 }
 

@@ -14,22 +14,16 @@ using Unit = std::conditional_t<std::is_same_v<A, float> && std::is_same_v<C, bf
 template <class U>
 inline constexpr Index values_per_unit = std::is_same_v<U, simd::Bf16Pair> ? 2 : 1;
 
-/// Runs of rows that tiles walk where they lie: those of a block in pages of 16 tokens, one of them cut at either end. Rows in
-/// smaller pages are copied, since tiles of a few tokens would take longer.
-inline constexpr Index most_unit_runs = block_tokens / 16 + 1;
-
-template <class U>
-using UnitRows = RowRuns<U, most_unit_runs>;
-
 /// Keys are rows of units; values are rows of one unit a value, where a unit of two holds the same value of two neighbouring
 /// tokens. Values that share a unit with the last token's are finite, and value rows are readable up to whole vectors.
 template <class U>
 struct Block {
-    UnitRows<U> keys;    ///< [tokens, depth in units]
-    UnitRows<U> values;  ///< [tokens / values_per_unit, value_dim]
+    RowList<U> keys;    ///< [tokens] rows [depth in units]
+    RowList<U> values;  ///< [tokens / values_per_unit] rows [value_dim]
     Index value_dim = 0;
     Index begin = 0;  ///< position of the block's first token among the keys
-    Index count = 0;  ///< tokens, at most block_tokens
+
+    [[nodiscard]] Index count() const noexcept { return keys.size(); }  ///< tokens
 };
 
 }  // namespace mla::detail

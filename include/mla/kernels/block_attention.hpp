@@ -22,50 +22,46 @@ template <class Arch, Compute A, class U>
     return std::max<Index>(tiles * divide_up(divide_up(depth, values_per_unit<U>), prefetch_depth), 1);
 }
 
-/// scores [M tokens, N vectors of rows] (+)= units [begin, end) of M keys · packed queries; the first units overwrite.
+/// Units [begin, end) of every key and query.
+struct Piece {
+    Index begin;
+    Index end;
+};
+
+/// scores [M tokens, N vectors of rows] (+)= a piece of keys [first, first + M) · the same of packed queries; the first piece overwrites.
 template <class Arch, int M, int N, Compute A, class U>
-MLA_ALWAYS_INLINE void score_tile(simd::RowOperand<U> keys, Index begin, Index end, const U* panel, A* scores, Prefetch& next) noexcept {
+MLA_ALWAYS_INLINE void score_tile(const RowList<U>& keys, Index first, const Piece& piece, const U* panel, A* scores, Prefetch& next) noexcept {
     constexpr Index width = N * simd::lanes<Arch, A>;
+    simd::ListedOperand<U, M> operand;
+    simd::unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { operand.rows[m] = keys[first + m] + piece.begin; });
     simd::Tile<Arch, A, M, N> tile;
     tile.clear();
-    for (Index k = begin; k < end; k += prefetch_depth) {
-        tile.multiply(std::min(prefetch_depth, end - k), keys.advance_k(k), panel + k * width, width);
+    for (Index k = piece.begin; k < piece.end; k += prefetch_depth) {
+        tile.multiply(std::min(prefetch_depth, piece.end - k), operand, simd::StridedRows<U>{panel + k * width, width});
+        operand.advance_k(prefetch_depth);
         next.step();
     }
-    begin == 0 ? tile.store(scores, width) : tile.add_to(scores, width);
+    piece.begin == 0 ? tile.store(scores + first * width, width) : tile.add_to(scores + first * width, width);
 }
 
-/// The same for `count` keys of one run, in tiles of 12 (or 6), 8, 4, 2 and 1, so that no key is multiplied twice.
-template <class Arch, int N, Compute A, class U>
-void score_run(simd::RowOperand<U> keys, Index count, Index begin, Index end, const U* panel, A* scores, Prefetch& next) noexcept {
-    using Shape = AttentionTile<Arch, A>;
-    constexpr int widest = N == 2 ? Shape::score_tokens_pair : Shape::score_tokens_single;
-    Index t = 0;
-    const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
-        for (; t + M <= count; t += M)
-            score_tile<Arch, M, N>(keys.advance_m(t), begin, end, panel, scores + t * N * Shape::lanes, next);
-    };
-    tiles(std::integral_constant<int, widest>{});
-    if constexpr (widest > 8) tiles(std::integral_constant<int, 8>{});
-    tiles(std::integral_constant<int, 4>{});
-    tiles(std::integral_constant<int, 2>{});
-    tiles(std::integral_constant<int, 1>{});
-}
-
-/// scores [tokens, N vectors of rows] of the first `tokens` of a block. All tokens pass a piece of the queries before the next piece:
-/// 144 units of 32 rows (18 KiB) stay in L1, where whole queries (72 KiB) would come from L2 for every tile.
+/// scores [tokens, N vectors of rows] of the first `tokens` of a block, in tiles of 12 (or 6), 8, 4, 2 and 1 tokens, so that no key is
+/// multiplied twice. All tokens pass a piece of the queries before the next piece: 144 units of 32 rows (18 KiB) stay in L1,
+/// where whole queries (72 KiB) would come from L2 for every tile.
 template <class Arch, int N, Compute A, class U>
 void score_panel(const Block<U>& block, Index tokens, Index units, const U* panel, A* scores, Prefetch& next) noexcept {
-    constexpr Index width = N * simd::lanes<Arch, A>;
+    using Shape = AttentionTile<Arch, A>;
+    constexpr int widest = N == 2 ? Shape::score_tokens_pair : Shape::score_tokens_single;
     for (Index begin = 0; begin < units; begin += score_depth) {
+        const Piece piece{begin, std::min(begin + score_depth, units)};
         Index t = 0;
-        for (const RowRun<U>& run : block.keys) {
-            const Index count = std::min(run.count, tokens - t);
-            const simd::RowOperand<U> keys{run.data, block.keys.stride};
-            score_run<Arch, N>(keys, count, begin, std::min(begin + score_depth, units), panel, scores + t * width, next);
-            t += count;
-            if (t == tokens) break;
-        }
+        const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
+            for (; t + M <= tokens; t += M) score_tile<Arch, M, N>(block.keys, t, piece, panel, scores, next);
+        };
+        tiles(std::integral_constant<int, widest>{});
+        if constexpr (widest > 8) tiles(std::integral_constant<int, 8>{});
+        tiles(std::integral_constant<int, 4>{});
+        tiles(std::integral_constant<int, 2>{});
+        tiles(std::integral_constant<int, 1>{});
     }
 }
 
@@ -134,6 +130,15 @@ void softmax_panel(Index tokens, Index width, A scale, A* scores, A* max, A* sum
     }
 }
 
+/// Listed rows from number `first` on, each from a column on, as the B of a product.
+template <class U>
+struct ListedColumns {
+    const RowList<U>& rows;
+    Index first;
+    Index column;
+    MLA_ALWAYS_INLINE const U* row(Index k) const { return rows[first + k] + column; }
+};
+
 /// out [width rows, value_dim] = rescale · out + Pᵀ · values, with P [tokens, width] in units.
 template <class Arch, Compute A, class U>
 void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U* p, const A* rescale, A* out,
@@ -149,15 +154,7 @@ void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U*
             for (Index row = 0; row < width; row += M) {
                 simd::Tile<Arch, A, M, N> tile;
                 tile.clear();
-                simd::ColumnOperand<U> weights{p + row, width};
-                Index left = units;
-                for (const RowRun<U>& run : block.values) {
-                    const Index count = std::min(run.count, left);
-                    tile.multiply(count, weights, run.data + vector * Shape::lanes, block.values.stride);
-                    weights = weights.advance_k(count);
-                    left -= count;
-                    if (left == 0) break;
-                }
+                tile.multiply(units, simd::ColumnOperand<U>{p + row, width}, ListedColumns<U>{block.values, 0, vector * Shape::lanes});
                 tile.add_to_scaled(out + row * out_stride + vector * Shape::lanes, out_stride, rescale + row);
             }
     };
@@ -171,7 +168,7 @@ template <class Arch, int N, Compute A, class U>
 void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, A* scores, Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr Index width = N * Shape::lanes;
-    const Index tokens = std::min(block.count, group.visible[first + width - 1] - block.begin);
+    const Index tokens = std::min(block.count(), group.visible[first + width - 1] - block.begin);
     if (tokens <= 0) return;
     const Index units = divide_up(group.depth, values_per_unit<U>);
     score_panel<Arch, N>(block, tokens, units, reinterpret_cast<const U*>(group.queries) + first * units, scores, next);

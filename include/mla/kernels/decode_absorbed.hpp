@@ -15,25 +15,14 @@ template <Compute A>
     return 2 * staged_elements<A>(row_dim);
 }
 
-/// Whether few rows may read listed rows as they lie.
+/// Lets few rows attend to one block: to its rows of any storage type where they lie, when whole vectors make their latents.
 template <class Arch, Compute A, CacheElement C>
-[[nodiscard]] bool readable_in_place(const RowList<C>& rows, const RowFormat<C>& format) noexcept {
-    return Storage<C> && rows.size == 1 && format.latent_dim % simd::lanes<Arch, A> == 0;
-}
-
-/// Lets few rows attend to one block.
-template <class Arch, Compute A, CacheElement C>
-void attend_few_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin, Index count,
-                        Index next_count) noexcept {
+void attend_few_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin, const Prefetch& next) noexcept {
     if constexpr (Storage<C>) {
-        if (readable_in_place<Arch, A>(rows, format)) {
-            const C* row = rows.runs[0].data;
-            const FewBlock<C> block{row, rows.stride, row, rows.stride, format.latent_dim, begin, count};
-            return attend_few<Arch>(item.rows, block, item.scores, next_count);
-        }
+        if (format.latent_dim % simd::lanes<Arch, A> == 0)
+            return attend_few<Arch>(item.rows, Block<C>{rows, rows, format.latent_dim, begin}, item.scores, {}, next);
     }
-    const StageBuffer<A> buffer{item.staged, nullptr};
-    attend_few<Arch>(item.rows, copy_latents<Arch, A>(rows, format, begin, count, buffer), item.scores);
+    attend_few<Arch>(item.rows, stage_latents<Arch, A>(rows, format, begin, StageBuffer<A>{item.staged, nullptr}), item.scores, {}, next);
 }
 
 /// One item: rows over a range of cached tokens, block by block. A token's latent is the first part of its key and its value.
@@ -43,19 +32,16 @@ void attend_latents(const SplitItem<A>& item, const View& cache) noexcept {
     using U = Unit<Arch, A, C>;
     const RowFormat<C> format{cache.latent_dim, cache.rope_dim};
     const StageBuffer<A> buffer{item.staged, item.staged + (std::is_same_v<U, A> ? 0 : staged_elements<A>(format.values()))};
-    const auto length = [&](Index t) { return std::clamp<Index>(item.end - t, 0, block_tokens); };
-    auto rows = list_rows(cache, item.begin, length(item.begin));
+    const auto list = [&](Index t) { return list_rows(cache, t, std::clamp<Index>(item.end - t, 0, block_tokens)); };
+    auto rows = list(item.begin);
     for (Index t = item.begin; t < item.end; t += block_tokens) {
-        const Index count = length(t);
-        const auto next = list_rows(cache, t + count, length(t + count));
+        const auto next = list(t + rows.size());
         if (item.rows.few()) {
-            const bool adjoining = next.size == 1 && rows.size == 1 && next.runs[0].data == rows.runs[0].data + count * rows.stride;
-            attend_few_latents<Arch>(item, rows, format, t, count, adjoining ? next.runs[0].count : 0);
+            attend_few_latents<Arch>(item, rows, format, t, next.prefetch(format.elements(), few_steps(rows.size())));
         } else {
-            const RowRanges fetch(next);
-            const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, count, format.values());
-            const auto block = stage_latents<Arch, U>(rows, format, t, count, buffer);
-            attend_block<Arch>(item.rows, block, item.scores, fetch.prefetch(steps));
+            const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, rows.size(), format.values());
+            attend_block<Arch>(item.rows, stage_latents<Arch, U>(rows, format, t, buffer), item.scores,
+                               next.prefetch(format.elements(), steps));
         }
         rows = next;
     }

@@ -9,18 +9,6 @@
 
 namespace mla::detail {
 
-/// A block of cached tokens of any storage type, in one run.
-template <class K>
-struct FewBlock {
-    const K* keys = nullptr;  ///< [tokens, depth]
-    Index key_stride = 0;
-    const K* values = nullptr;  ///< [tokens, value_dim], readable up to whole vectors
-    Index value_stride = 0;
-    Index value_dim = 0;
-    Index begin = 0;  ///< position of the block's first token among the keys
-    Index count = 0;  ///< tokens, at most block_tokens
-};
-
 /// sums[r][t] = lanewise partial products of query row r and key t of T keys, over the whole vectors of [0, depth).
 /// R + T loads feed R·T products.
 template <class Arch, std::size_t R, std::size_t T, Compute A, Storage K>
@@ -42,7 +30,7 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const (&keys)[T], Index depth, Inde
 
 /// scores [R, block_tokens] = rows of queries [R, depth] · keys.
 template <class Arch, int R, Compute A, Storage K>
-void score_few(const FewBlock<K>& block, Index tokens, Index depth, const A* queries, A* scores, Prefetch& next) noexcept {
+void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores, Prefetch& next) noexcept {
     using Batch = simd::Batch<Arch, A>;
     constexpr Index width = simd::lanes<Arch, A>;
     // R×T sums, R queries and a key: 4×4 take 21 of 32 registers, 4×2 take 13 of 16.
@@ -52,7 +40,7 @@ void score_few(const FewBlock<K>& block, Index tokens, Index depth, const A* que
         Batch sums[simd::extent<R>][simd::extent<width>];
         for (Index t = 0; t < width; t += T) {
             const K* keys[simd::extent<T>];
-            for (Index i = 0; i < T; ++i) keys[i] = block.keys + std::min(first + t + i, tokens - 1) * block.key_stride;
+            for (Index i = 0; i < T; ++i) keys[i] = block.keys[std::min(first + t + i, tokens - 1)];
             Batch sum[simd::extent<R>][simd::extent<T>];
             multiply_few<Arch>(keys, whole, depth, queries, sum);
             simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i / T][t + i % T] = sum[i / T][i % T]; });
@@ -64,8 +52,7 @@ void score_few(const FewBlock<K>& block, Index tokens, Index depth, const A* que
             simd::sum_lanes_of_each<Arch, A>(sums[r]).store_unaligned(target);
             for (Index t = 0; t < count; ++t)
                 for (Index k = whole; k < depth; ++k)
-                    target[t] = simd::multiply_add(queries[r * depth + k],
-                                                   simd::convert<A>(block.keys[(first + t) * block.key_stride + k]), target[t]);
+                    target[t] = simd::multiply_add(queries[r * depth + k], simd::convert<A>(block.keys[first + t][k]), target[t]);
         }
     }
 }
@@ -104,7 +91,7 @@ inline constexpr Index few_step = 4;
 
 /// out [R, value_dim] = rescale · out + P · values, with P [R, block_tokens].
 template <class Arch, int R, Compute A, Storage K>
-void accumulate_few(const FewBlock<K>& block, Index tokens, const A* p, const A* rescale, A* out, Index out_stride,
+void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* rescale, A* out, Index out_stride,
                     Prefetch& next) noexcept {
     // R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as wide with 16.
     constexpr int widest = (R == 1 ? 8 : 16 / R) / (simd::vector_registers<Arch> == 32 || R == 1 ? 1 : 2);
@@ -116,9 +103,8 @@ void accumulate_few(const FewBlock<K>& block, Index tokens, const A* p, const A*
             simd::Tile<Arch, A, R, N> tile;
             tile.clear();
             for (Index t = 0; t < tokens; t += few_step) {
-                const simd::RowOperand<A> weights{p + t, block_tokens};
-                tile.multiply(std::min(few_step, tokens - t), weights, block.values + t * block.value_stride + vector * width,
-                              block.value_stride);
+                tile.multiply(std::min(few_step, tokens - t), simd::RowOperand<A>{p + t, block_tokens},
+                              ListedColumns<K>{block.values, t, vector * width});
                 next.step();
             }
             tile.add_to_scaled(out + vector * width, out_stride, rescale);
@@ -130,8 +116,8 @@ void accumulate_few(const FewBlock<K>& block, Index tokens, const A* p, const A*
 }
 
 template <class Arch, int R, Compute A, Storage K>
-void attend_rows(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, Prefetch values, Prefetch next) noexcept {
-    const Index tokens = std::min(block.count, group.visible[group.rows - 1] - block.begin);
+void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, Prefetch values, Prefetch next) noexcept {
+    const Index tokens = std::min(block.count(), group.visible[group.rows - 1] - block.begin);
     if (tokens <= 0) return;
     score_few<Arch, R>(block, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores, values);
     if (!group.tree.empty()) mask_tree(group, Index{0}, Index{R}, block.begin, tokens, scores, block_tokens, Index{1});
@@ -143,35 +129,18 @@ void attend_rows(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, 
     accumulate_few<Arch, R>(block, tokens, scores, rescale, group.out, group.out_stride, next);
 }
 
-/// The memory of `count` rows.
-template <class K>
-[[nodiscard]] MemoryRange row_range(const K* first, Index count, Index stride) noexcept {
-    return {reinterpret_cast<const char*>(first), reinterpret_cast<const char*>(first + count * stride)};
-}
+/// Steps of prefetching in scoring `tokens` keys by few rows, and about as many in multiplying their values.
+[[nodiscard]] constexpr Index few_steps(Index tokens) noexcept { return divide_up(tokens, few_step); }
 
-/// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see, and meanwhile fetches the
-/// `next_count` keys that follow it. `scores` holds few_rows × block_tokens.
+/// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows × block_tokens.
+/// Keys and values may be of any storage type; `values` is fetched while keys are scored, `next` while values are summed.
 template <class Arch, Compute A, Storage K>
-void attend_few(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, Index next_count) noexcept {
-    const Index steps = divide_up(block.count, few_step);
-    // Values are wanted right after the keys; where they are part of them there is nothing to fetch.
-    const MemoryRange value_range = row_range(block.values, block.values == block.keys ? 0 : block.count, block.value_stride);
-    const MemoryRange next_range = row_range(block.keys + block.count * block.key_stride, next_count, block.key_stride);
-    const Prefetch values({&value_range, 1}, steps);
-    const Prefetch next({&next_range, 1}, steps);
+void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, const Prefetch& values, const Prefetch& next) noexcept {
     switch (group.rows) {
         case 1: return attend_rows<Arch, 1>(group, block, scores, values, next);
         case 2: return attend_rows<Arch, 2>(group, block, scores, values, next);
         default: return attend_rows<Arch, 4>(group, block, scores, values, next);  // a third row takes a fourth along, with zero queries
     }
-}
-
-/// The same for a staged block, whose rows are in one run.
-template <class Arch, Compute A>
-void attend_few(const RowGroup<A>& group, const Block<A>& block, A* scores) noexcept {
-    const FewBlock<A> rows{block.keys.runs[0].data, block.keys.stride, block.values.runs[0].data, block.values.stride,
-                           block.value_dim, block.begin, block.count};
-    attend_few<Arch>(group, rows, scores, Index{0});
 }
 
 }  // namespace mla::detail

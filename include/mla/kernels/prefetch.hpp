@@ -1,46 +1,47 @@
-// Fetching the next block while this one is computed: beyond L3 a kernel that does not waits for every line.
+// Fetching the next rows while these are computed: beyond L3 a kernel that does not waits for every line.
 #pragma once
 
 #include <span>
+#include <utility>
 
 #include "mla/core/types.hpp"
 
 namespace mla::detail {
 
-/// Memory [begin, end).
-struct MemoryRange {
-    const char* begin = nullptr;
-    const char* end = nullptr;
-};
-
-/// Brings the lines of some ranges into L2 in order, a few at each step, so that the requests spread over the arithmetic that
+/// Brings the lines of some rows into L2 in order, a few at each step, so that the requests spread over the arithmetic that
 /// hides them. Bursts would fill the miss buffers and stall the loads beside them.
 class Prefetch {
   public:
     Prefetch() = default;  ///< nothing to fetch
 
-    /// `steps`: about how often `step` will be called before the memory is needed. The list of ranges must outlive this.
-    Prefetch(std::span<const MemoryRange> ranges, Index steps) noexcept : more_(ranges) {
-        Index lines = 0;
-        for (const MemoryRange& range : ranges) lines += divide_up(range.end - range.begin, line);
-        lines_ = divide_up(lines, steps);
-    }
+    /// Rows of `row_bytes` bytes, then `more` of the same size. `steps`: about how often `step` will be called before they are
+    /// needed. The lists must outlive this.
+    Prefetch(std::span<const void* const> rows, std::span<const void* const> more, Index row_bytes, Index steps) noexcept
+        : rows_(rows),
+          more_(more),
+          row_bytes_(row_bytes),
+          lines_(divide_up(static_cast<Index>(rows.size() + more.size()) * divide_up(row_bytes, line), steps)) {}
 
     void step() noexcept {
-        for (Index i = 0; i < lines_; ++i, now_.begin += line) {
-            while (now_.begin >= now_.end) {
-                if (more_.empty()) return;
-                now_ = more_.front();
-                more_ = more_.subspan(1);
+        for (Index i = 0; i < lines_; ++i, next_ += line) {
+            if (next_ >= end_) {
+                if (rows_.empty()) rows_ = std::exchange(more_, {});
+                if (rows_.empty()) return;
+                next_ = static_cast<const char*>(rows_.front());
+                end_ = next_ + row_bytes_;
+                rows_ = rows_.subspan(1);
             }
-            __builtin_prefetch(now_.begin, 0, 2);
+            __builtin_prefetch(next_, 0, 2);
         }
     }
 
   private:
     static constexpr Index line = 64;
-    MemoryRange now_;
-    std::span<const MemoryRange> more_;
+    const char* next_ = nullptr;
+    const char* end_ = nullptr;
+    std::span<const void* const> rows_;
+    std::span<const void* const> more_;
+    Index row_bytes_ = 0;
     Index lines_ = 0;
 };
 

@@ -62,8 +62,9 @@ Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Ind
     const RowFormat<typename View::Element> format{cache.latent_dim, cache.rope_dim};
     const Index nope = weights.key.out();
     const Index value_dim = weights.value.out();
-    const auto staged = copy_latents<Arch, A>(list_rows(cache, begin, count), format, begin, count, {scratch.latents, nullptr});
-    const MatrixView<const A> latents(scratch.latents, count, cache.latent_dim, staged.keys.stride);
+    static_cast<void>(copy_rows<A>(list_rows(cache, begin, count), format.values(), scratch.latents,
+                                   [&](const auto* row, A* target) { format.template read<Arch>(row, target); }));
+    const MatrixView<const A> latents(scratch.latents, count, cache.latent_dim, staged_stride<A>(format.values()));
     linear_panels<Arch, A>(latents, weights.key, head, 0, weights.key.panels(),
                            MatrixView<A>(scratch.keys, count, nope, scratch.key_stride));
     linear_panels<Arch, A>(latents, weights.value, head, 0, weights.value.panels(),
@@ -72,11 +73,9 @@ Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Ind
         std::copy_n(latents.row(t) + cache.latent_dim, cache.rope_dim, scratch.keys + t * scratch.key_stride + nope);
         std::fill_n(scratch.values + t * scratch.value_stride + value_dim, scratch.value_stride - value_dim, A(0));
     }
-    auto block = empty_block<A>(value_dim, begin, count);
-    block.keys.stride = scratch.key_stride;
-    block.keys.add(scratch.keys, count);
-    block.values.stride = scratch.value_stride;
-    block.values.add(scratch.values, count);
+    Block<A> block{.keys = {}, .values = {}, .value_dim = value_dim, .begin = begin};
+    block.keys.add(scratch.keys, scratch.key_stride, count);
+    block.values.add(scratch.values, scratch.value_stride, count);
     return block;
 }
 
@@ -153,7 +152,8 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
         for (Index t = 0; t < end; t += detail::block_tokens) {
             const Index count = std::min(detail::block_tokens, end - t);
             const auto block = detail::expand_block(cache, weights, head, t, count, scratch);
-            group.few() ? detail::attend_few<Arch>(group, block, scratch.scores) : detail::attend_block<Arch>(group, block, scratch.scores, {});
+            group.few() ? detail::attend_few<Arch>(group, block, scratch.scores, {}, {})
+                        : detail::attend_block<Arch>(group, block, scratch.scores, {});
         }
         const A sink = sinks.empty() ? -std::numeric_limits<A>::infinity() : sinks[static_cast<std::size_t>(head)];
         detail::finish_head(group, out.head(head).row_range(first, group.rows), lse, sink, first, head);

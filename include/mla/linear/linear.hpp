@@ -38,7 +38,7 @@ void multiply_panel(Index depth, simd::RowOperand<A> x, const S* panel, MatrixVi
     for (Index column = 0; column < y.cols; column += Tile::columns) {
         Tile tile;
         tile.clear();
-        tile.multiply(depth, x, panel + column, panel_columns);
+        tile.multiply(depth, x, simd::StridedRows<S>{panel + column, panel_columns});
         A* target = y.data + column;
         if (column + Tile::columns <= y.cols) {
             accumulate ? tile.add_to(target, y.stride) : tile.store(target, y.stride);

@@ -24,14 +24,22 @@ MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const Batch<Arch, A>& a, const Bat
     return xsimd::fma(a, b, sum);
 }
 
-/// A with adjacent k: rows of activations, of cached keys.
+/// A with adjacent k and rows a stride apart: activations.
 template <class A>
 struct RowOperand {
     const A* data;
     Index stride;  ///< from m to m + 1
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[m * stride + k]; }
-    [[nodiscard]] RowOperand advance_m(Index m) const { return {data + m * stride, stride}; }
-    [[nodiscard]] RowOperand advance_k(Index k) const { return {data + k, stride}; }
+};
+
+/// A with adjacent k and rows anywhere: cached keys.
+template <class A, int M>
+struct ListedOperand {
+    const A* rows[extent<M>];
+    MLA_ALWAYS_INLINE A at(Index m, Index k) const { return rows[m][k]; }
+    MLA_ALWAYS_INLINE void advance_k(Index k) {
+        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { rows[m] += k; });
+    }
 };
 
 /// A with adjacent m: probabilities laid out [token][row].
@@ -40,8 +48,15 @@ struct ColumnOperand {
     const A* data;
     Index stride;  ///< from k to k + 1
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[k * stride + m]; }
-    [[nodiscard]] ColumnOperand advance_m(Index m) const { return {data + m, stride}; }
     [[nodiscard]] ColumnOperand advance_k(Index k) const { return {data + k * stride, stride}; }
+};
+
+/// Rows k of B, a stride apart: packed weights and queries.
+template <class B>
+struct StridedRows {
+    const B* data;
+    Index stride;
+    MLA_ALWAYS_INLINE const B* row(Index k) const { return data + k * stride; }
 };
 
 /// M rows by N vectors of accumulators, kept in registers.
@@ -80,14 +95,14 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth), in units. Row k of B starts at b + k·b_stride and must be readable for `columns`
-    /// units.
-    template <class Operand, class Unit>
-    MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, const Unit* b, Index b_stride) {
-        for (Index k = 0; k < depth; ++k, b += b_stride) {
-            decltype(load_units<Arch, A>(b)) right[extent<N>];
+    /// Adds the products for k in [0, depth), in units. Row k of B is b.row(k) and must be readable for `columns` units.
+    template <class Operand, class Rows>
+    MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, Rows b) {
+        for (Index k = 0; k < depth; ++k) {
+            const auto* row = b.row(k);
+            decltype(load_units<Arch, A>(row)) right[extent<N>];
             unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
-                right[n] = load_units<Arch, A>(b + n * width);
+                right[n] = load_units<Arch, A>(row + n * width);
                 if constexpr (M > 2) keep_in_register(right[n]);
             });
             unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
