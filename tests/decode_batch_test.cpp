@@ -201,7 +201,7 @@ TEST(DecodeBatchTest, AHostsOwnBlockTablesAreABatch) {
     call(batch);
     for (std::size_t r = 0; r < 2; ++r) {
         const auto row = static_cast<std::ptrdiff_t>(r) * H * (Dc + Dr);
-        const auto alone = attend_alone({queries.begin() + row, queries.begin() + row + H * (Dc + Dr)}, 1, H, batch[static_cast<Index>(r)]);
+        const auto alone = attend_alone({queries.begin() + row, queries.begin() + row + H * (Dc + Dr)}, 1, H, batch[r]);
         EXPECT_EQ(std::memcmp(alone.out.data(), result.out_view().at(static_cast<Index>(r), 0), alone.out.size() * sizeof(float)), 0);
     }
     for (Index h = 0; h < H; ++h) EXPECT_TRUE(result.is_empty(2 * H + h));

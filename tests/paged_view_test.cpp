@@ -153,11 +153,11 @@ TEST(PagedBatchTest, ARequestIsTheViewOfItsRow) {
     const Host host;
     const PagedBatch<float> batch = host.batch();
     EXPECT_NO_THROW(validate(batch));
-    ASSERT_EQ(batch.size(), 3);
-    for (Index r = 0; r < 3; ++r) {
+    ASSERT_EQ(batch.size(), 3U);
+    for (std::size_t r = 0; r < 3; ++r) {
         EXPECT_NO_THROW(validate(batch[r]));
-        EXPECT_EQ(batch[r].length, host.lengths[static_cast<std::size_t>(r)]);
-        EXPECT_EQ(batch[r].block_table, host.tables.data() + r * 3);
+        EXPECT_EQ(batch[r].length, host.lengths[r]);
+        EXPECT_EQ(batch[r].block_table, host.tables.data() + 3 * r);
         EXPECT_EQ(batch[r].pool, host.pool.data());
         EXPECT_EQ(batch[r].pages, 6);
         EXPECT_EQ(batch[r].page_size, 4);

@@ -210,6 +210,40 @@ TEST(PrefillExpandedTest, RunsInExactlyTheWorkspaceItAsksFor) {
     EXPECT_TRUE(arguments.outputs_untouched());
 }
 
+TEST(PrefillExpandedTest, ACallersLimitBoundsTheScratchAndGivesTheSameResult) {
+    const auto problem = expanded_problem<float>({300, 2, 700, 64, 8, 12, 14});
+    const PackedExpansion<float> packed(problem.expansion(), 2, 12, 14);
+    const std::size_t unlimited = expanded_worker_bytes<float>(plan_expanded(300, 2), 72, 20, 14);
+    const std::size_t least = expanded_worker_bytes<float>({300, 2, 1}, 72, 20, 14);
+    for (const std::size_t limit : {least, (least + unlimited) / 2, unlimited, 2 * unlimited}) {
+        const ExpandedPlan plan = plan_expanded_within<float>(limit, 300, 2, 72, 20, 14);
+        EXPECT_EQ(plan.group_queries == plan_expanded(300, 2).group_queries, limit >= unlimited);
+        const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(limit));
+        Workspace fixed{std::span(memory.get(), limit)};
+        const Verdict verdict = judge(problem, [&](auto q, auto cache, TensorRef, auto scale, auto out, auto lse) {
+            prefill_expanded(q, cache, packed.weights(), scale, out, lse, fixed, SerialExecutor{}, plan);
+        });
+        EXPECT_TRUE(verdict.passed()) << limit << ": " << verdict;
+    }
+    EXPECT_EQ(testing::thrown<std::length_error>([&] { static_cast<void>(plan_expanded_within<float>(least - 1, 300, 2, 72, 20, 14)); }),
+              "mla: bytes of a worker's scratch for one query is " + std::to_string(least) + ", must be at most " + std::to_string(least - 1));
+}
+
+TEST(PrefillExpandedTest, RejectsAPlanOfAnotherProblem) {
+    for (const auto& [plan, message] : std::vector<std::pair<ExpandedPlan, const char*>>{
+             {{5, 3, 4}, "plan.queries is 5, must be q.tokens = 6"},
+             {{6, 2, 4}, "plan.heads is 2, must be q.heads = 3"},
+             {{6, 3, 0}, "plan.group_queries is 0, must be at least 1"}}) {
+        Arguments a;
+        EXPECT_EQ(testing::thrown<std::invalid_argument>([&, &used = plan] {
+                      prefill_expanded(a.q, a.cache, ExpansionWeights<float>{a.key, a.value}, a.scale, a.out, a.lse, a.workspace,
+                                       SerialExecutor{}, used);
+                  }),
+                  std::string("mla: ") + message);
+        EXPECT_TRUE(a.outputs_untouched());
+    }
+}
+
 TEST(PrefillExpandedTest, RejectsBadArgumentsAndLeavesTheOutputAlone) {
     struct Case {
         void (*spoil)(Arguments&);

@@ -59,14 +59,14 @@ struct PagedBatch {
     Index stride = 0;                             ///< elements from token to token within a page, at least Dc + Dr
 
     /// R, requests
-    [[nodiscard]] constexpr Index size() const noexcept { return static_cast<Index>(lengths.size()); }
-    [[nodiscard]] constexpr PagedView<C> operator[](Index request) const noexcept {
+    [[nodiscard]] constexpr std::size_t size() const noexcept { return lengths.size(); }
+    [[nodiscard]] constexpr PagedView<C> operator[](std::size_t request) const noexcept {
         return {.pool = pool,
                 .pages = pages,
                 .page_size = page_size,
                 .page_stride = page_stride,
-                .block_table = block_tables.row(request),
-                .length = lengths[static_cast<std::size_t>(request)],
+                .block_table = block_tables.row(static_cast<Index>(request)),
+                .length = lengths[request],
                 .latent_dim = latent_dim,
                 .rope_dim = rope_dim,
                 .stride = stride};
@@ -129,16 +129,15 @@ void validate(const PagedView<C>& cache) {
 template <CacheElement C>
 void validate(const PagedBatch<C>& cache) {
     const MatrixView<const std::int32_t>& tables = cache.block_tables;
-    require_equal("cache.block_tables.rows", tables.rows, "cache.lengths.size()", cache.size());
+    require_equal("cache.block_tables.rows", tables.rows, "cache.lengths.size()", static_cast<Index>(cache.size()));
     require_at_least("cache.block_tables.cols", tables.cols, Index{0});
     require_at_least("cache.block_tables.stride", tables.stride, tables.cols);
     bool used = false;
     for (const std::int32_t length : cache.lengths) used = used || length > 0;
     detail::validate_pool(cache, used);
     require(tables.data != nullptr || !used, "cache.block_tables.data", "null", "not null when a length is > 0");
-    for (Index r = 0; r < cache.size(); ++r) {
-        const PagedView<C> request = cache[r];
-        const auto row = static_cast<std::size_t>(r);
+    for (std::size_t row = 0; row < cache.size(); ++row) {
+        const PagedView<C> request = cache[row];
         if (request.length < 0 || request.used_pages() > tables.cols) [[unlikely]]
             throw_invalid(detail::element_name("cache.lengths", row).c_str(), request.length,
                           "in [0, block_tables.cols * page_size] = [0, " + std::to_string(tables.cols) + " * " +

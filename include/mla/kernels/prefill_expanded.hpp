@@ -113,6 +113,20 @@ template <Compute A, class Arch = simd::DefaultArch>
     return counter.bytes();
 }
 
+/// The plan of `plan_expanded`, with as many queries at a time as a worker's scratch of `bytes` takes.
+/// @throws std::length_error when it does not take one, naming the bytes that one needs
+template <Compute A, class Arch = simd::DefaultArch>
+[[nodiscard]] ExpandedPlan plan_expanded_within(std::size_t bytes, Index queries, Index heads, Index row_dim, Index key_dim,
+                                                Index value_dim) {
+    ExpandedPlan plan = plan_expanded(queries, heads);
+    const auto needed = [&](Index group) {
+        return expanded_worker_bytes<A, Arch>({queries, heads, group}, row_dim, key_dim, value_dim);
+    };
+    require_capacity("bytes of a worker's scratch for one query", needed(1), bytes);
+    while (needed(plan.group_queries) > bytes) plan.group_queries = divide_up(plan.group_queries, Index{2});
+    return plan;
+}
+
 /// out[t, h] = softmax(scale · (q_nope·W_UK c + q_pe·k_pe)) · W_UV c under the bottom-right causal mask: of L cached tokens,
 /// query t of T sees 0 … L−T+t. A query that sees none gets output 0 and LSE −inf.
 ///
