@@ -94,6 +94,34 @@ TEST_F(AttentionAllocationTest, SerialDecodeAllocatesNothingAfterOneStep) {
     expect_no_allocation(SerialExecutor{}, workspace);
 }
 
+TEST_F(AttentionAllocationTest, ABatchInPagesAllocatesNothingInAWorkspaceForItsLimits) {
+    PagedCache<float> pool(config, 200, 16);
+    std::vector<PagedSequence<float>> sequences;
+    std::vector<Request<PagedSequence<float>>> requests;
+    for (int r = 0; r < 4; ++r) sequences.push_back(pool.sequence(700));
+    for (auto& sequence : sequences) requests.push_back({&sequence, 0});
+    const Prompt<float> prompt(config, 12, 43);
+    RowMatrix<float> out(12, config.hidden_size);
+    std::vector<std::int64_t> positions(12);
+    Workspace workspace;
+    workspace.reserve(layer.workspace_bytes(BatchLimits{4, 12, true}, 1));
+    EXPECT_EQ(allocations_in([&] {
+                  for (Index step = 0; step < 200; ++step) {  // prompts, drafts and single tokens in turns
+                      Index total = 0;
+                      for (Index r = 0; r < 4; ++r) {
+                          Request<PagedSequence<float>>& request = requests[static_cast<std::size_t>(r)];
+                          request.tokens = (step + r) % 5 == 0 ? 7 : r == step % 4 ? 0 : 1;
+                          for (Index t = 0; t < request.tokens; ++t)
+                              positions[static_cast<std::size_t>(total++)] = request.cache->size() + t;
+                      }
+                      layer.forward(prompt.x.topRows(total), std::span(positions).first(static_cast<std::size_t>(total)), requests,
+                                    out.topRows(total), SerialExecutor{}, workspace, {.share_prefix = step % 2 == 0});
+                  }
+              }),
+              0U);
+    EXPECT_TRUE(out.allFinite());
+}
+
 TEST_F(AttentionAllocationTest, EigenPoolDecodeAllocatesNothingAfterOneStep) {
     Eigen::ThreadPool pool(2);
     const EigenExecutor executor(pool);
