@@ -267,7 +267,7 @@ template <class Tile, class Operand, Compute A, Storage S>
 void expect_tile_multiplies(Index depth, Operand operand, const Product<A, S>& expected) {
     Tile tile;
     tile.clear();
-    tile.multiply(depth, operand, expected.b.data(), expected.b_stride);
+    tile.multiply(depth, operand, mla::simd::StridedRows<S>{expected.b.data(), expected.b_stride});
     std::vector<A> c = expected.before;
     tile.store(c.data(), expected.c_stride);
     EXPECT_EQ(c, expected.stored) << "depth " << depth;
@@ -288,10 +288,13 @@ void expect_tile_multiplies() {
         expect_tile_multiplies<Tile>(depth, rows, product);
         const mla::simd::ColumnOperand<A> columns{product.transposed.data(), product.transposed_stride};
         expect_tile_multiplies<Tile>(depth, columns, product);
+        mla::simd::ListedOperand<A, M> listed;
+        for (Index m = 0; m < M; ++m) listed.rows[m] = product.a.data() + m * product.a_stride;
+        expect_tile_multiplies<Tile>(depth, listed, product);
     }
 }
 
-TYPED_TEST(SimdTest, TilesMultiplyWithEitherOperandAndTouchNothingElse) {
+TYPED_TEST(SimdTest, TilesMultiplyWithEveryOperandAndTouchNothingElse) {
     expect_tile_multiplies<TypeParam, 1, 1, float, float>();
     expect_tile_multiplies<TypeParam, 1, 4, float, float>();
     expect_tile_multiplies<TypeParam, 3, 2, float, float>();
@@ -303,11 +306,13 @@ TYPED_TEST(SimdTest, TilesMultiplyWithEitherOperandAndTouchNothingElse) {
 TYPED_TEST(SimdTest, TilesGoOnFromTheSumsTheyHold) {
     using Tile = mla::simd::Tile<TypeParam, float, 2, 2>;
     const Product<float, float> product(2, Tile::columns, 9);
-    const mla::simd::RowOperand<float> rows{product.a.data(), product.a_stride};
+    mla::simd::ListedOperand<float, 2> rows{{product.a.data(), product.a.data() + product.a_stride}};
+    using Rows = mla::simd::StridedRows<float>;
     Tile tile;
     tile.clear();
-    tile.multiply(4, rows, product.b.data(), product.b_stride);
-    tile.multiply(5, rows.advance_k(4), product.b.data() + 4 * product.b_stride, product.b_stride);
+    tile.multiply(4, rows, Rows{product.b.data(), product.b_stride});
+    rows.advance_k(4);
+    tile.multiply(5, rows, Rows{product.b.data() + 4 * product.b_stride, product.b_stride});
     std::vector<float> c = product.before;
     tile.store(c.data(), product.c_stride);
     EXPECT_EQ(c, product.stored);
@@ -332,17 +337,6 @@ void expect_lanes_sum() {
 TYPED_TEST(SimdTest, SumsTheLanesOfEachVectorInOrder) {
     expect_lanes_sum<TypeParam, float>();
     expect_lanes_sum<TypeParam, double>();
-}
-
-TEST(OperandTest, AdvancesInBothDirections) {
-    std::vector<float> values(12);
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
-    const auto row = mla::simd::RowOperand<float>{values.data(), 4}.advance_m(1).advance_k(2);
-    EXPECT_EQ(row.at(0, 0), 6.0F);
-    EXPECT_EQ(row.at(1, 1), 11.0F);
-    const auto column = mla::simd::ColumnOperand<float>{values.data(), 4}.advance_k(1).advance_m(2);
-    EXPECT_EQ(column.at(0, 0), 6.0F);
-    EXPECT_EQ(column.at(1, 1), 11.0F);
 }
 
 TEST(UnrollTest, CallsEachIndexInOrder) {

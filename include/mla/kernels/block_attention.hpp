@@ -37,8 +37,9 @@ MLA_ALWAYS_INLINE void score_tile(const RowList<U>& keys, Index first, const Pie
     simd::Tile<Arch, A, M, N> tile;
     tile.clear();
     for (Index k = piece.begin; k < piece.end; k += prefetch_depth) {
-        tile.multiply(std::min(prefetch_depth, piece.end - k), operand, simd::StridedRows<U>{panel + k * width, width});
-        operand.advance_k(prefetch_depth);
+        const Index count = std::min(prefetch_depth, piece.end - k);
+        tile.multiply(count, operand, simd::StridedRows<U>{panel + k * width, width});
+        operand.advance_k(count);
         next.step();
     }
     piece.begin == 0 ? tile.store(scores + first * width, width) : tile.add_to(scores + first * width, width);

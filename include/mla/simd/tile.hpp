@@ -48,7 +48,6 @@ struct ColumnOperand {
     const A* data;
     Index stride;  ///< from k to k + 1
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[k * stride + m]; }
-    [[nodiscard]] ColumnOperand advance_k(Index k) const { return {data + k * stride, stride}; }
 };
 
 /// Rows k of B, a stride apart: packed weights and queries.
