@@ -125,7 +125,7 @@ TEST(PagedViewTest, RefusesSizesThatContradictEachOther) {
     EXPECT_EQ(message([](View& v) { v.block_table = nullptr; }),
               "mla: cache.block_table is null, must be not null when cache.length > 0");
     EXPECT_EQ(message([](View& v) { v.page_stride = 25; }),
-              "mla: cache.page_stride is 25, must be at least (page_size - 1) * stride + latent_dim + rope_dim");
+              "mla: cache.page_stride is 25, must be at least (page_size - 1) * stride + a row's elements");
     for (const Index stride : {Index{4}, Index{-30}, std::numeric_limits<Index>::min() + 5})
         EXPECT_NE(message([stride](View& v) { v.page_stride = stride; }), "");
     // Sizes whose products pass 64 bits.

@@ -21,6 +21,7 @@ void append(MatrixView<const A> tokens, const RowFormat<C>& format, MatrixView<C
 /// As above, where a row is Dc + Dr elements of one type.
 template <class Arch = simd::DefaultArch, Compute A, Storage C>
 void append(MatrixView<const A> tokens, MatrixView<C> rows) {
+    require_equal("rows.cols", rows.cols, "tokens.cols", tokens.cols);
     append<Arch>(tokens, RowFormat<C>{tokens.cols, 0}, rows);
 }
 
