@@ -11,8 +11,8 @@ void add_decode(const presets::Preset& preset) {
     for (const Index length : cached_lengths())
         for (const Index queries : {Index{1}, Index{4}})
             for (const Index threads : thread_counts())
-                add_case("decode/" + std::string(preset.name) + "/" + cache_type_name<C>() + part("L", length) + part("q", queries) +
-                             part("threads", threads),
+                add_case("decode/" + std::string(preset.name) + "/" + cache_type_name<C>() + part("L", length) +
+                             part("q", queries) + part("threads", threads),
                          [=] { return std::make_unique<DecodeCase<C>>(config, queries, length, threads); });
 }
 

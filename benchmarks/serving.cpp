@@ -1,5 +1,5 @@
-// Serving: serving/<paged|formats|batch|cascade|layer>/<preset>/…/threads:<n>. Each case takes turns with what it is compared with, and
-// counter `ratio` is its throughput over that one's:
+// Serving: serving/<paged|formats|batch|cascade|layer>/<preset>/…/threads:<n>. Each case takes turns with what it is compared
+// with, and counter `ratio` is its throughput over that one's:
 //   paged    one token over a cache in pages, against the same in a contiguous cache
 //   formats  one token over each format of cache, against bf16
 //   batch    requests of different lengths and query counts in one call, against one call each
@@ -21,7 +21,8 @@ template <CacheElement C>
 void add_paged(const presets::Preset& preset, Index threads) {
     const Config config = preset.config();
     for (const Index page_size : {16, 64, 256})
-        add_case(case_name("paged", preset, std::string(cache_type_name<C>()) + part("page", page_size) + part("L", long_context), threads),
+        add_case(case_name("paged", preset, std::string(cache_type_name<C>()) + part("page", page_size) + part("L", long_context),
+                           threads),
                  [=]() -> std::unique_ptr<Case> {
                      const std::vector<RequestShape> one{{1, long_context}};
                      return std::make_unique<PairedCase>(
@@ -34,15 +35,16 @@ void add_paged(const presets::Preset& preset, Index threads) {
 template <CacheElement C>
 void add_format(const presets::Preset& preset, Index threads) {
     const Config config = preset.config();
-    add_case(case_name("formats", preset, std::string(cache_type_name<C>()) + part("L", long_context), threads), [=]() -> std::unique_ptr<Case> {
-        return std::make_unique<PairedCase>(std::make_unique<DecodeCase<C>>(config, 1, long_context, threads),
-                                            std::make_unique<DecodeCase<bf16>>(config, 1, long_context, threads));
-    });
+    add_case(case_name("formats", preset, std::string(cache_type_name<C>()) + part("L", long_context), threads),
+             [=]() -> std::unique_ptr<Case> {
+                 return std::make_unique<PairedCase>(std::make_unique<DecodeCase<C>>(config, 1, long_context, threads),
+                                                     std::make_unique<DecodeCase<bf16>>(config, 1, long_context, threads));
+             });
 }
 
 /// A batch against the same batch in another way.
-void add_batch(const char* what, const presets::Preset& preset, const char* name, const std::vector<RequestShape>& shapes, Index shared,
-               typename BatchCase<bf16>::Way reference, Index threads) {
+void add_batch(const char* what, const presets::Preset& preset, const char* name, const std::vector<RequestShape>& shapes,
+               Index shared, typename BatchCase<bf16>::Way reference, Index threads) {
     const Config config = preset.config();
     add_case(case_name(what, preset, std::string("bf16/") + name, threads), [=]() -> std::unique_ptr<Case> {
         using Way = BatchCase<bf16>::Way;
@@ -57,8 +59,9 @@ void add_layer(const presets::Preset& preset, const char* name, const std::vecto
     const Config config = preset.config();
     const WeightsName weights{preset.name, "mla"};
     add_case(case_name("layer", preset, std::string("bf16/") + name, threads), [=]() -> std::unique_ptr<Case> {
-        return std::make_unique<PairedCase>(std::make_unique<LayerBatchCase<bf16, bf16>>(weights, config, shapes, true, threads),
-                                            std::make_unique<LayerBatchCase<bf16, bf16>>(weights, config, shapes, false, threads));
+        return std::make_unique<PairedCase>(
+            std::make_unique<LayerBatchCase<bf16, bf16>>(weights, config, shapes, true, threads),
+            std::make_unique<LayerBatchCase<bf16, bf16>>(weights, config, shapes, false, threads));
     });
 }
 
@@ -90,8 +93,8 @@ void add_cases(const Presets& wanted) {
             add_format<fp8>(preset, threads);
             add_batch("batch", preset, "uneven", uneven_requests(), 0, Way::apart, threads);
             add_batch("batch", preset, "mixed", mixed_requests(), 0, Way::apart, threads);
-            add_batch("cascade", preset, "requests:16", std::vector<RequestShape>(16, {1, long_context + 128}), long_context, Way::together,
-                      threads);
+            add_batch("cascade", preset, "requests:16", std::vector<RequestShape>(16, {1, long_context + 128}), long_context,
+                      Way::together, threads);
             add_layer(preset, "decode:16", std::vector<RequestShape>(16, {1, 1024}), threads);
             add_layer(preset, "mixed", mixed_requests(), threads);
         }

@@ -34,7 +34,8 @@ class PagedBatches {
         pool_ = detail::allocate_aligned<C>(pages_ * page_size * stride_);
         for (Index t = 0; t < pages_ * page_size; t += tokens_at_a_time) {
             const Index count = std::min(tokens_at_a_time, pages_ * page_size - t);
-            layout.write(MatrixView<const float>(next_gaussians(count * format_.values()), count, format_.values()), pool_.get() + t * stride_);
+            layout.write(MatrixView<const float>(next_gaussians(count * format_.values()), count, format_.values()),
+                         pool_.get() + t * stride_);
         }
         std::vector<std::int32_t> order(static_cast<std::size_t>(pages_));
         std::iota(order.begin(), order.end(), 0);
@@ -61,8 +62,8 @@ class PagedBatches {
                 tables_.push_back(common);
                 tables_.back().insert(tables_.back().end(), page, page + own);
                 page += own;
-                views.push_back({pool_.get(), pages_, page_size_, page_size_ * stride_, tables_.back().data(), shape.length, format_.latent_dim,
-                                 format_.rope_dim, stride_});
+                views.push_back({pool_.get(), pages_, page_size_, page_size_ * stride_, tables_.back().data(), shape.length,
+                                 format_.latent_dim, format_.rope_dim, stride_});
             }
             batches_.push_back(std::move(views));
         }
@@ -102,8 +103,8 @@ class BatchCase : public Case {
   public:
     enum class Way : std::uint8_t { together, apart };
 
-    BatchCase(const Config& config, const std::vector<RequestShape>& shapes, std::shared_ptr<PagedBatches<C>> batches, Index shared, Way way,
-              Index threads)
+    BatchCase(const Config& config, const std::vector<RequestShape>& shapes, std::shared_ptr<PagedBatches<C>> batches,
+              Index shared, Way way, Index threads)
         : Case(batch_work<C>(config, shapes, threads)),
           way_(way),
           query_begin_(query_offsets(shapes)),
@@ -195,7 +196,8 @@ class LayerBatchCase : public Case {
         for (std::size_t r = 0; r < shapes_.size(); ++r) {
             const Index count = shapes_[r].queries;
             caches_[r].truncate(shapes_[r].length - count);
-            layer.forward(x_.middleRows(first, count), std::span(positions_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+            layer.forward(x_.middleRows(first, count),
+                          std::span(positions_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
                           caches_[r], y_.middleRows(first, count), team(), workspace_);
             first += count;
         }

@@ -1,5 +1,5 @@
-// Serving several requests: they share the pages of a common prompt, join and leave the batch as they come and go, and one of them
-// drafts three tokens ahead and takes back what is rejected. Each gets what it would get alone.
+// Serving several requests: they share the pages of a common prompt, join and leave the batch as they come and go, and one of
+// them drafts three tokens ahead and takes back what is rejected. Each gets what it would get alone.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -31,7 +31,8 @@ struct User {
 Matrix inputs(Index user, Index first, Index count, Index hidden) {
     Matrix x(count, hidden);
     for (Index t = 0; t < count; ++t) {
-        mla::testing::Generator generator(static_cast<std::uint64_t>(first + t < shared ? first + t : 1000 * (user + 1) + first + t));
+        mla::testing::Generator generator(
+            static_cast<std::uint64_t>(first + t < shared ? first + t : 1000 * (user + 1) + first + t));
         for (Index i = 0; i < hidden; ++i) x(t, i) = static_cast<float>(mla::testing::gaussian(generator));
     }
     return x;
@@ -48,10 +49,12 @@ int main() {
 
     Sequence prompt = pool.sequence(shared);  // computed once, its pages shared by all
     Matrix y(shared, hidden);
-    attention.forward(inputs(0, 0, shared, hidden), mla::testing::consecutive(0, shared), prompt, y, mla::SerialExecutor{}, workspace);
+    attention.forward(inputs(0, 0, shared, hidden), mla::testing::consecutive(0, shared), prompt, y, mla::SerialExecutor{},
+                      workspace);
 
     std::deque<User> users;
-    for (const auto& [arrives, own, answer, draft] : {std::array<Index, 4>{0, 20, 12, 1}, {1, 5, 9, 1}, {1, 40, 8, 4}, {4, 12, 6, 1}})
+    for (const auto& [arrives, own, answer, draft] :
+         {std::array<Index, 4>{0, 20, 12, 1}, {1, 5, 9, 1}, {1, 40, 8, 4}, {4, 12, 6, 1}})
         users.push_back({arrives, own, answer, draft, pool.sequence(0), Matrix(shared + own + answer, hidden)});
 
     std::printf("step  tokens of each user   pages  cached bytes\n");
@@ -72,8 +75,9 @@ int main() {
         }
         y.resize(x.rows(), hidden);
         attention.forward(x, positions, batch, y, mla::SerialExecutor{}, workspace);
-        std::printf("%4td  %4td %4td %4td %4td   %2td/%td  %10td\n", step, batch[0].tokens, batch[1].tokens, batch[2].tokens, batch[3].tokens,
-                    pages - pool.free_pages(), pages, (pages - pool.free_pages()) * page_size * pool.bytes_per_token());
+        std::printf("%4td  %4td %4td %4td %4td   %2td/%td  %10td\n", step, batch[0].tokens, batch[1].tokens, batch[2].tokens,
+                    batch[3].tokens, pages - pool.free_pages(), pages,
+                    (pages - pool.free_pages()) * page_size * pool.bytes_per_token());
         Index row = 0;
         for (Index u = 0; u < 4; row += batch[static_cast<std::size_t>(u++)].tokens) {
             User& user = users[static_cast<std::size_t>(u)];
@@ -93,8 +97,8 @@ int main() {
         mla::LatentCache<mla::bf16> cache(config, user.length());
         Matrix alone(user.length(), hidden);
         const auto forward = [&](Index first, Index count) {
-            attention.forward(inputs(u, first, count, hidden), mla::testing::consecutive(first, count), cache, alone.middleRows(first, count),
-                              mla::SerialExecutor{}, workspace);
+            attention.forward(inputs(u, first, count, hidden), mla::testing::consecutive(first, count), cache,
+                              alone.middleRows(first, count), mla::SerialExecutor{}, workspace);
         };
         forward(0, shared);
         forward(shared, user.prompt);

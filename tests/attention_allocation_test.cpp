@@ -114,8 +114,8 @@ TEST_F(AttentionAllocationTest, ABatchInPagesAllocatesNothingInAWorkspaceForItsL
                           for (Index t = 0; t < request.tokens; ++t)
                               positions[static_cast<std::size_t>(total++)] = request.cache->size() + t;
                       }
-                      layer.forward(prompt.x.topRows(total), std::span(positions).first(static_cast<std::size_t>(total)), requests,
-                                    out.topRows(total), SerialExecutor{}, workspace, {.share_prefix = step % 2 == 0});
+                      layer.forward(prompt.x.topRows(total), std::span(positions).first(static_cast<std::size_t>(total)),
+                                    requests, out.topRows(total), SerialExecutor{}, workspace, {.share_prefix = step % 2 == 0});
                   }
               }),
               0U);

@@ -63,7 +63,8 @@ struct Served {
     }
 
     template <Requests List>
-    [[nodiscard]] Matrix run(const List& requests, const ForwardOptions<float>& options = {}, ExecutorRef executor = SerialExecutor{}) const {
+    [[nodiscard]] Matrix run(const List& requests, const ForwardOptions<float>& options = {},
+                             ExecutorRef executor = SerialExecutor{}) const {
         Matrix y = Matrix::Constant(x.rows(), x.cols(), 12345);
         Workspace workspace;
         layer.forward(x, positions, requests, y, executor, workspace, options);
@@ -76,7 +77,8 @@ struct Served {
         for (std::size_t i = 0; i < r; ++i) first += counts[i];
         Matrix y(counts[r], x.cols());
         Workspace workspace;
-        layer.forward(x.middleRows(first, counts[r]), std::span(positions).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(counts[r])),
+        layer.forward(x.middleRows(first, counts[r]),
+                      std::span(positions).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(counts[r])),
                       caches[r], y, SerialExecutor{}, workspace, form);
         return y;
     }
@@ -132,8 +134,11 @@ TYPED_TEST(AttentionBatchTest, ForksThatShareTheirPrefixAgreeWithCopies) {
     served.positions = {500, 500, 501, 502, 500};
     const Matrix found = served.run(served.paged(), {.share_prefix = true});
     const Matrix expected = served.run(served.contiguous());
-    const double rounding = std::is_same_v<detail::Unit<simd::DefaultArch, float, TypeParam>, float> ? 0.0 : 2.0 * testing::rounded_probabilities<bf16>;
-    EXPECT_TRUE(testing::within(compare(found, expected), 2.0 * testing::layer_tolerance<float>(served.config, 503) + 2.0 * rounding));
+    const double rounding = std::is_same_v<detail::Unit<simd::DefaultArch, float, TypeParam>, float>
+                                ? 0.0
+                                : 2.0 * testing::rounded_probabilities<bf16>;
+    EXPECT_TRUE(
+        testing::within(compare(found, expected), 2.0 * testing::layer_tolerance<float>(served.config, 503) + 2.0 * rounding));
     EXPECT_FALSE(same_bits(found, expected));  // it was indeed computed in another order
 }
 
@@ -154,9 +159,11 @@ TEST(AttentionRequestsTest, AChainAsATreeGivesTheBitsOfTheCausalRuleInOneChunkAn
         Workspace workspace;
         Matrix y(T, config.hidden_size);
         Matrix before(15, config.hidden_size);
-        layer.forward(prompt.x.topRows(15), std::span(prompt.positions).first(15), cache, before, SerialExecutor{}, workspace, Form::absorbed);
+        layer.forward(prompt.x.topRows(15), std::span(prompt.positions).first(15), cache, before, SerialExecutor{}, workspace,
+                      Form::absorbed);
         const std::array<Request<LatentCache<float>>, 1> request{{{&cache, T}}};
-        layer.forward(prompt.x.bottomRows(T), std::span(prompt.positions).last(T), request, y, SerialExecutor{}, workspace, options);
+        layer.forward(prompt.x.bottomRows(T), std::span(prompt.positions).last(T), request, y, SerialExecutor{}, workspace,
+                      options);
         return y;
     };
     EXPECT_TRUE(same_bits(run({.trees = trees}), run({.form = Form::absorbed})));
@@ -190,9 +197,8 @@ TEST(AttentionRequestsTest, APoolThatHasRoomForEachRequestButNotForAllTakesNone)
     const auto before = served.sequences[0].held_pages().size();
     Workspace workspace;
     Matrix y = Matrix::Constant(48, served.config.hidden_size, 7);
-    const std::string message = thrown<std::length_error>([&] {
-        served.layer.forward(served.x, served.positions, served.paged(), y, SerialExecutor{}, workspace);
-    });
+    const std::string message = thrown<std::length_error>(
+        [&] { served.layer.forward(served.x, served.positions, served.paged(), y, SerialExecutor{}, workspace); });
     EXPECT_EQ(message, "mla: pages needed is 1, must be at most free_pages() = 0");
     for (const auto& sequence : served.sequences) {
         EXPECT_EQ(sequence.size(), 16);
@@ -223,11 +229,14 @@ TEST(AttentionRequestsTest, RejectsBadRequestsAndLeavesCachesAndOutputsAlone) {
     };
     const std::vector<Case> cases = {
         {[](Arguments& a) { a.requests[1].cache = nullptr; }, "requests[r].cache is null, must be not null"},
-        {[](Arguments& a) { a.requests[1].cache = a.requests[0].cache; }, "requests[r].cache is that of another request too, must be a cache of its own"},
+        {[](Arguments& a) { a.requests[1].cache = a.requests[0].cache; },
+         "requests[r].cache is that of another request too, must be a cache of its own"},
         {[](Arguments& a) { a.requests[1].tokens = -1; }, "requests[r].tokens is -1, must be in [0, 3]"},
         {[](Arguments& a) { a.requests[1].tokens = 2; }, "requests' tokens is 4, must be x.rows() = 3"},
-        {[](Arguments& a) { a.options.sinks = a.options.sinks.first(1); }, "options.sinks.size() is 1, must be num_attention_heads"},
-        {[](Arguments& a) { a.options.trees = a.options.trees.first(1); }, "options.trees.size() is 1, must be requests.size() = 2"},
+        {[](Arguments& a) { a.options.sinks = a.options.sinks.first(1); },
+         "options.sinks.size() is 1, must be num_attention_heads"},
+        {[](Arguments& a) { a.options.trees = a.options.trees.first(1); },
+         "options.trees.size() is 1, must be requests.size() = 2"},
         {[](Arguments& a) { a.trees[0].cols = 1; }, "options.trees[r].cols is 1, must be requests[r].tokens = 2"},
         {[](Arguments& a) { a.trees[0].rows = 3; }, "options.trees[r].rows is 3, must be requests[r].tokens = 2"},
         {[](Arguments& a) { a.trees[0].stride = 1; }, "options.trees[r].stride is 1, must be at least 2"},
@@ -240,8 +249,8 @@ TEST(AttentionRequestsTest, RejectsBadRequestsAndLeavesCachesAndOutputsAlone) {
         Workspace workspace;
         Matrix y = Matrix::Constant(3, arguments.served.config.hidden_size, 7);
         const std::string message = thrown<std::invalid_argument>([&] {
-            arguments.served.layer.forward(arguments.served.x, arguments.served.positions, arguments.requests, y, SerialExecutor{}, workspace,
-                                           arguments.options);
+            arguments.served.layer.forward(arguments.served.x, arguments.served.positions, arguments.requests, y,
+                                           SerialExecutor{}, workspace, arguments.options);
         });
         EXPECT_EQ(message.find(std::string("mla: ") + each.message), 0U) << message;
         EXPECT_EQ(arguments.served.caches[0].size(), 20);
@@ -258,7 +267,8 @@ TEST(AttentionRequestsTest, RunsInTheWorkspaceForItsLimits) {
     const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(bytes));
     Workspace fixed{std::span(memory.get(), bytes)};
     Matrix y(served.x.rows(), served.x.cols());
-    served.layer.forward(served.x, served.positions, served.paged(), y, SerialExecutor{}, fixed, {.form = Form::absorbed, .share_prefix = true});
+    served.layer.forward(served.x, served.positions, served.paged(), y, SerialExecutor{}, fixed,
+                         {.form = Form::absorbed, .share_prefix = true});
     EXPECT_TRUE(same_bits(y, other.run(other.paged(), {.form = Form::absorbed, .share_prefix = true})));
 }
 

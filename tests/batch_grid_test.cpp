@@ -23,12 +23,13 @@ struct Batch {
 };
 
 std::ostream& operator<<(std::ostream& stream, const Batch& b) {
-    return stream << b.requests << " requests, " << b.queries << " queries, " << b.length << " tokens, " << b.heads << " heads, Dc "
-                  << b.latent_dim << ", pages of " << b.page_size;
+    return stream << b.requests << " requests, " << b.queries << " queries, " << b.length << " tokens, " << b.heads
+                  << " heads, Dc " << b.latent_dim << ", pages of " << b.page_size;
 }
 
 /// Row `row` of a request's queries by the oracle: output [Dc], then LSE.
-[[nodiscard]] std::vector<double> exact_row(const float* query, const reference::Matrix& rows, Index latent_dim, Index visible, double scale) {
+[[nodiscard]] std::vector<double> exact_row(const float* query, const reference::Matrix& rows, Index latent_dim, Index visible,
+                                            double scale) {
     reference::Matrix q(1, rows.cols);
     for (Index i = 0; i < rows.cols; ++i) q(0, i) = static_cast<double>(query[i]);
     const auto expected = reference::attend_masked(q, rows, reference::columns(rows, 0, latent_dim), 1, 1, 1, scale,
@@ -73,7 +74,8 @@ void check(const Batch& b) {
         for (int sample = 0; sample < 2; ++sample) {
             const Index query = below(count - 1);
             const Index row = (query_begin[r] + query) * b.heads + below(b.heads - 1);
-            const auto exact = exact_row(queries.data() + row * dim, rows, b.latent_dim, rows.rows - count + query + 1, static_cast<double>(scale));
+            const auto exact = exact_row(queries.data() + row * dim, rows, b.latent_dim, rows.rows - count + query + 1,
+                                         static_cast<double>(scale));
             expected.insert(expected.end(), exact.begin(), exact.end() - 1);
             expected_lse.push_back(exact.back());
             found.insert(found.end(), result.out.begin() + row * b.latent_dim, result.out.begin() + (row + 1) * b.latent_dim);
@@ -81,7 +83,8 @@ void check(const Batch& b) {
         }
     }
     if (found.empty()) return;
-    const double rounding = std::is_same_v<detail::Unit<simd::DefaultArch, float, C>, float> ? 0.0 : testing::rounded_probabilities<bf16>;
+    const double rounding =
+        std::is_same_v<detail::Unit<simd::DefaultArch, float, C>, float> ? 0.0 : testing::rounded_probabilities<bf16>;
     const double tolerance = testing::sum_tolerance<float>(dim + b.length) + rounding;
     const auto error = testing::compare(found, expected);
     const auto lse_error = testing::compare(found_lse, expected_lse);

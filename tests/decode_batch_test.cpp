@@ -49,15 +49,16 @@ template <LatentSource View>
 [[nodiscard]] AttentionResult<float> attend_alone(const std::vector<float>& queries, Index T, Index H, const View& cache) {
     AttentionResult<float> result{T, H, cache.latent_dim};
     Workspace workspace;
-    decode_absorbed(HeadsView<const float>(queries.data(), T, H, cache.row_dim()), cache, scale_of(cache.row_dim()), result.out_view(),
-                    result.lse_view(), workspace, SerialExecutor{});
+    decode_absorbed(HeadsView<const float>(queries.data(), T, H, cache.row_dim()), cache, scale_of(cache.row_dim()),
+                    result.out_view(), result.lse_view(), workspace, SerialExecutor{});
     return result;
 }
 
 /// Tolerance of float arithmetic, and of rounded probabilities where the machine multiplies pairs of bf16.
 template <CacheElement C>
 [[nodiscard]] double tolerance(const Shape& s) {
-    const double rounding = std::is_same_v<detail::Unit<simd::DefaultArch, float, C>, float> ? 0.0 : testing::rounded_probabilities<bf16>;
+    const double rounding =
+        std::is_same_v<detail::Unit<simd::DefaultArch, float, C>, float> ? 0.0 : testing::rounded_probabilities<bf16>;
     return sum_tolerance<float>(s.Dc + s.Dr + s.L) + rounding;
 }
 
@@ -76,8 +77,8 @@ TYPED_TEST(DecodeFormatsTest, MatchesTheReferenceOnTheRowsAsTheyReadBack) {
         const StoredRows<TypeParam> rows(s.L, s.Dc, s.Dr, 1);
         const auto queries = random_queries(s.T * s.H * (s.Dc + s.Dr), 2);
         const auto result = attend_alone(queries, s.T, s.H, rows.view());
-        const auto expected = reference::attend_absorbed(testing::widened(queries, s.T * s.H, s.Dc + s.Dr), s.T, s.H, rows.matrix(), s.Dc,
-                                                         static_cast<double>(scale_of(s.Dc + s.Dr)));
+        const auto expected = reference::attend_absorbed(testing::widened(queries, s.T * s.H, s.Dc + s.Dr), s.T, s.H,
+                                                         rows.matrix(), s.Dc, static_cast<double>(scale_of(s.Dc + s.Dr)));
         const auto error = testing::compare(result.out, expected.output.values);
         EXPECT_TRUE(within(error, tolerance<TypeParam>(s))) << s << ": " << error;
         EXPECT_TRUE(within(testing::compare(result.lse, expected.lse.values), tolerance<TypeParam>(s))) << s;
@@ -128,7 +129,8 @@ struct BatchProblem {
     std::vector<PagedView<C>> views;
     std::vector<float> queries;
 
-    BatchProblem(const std::vector<std::pair<Index, Index>>& requests, Index heads, Index latent_dim, Index rope_dim, Index page_size)
+    BatchProblem(const std::vector<std::pair<Index, Index>>& requests, Index heads, Index latent_dim, Index rope_dim,
+                 Index page_size)
         : H(heads), Dc(latent_dim), Dr(rope_dim) {
         for (const auto& [count, length] : requests) {
             query_begin.push_back(query_begin.back() + static_cast<std::int32_t>(count));
@@ -152,14 +154,17 @@ struct BatchProblem {
                                              ExecutorRef executor = SerialExecutor{}) const {
         AttentionResult<float> result{tokens(), H, Dc};
         Workspace workspace;
-        decode_absorbed(q(), caches, query_begin, scale_of(Dc + Dr), result.out_view(), result.lse_view(), workspace, executor, options);
+        decode_absorbed(q(), caches, query_begin, scale_of(Dc + Dr), result.out_view(), result.lse_view(), workspace, executor,
+                        options);
         return result;
     }
     [[nodiscard]] AttentionResult<float> run(const BatchOptions<float>& options = {}) const { return run(views, options); }
 };
 
-/// Prefill, decode and speculative requests, one without queries, one without tokens, one with more queries than tokens, one long.
-const std::vector<std::pair<Index, Index>> mixed_requests = {{1, 888}, {0, 40}, {5, 60}, {1, 1}, {2, 0}, {17, 17}, {3, 2}, {1, 4100}, {4, 140}};
+/// Prefill, decode and speculative requests, one without queries, one without tokens, one with more queries than tokens, one
+/// long.
+const std::vector<std::pair<Index, Index>> mixed_requests = {{1, 888}, {0, 40}, {5, 60},   {1, 1},  {2, 0},
+                                                             {17, 17}, {3, 2},  {1, 4100}, {4, 140}};
 
 TYPED_TEST(DecodeFormatsTest, ARequestInABatchGetsTheBitsItGetsAlone) {
     for (const Index heads : {1, 3, 22, 64}) {
@@ -182,15 +187,15 @@ TEST(DecodeBatchTest, AHostsOwnBlockTablesAreABatch) {
     const StoredRows<float> pool(pages * page_size, Dc, Dr, 12);
     const std::vector<std::int32_t> tables = {7, 2, 2147480000, 0, 11, 5, -1, 2147480000, 2147480000};  // [3, 3]
     const std::vector<std::int32_t> lengths = {20, 48, 0};
-    const PagedBatch<float> batch{pool.elements.data(), pages, page_size, page_size * pool.stride, {tables.data(), 3, 3}, lengths, Dc, Dr,
-                                  pool.stride};
+    const PagedBatch<float> batch{
+        pool.elements.data(), pages, page_size, page_size * pool.stride, {tables.data(), 3, 3}, lengths, Dc, Dr, pool.stride};
     const std::vector<std::int32_t> query_begin = {0, 1, 2, 3};
     const auto queries = random_queries(3 * H * (Dc + Dr), 13);
     AttentionResult<float> result{3, H, Dc};
     Workspace workspace;
     const auto call = [&](const PagedBatch<float>& caches) {
-        decode_absorbed(HeadsView<const float>(queries.data(), 3, H, Dc + Dr), caches, query_begin, scale_of(Dc + Dr), result.out_view(),
-                        result.lse_view(), workspace, SerialExecutor{});
+        decode_absorbed(HeadsView<const float>(queries.data(), 3, H, Dc + Dr), caches, query_begin, scale_of(Dc + Dr),
+                        result.out_view(), result.lse_view(), workspace, SerialExecutor{});
     };
     // The middle table has an entry that names no page.
     auto bad = tables;
@@ -202,7 +207,8 @@ TEST(DecodeBatchTest, AHostsOwnBlockTablesAreABatch) {
     for (std::size_t r = 0; r < 2; ++r) {
         const auto row = static_cast<std::ptrdiff_t>(r) * H * (Dc + Dr);
         const auto alone = attend_alone({queries.begin() + row, queries.begin() + row + H * (Dc + Dr)}, 1, H, batch[r]);
-        EXPECT_EQ(std::memcmp(alone.out.data(), result.out_view().at(static_cast<Index>(r), 0), alone.out.size() * sizeof(float)), 0);
+        EXPECT_EQ(std::memcmp(alone.out.data(), result.out_view().at(static_cast<Index>(r), 0), alone.out.size() * sizeof(float)),
+                  0);
     }
     for (Index h = 0; h < H; ++h) EXPECT_TRUE(result.is_empty(2 * H + h));
 }
@@ -240,9 +246,12 @@ TEST(DecodeBatchTest, TheWorkspaceForLimitsSufficesForEveryBatchWithinThem) {
         }
         const auto bound = detail::SegmentTotals<simd::DefaultArch, float>::bound(requests, queries, heads, 40, prefix);
         EXPECT_LE(totals.segments, bound.segments);
-        EXPECT_LE(totals.most_items(), bound.most_items()) << heads << " heads, " << requests << " requests, " << queries << " queries";
-        EXPECT_LE(totals.state_rows, bound.state_rows) << heads << " heads, " << requests << " requests, " << queries << " queries";
-        EXPECT_LE(totals.query_bytes, bound.query_bytes) << heads << " heads, " << requests << " requests, " << queries << " queries";
+        EXPECT_LE(totals.most_items(), bound.most_items())
+            << heads << " heads, " << requests << " requests, " << queries << " queries";
+        EXPECT_LE(totals.state_rows, bound.state_rows)
+            << heads << " heads, " << requests << " requests, " << queries << " queries";
+        EXPECT_LE(totals.query_bytes, bound.query_bytes)
+            << heads << " heads, " << requests << " requests, " << queries << " queries";
         EXPECT_LE(totals.slot_rows, bound.slot_rows);
     }
 }
@@ -255,7 +264,8 @@ TEST(DecodeBatchTest, RunsInTheWorkspaceForItsLimits) {
     const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(bytes));
     Workspace fixed{std::span(memory.get(), bytes)};
     AttentionResult<float> result{batch.tokens(), 5, 32};
-    decode_absorbed(batch.q(), batch.views, batch.query_begin, scale_of(40), result.out_view(), result.lse_view(), fixed, SerialExecutor{});
+    decode_absorbed(batch.q(), batch.views, batch.query_begin, scale_of(40), result.out_view(), result.lse_view(), fixed,
+                    SerialExecutor{});
     EXPECT_TRUE(result.same(expected));
 }
 
@@ -324,7 +334,8 @@ TEST(DecodeBatchTest, ASinkTakesItsShareAndLeavesTheLse) {
         const double share = 1.0 / (1.0 + std::exp(static_cast<double>(sinks[static_cast<std::size_t>(row % H)]) - lse));
         for (Index c = 0; c < Dc; ++c) {
             const auto i = static_cast<std::size_t>(row * Dc + c);
-            EXPECT_NEAR(result.out[i], share * static_cast<double>(plain.out[i]), 1e-6 * std::abs(static_cast<double>(plain.out[i])) + 1e-38);
+            EXPECT_NEAR(result.out[i], share * static_cast<double>(plain.out[i]),
+                        1e-6 * std::abs(static_cast<double>(plain.out[i])) + 1e-38);
         }
     }
     for (Index row = 3 * H; row < 5 * H; ++row) EXPECT_TRUE(result.is_empty(row));
@@ -340,8 +351,8 @@ TEST(DecodeBatchTest, ExpandedAttentionTakesSinksTheSameWay) {
     const auto run = [&](std::span<const float> logits) {
         AttentionResult<float> result{T, H, Dv};
         Workspace workspace;
-        prefill_expanded(HeadsView<const float>(queries.data(), T, H, Dn + Dr), rows.view(), packed.weights(), 0.05F, result.out_view(),
-                         result.lse_view(), workspace, SerialExecutor{}, logits);
+        prefill_expanded(HeadsView<const float>(queries.data(), T, H, Dn + Dr), rows.view(), packed.weights(), 0.05F,
+                         result.out_view(), result.lse_view(), workspace, SerialExecutor{}, logits);
         return result;
     };
     const auto plain = run({});
@@ -373,23 +384,26 @@ struct SharedProblem {
         for (std::size_t r = 0; r < counts.size(); ++r) {
             std::vector<std::int32_t> table;
             for (Index p = 0; p < shared_pages; ++p) table.push_back(static_cast<std::int32_t>((p * 7) % shared_pages));
-            for (Index p = 0; p < own_pages; ++p) table.push_back(static_cast<std::int32_t>(shared_pages + static_cast<Index>(r) * own_pages + p));
+            for (Index p = 0; p < own_pages; ++p)
+                table.push_back(static_cast<std::int32_t>(shared_pages + static_cast<Index>(r) * own_pages + p));
             tables.push_back(std::move(table));
             query_begin.push_back(query_begin.back() + static_cast<std::int32_t>(counts[r]));
         }
         for (std::size_t r = 0; r < counts.size(); ++r)
-            views.push_back({pool.elements.data(), shared_pages + own_pages * static_cast<Index>(counts.size()), page_size,
-                             page_size * pool.stride, tables[r].data(),
-                             shared_pages * page_size + 1 + static_cast<Index>(r) * 11 % (own_pages * page_size - counts[r]) + counts[r], Dc,
-                             Dr, pool.stride});
+            views.push_back(
+                {pool.elements.data(), shared_pages + own_pages * static_cast<Index>(counts.size()), page_size,
+                 page_size * pool.stride, tables[r].data(),
+                 shared_pages * page_size + 1 + static_cast<Index>(r) * 11 % (own_pages * page_size - counts[r]) + counts[r], Dc,
+                 Dr, pool.stride});
         queries = random_queries(query_begin.back() * H * (Dc + Dr), 19);
     }
 
     [[nodiscard]] AttentionResult<float> run(Index prefix) const {
         AttentionResult<float> result{query_begin.back(), H, Dc};
         Workspace workspace;
-        decode_absorbed(HeadsView<const float>(queries.data(), query_begin.back(), H, Dc + Dr), views, query_begin, scale_of(Dc + Dr),
-                        result.out_view(), result.lse_view(), workspace, SerialExecutor{}, {.shared_prefix = prefix});
+        decode_absorbed(HeadsView<const float>(queries.data(), query_begin.back(), H, Dc + Dr), views, query_begin,
+                        scale_of(Dc + Dr), result.out_view(), result.lse_view(), workspace, SerialExecutor{},
+                        {.shared_prefix = prefix});
         return result;
     }
 };

@@ -225,15 +225,17 @@ TEST(PrefillExpandedTest, ACallersLimitBoundsTheScratchAndGivesTheSameResult) {
         });
         EXPECT_TRUE(verdict.passed()) << limit << ": " << verdict;
     }
-    EXPECT_EQ(testing::thrown<std::length_error>([&] { static_cast<void>(plan_expanded_within<float>(least - 1, 300, 2, 72, 20, 14)); }),
-              "mla: bytes of a worker's scratch for one query is " + std::to_string(least) + ", must be at most " + std::to_string(least - 1));
+    EXPECT_EQ(testing::thrown<std::length_error>(
+                  [&] { static_cast<void>(plan_expanded_within<float>(least - 1, 300, 2, 72, 20, 14)); }),
+              "mla: bytes of a worker's scratch for one query is " + std::to_string(least) + ", must be at most " +
+                  std::to_string(least - 1));
 }
 
 TEST(PrefillExpandedTest, RejectsAPlanOfAnotherProblem) {
-    for (const auto& [plan, message] : std::vector<std::pair<ExpandedPlan, const char*>>{
-             {{5, 3, 4}, "plan.queries is 5, must be q.tokens = 6"},
-             {{6, 2, 4}, "plan.heads is 2, must be q.heads = 3"},
-             {{6, 3, 0}, "plan.group_queries is 0, must be at least 1"}}) {
+    for (const auto& [plan, message] :
+         std::vector<std::pair<ExpandedPlan, const char*>>{{{5, 3, 4}, "plan.queries is 5, must be q.tokens = 6"},
+                                                           {{6, 2, 4}, "plan.heads is 2, must be q.heads = 3"},
+                                                           {{6, 3, 0}, "plan.group_queries is 0, must be at least 1"}}) {
         Arguments a;
         EXPECT_EQ(testing::thrown<std::invalid_argument>([&, &used = plan] {
                       prefill_expanded(a.q, a.cache, ExpansionWeights<float>{a.key, a.value}, a.scale, a.out, a.lse, a.workspace,

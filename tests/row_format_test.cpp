@@ -132,15 +132,18 @@ TEST(RowFormatTest, AnFp8RowOfDeepSeeksIsFlashMlas656Bytes) {
     ASSERT_EQ(format.elements(), 656);
     std::vector<float> token(576);
     // The largest magnitude of each group of 128 is 448 times a power of two, which is then the scale.
-    for (std::size_t i = 0; i < 512; ++i) token[i] = static_cast<float>(e4m3(static_cast<int>(i % 126))) * std::ldexp(1.0F, static_cast<int>(i / 128) - 2);
-    for (std::size_t group = 0; group < 4; ++group) token[group * 128 + 127] = -448.0F * std::ldexp(1.0F, static_cast<int>(group) - 2);
+    for (std::size_t i = 0; i < 512; ++i)
+        token[i] = static_cast<float>(e4m3(static_cast<int>(i % 126))) * std::ldexp(1.0F, static_cast<int>(i / 128) - 2);
+    for (std::size_t group = 0; group < 4; ++group)
+        token[group * 128 + 127] = -448.0F * std::ldexp(1.0F, static_cast<int>(group) - 2);
     for (std::size_t i = 0; i < 64; ++i) token[512 + i] = 1.0F + static_cast<float>(i) / 256.0F;
     const auto bytes = bytes_of(format, token);
     for (std::size_t i = 0; i < 512; ++i) {
         const std::size_t in_group = i % 128;
         EXPECT_EQ(bytes[i], in_group == 127 ? 0xfe : i % 126) << i;
     }
-    for (std::size_t group = 0; group < 4; ++group) EXPECT_EQ(float_at(bytes, 512 + 4 * group), std::ldexp(1.0F, static_cast<int>(group) - 2));
+    for (std::size_t group = 0; group < 4; ++group)
+        EXPECT_EQ(float_at(bytes, 512 + 4 * group), std::ldexp(1.0F, static_cast<int>(group) - 2));
     for (std::size_t i = 0; i < 64; ++i) EXPECT_EQ(half_at(bytes, 528 + 2 * i), bf16(token[512 + i]).bits) << i;
 }
 
@@ -149,7 +152,8 @@ TEST(RowFormatTest, AnInt8RowHasOneScaleBehindWholeWords) {
     ASSERT_EQ(format.elements(), 8 + 4 + 4);
     // Scale 2; 2.5 and 3.5 scales are ties, which go to the even multiple.
     const auto bytes = bytes_of(format, {254.0F, -254.0F, 5.0F, 7.0F, -1.9F, 1.0F, -2.0F});
-    const std::array<std::uint8_t, 8> latent = {127, static_cast<std::uint8_t>(-127), 2, 4, static_cast<std::uint8_t>(-1), 0, 0, 0};
+    const std::array<std::uint8_t, 8> latent = {127, static_cast<std::uint8_t>(-127), 2, 4, static_cast<std::uint8_t>(-1), 0, 0,
+                                                0};
     for (std::size_t i = 0; i < 8; ++i) EXPECT_EQ(bytes[i], latent[i]) << i;
     EXPECT_EQ(float_at(bytes, 8), 2.0F);
     EXPECT_EQ(half_at(bytes, 12), 0x3f80);

@@ -33,14 +33,16 @@ class Attention {
     using Matrix = RowMatrix<Activation>;
 
     /// Packs the weights once; the tensors are not needed afterwards.
-    /// @throws std::invalid_argument when the config is invalid, contradicts DcStatic or DrStatic, or a tensor is missing or misshapen
+    /// @throws std::invalid_argument when the config is invalid, contradicts DcStatic or DrStatic, or a tensor is missing or
+    /// misshapen
     Attention(const Config& config, const AttentionWeights& weights) : Attention(checked(config, weights), weights, Checked{}) {}
 
     [[nodiscard]] const Config& config() const noexcept { return config_; }
 
     /// Bytes of packed weights.
     [[nodiscard]] std::size_t weight_bytes() const noexcept {
-        return q_a_.bytes() + q_.bytes() + kv_a_.bytes() + absorb_key_.bytes() + expand_key_.bytes() + value_.bytes() + o_.bytes();
+        return q_a_.bytes() + q_.bytes() + kv_a_.bytes() + absorb_key_.bytes() + expand_key_.bytes() + value_.bytes() +
+               o_.bytes();
     }
 
     /// Bytes of workspace that `forward` needs for up to `tokens` tokens of a request; the same for any number of cached ones.
@@ -61,8 +63,8 @@ class Attention {
     /// the tokens before these; y [T, hidden], which may be x itself. Prefill, chunked prefill and decode are this one call;
     /// `form` forces the way it is computed. Allocates only when the workspace must grow, and the result depends neither
     /// on the executor nor on its concurrency.
-    /// @throws std::invalid_argument when sizes, positions or the cache's geometry do not fit, std::length_error when the cache is
-    /// full or a caller's workspace too small; cache and y are then as they were
+    /// @throws std::invalid_argument when sizes, positions or the cache's geometry do not fit, std::length_error when the cache
+    /// is full or a caller's workspace too small; cache and y are then as they were
     template <LatentStore Cache>
     void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, Cache& cache, Eigen::Ref<Matrix> y,
                  ExecutorRef executor, Workspace& workspace, Form form = Form::automatic) const {
@@ -78,19 +80,21 @@ class Attention {
         forward(x, positions, cache, y, executor, workspace);
     }
 
-    /// A batch: the rows of x are the next tokens of the requests, in their order, some of one and some of many tokens, or of none.
-    /// Every request gets what it would get alone, to the bit unless options.share_prefix is set.
+    /// A batch: the rows of x are the next tokens of the requests, in their order, some of one and some of many tokens, or of
+    /// none. Every request gets what it would get alone, to the bit unless options.share_prefix is set.
     /// @throws as above, and std::invalid_argument when two requests name one cache; all caches and y are then as they were
     template <Requests List>
-    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, const List& requests, Eigen::Ref<Matrix> y,
-                 ExecutorRef executor, Workspace& workspace, const ForwardOptions<Activation>& options = {}) const {
+    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, const List& requests,
+                 Eigen::Ref<Matrix> y, ExecutorRef executor, Workspace& workspace,
+                 const ForwardOptions<Activation>& options = {}) const {
         using Cache = typename std::ranges::range_value_t<List>::Store;
         const std::span<const Request<Cache>> list(requests);
         check(x, positions, list, y, options);
         const Index tokens = x.rows();
         if (tokens == 0) return;
         const BatchLimits limits{static_cast<Index>(list.size()), tokens, options.share_prefix};
-        const auto s = workspace.carve([&](Arena& arena) { return Scratch::carve(arena, *this, limits, executor.concurrency()); });
+        const auto s =
+            workspace.carve([&](Arena& arena) { return Scratch::carve(arena, *this, limits, executor.concurrency()); });
         detail::require_distinct(list, s.caches);
         const detail::RoomForAll<Cache> room(list);
 
@@ -98,8 +102,8 @@ class Attention {
         project_latents(view(x), s, executor);
         append(list, s.latents);
         attend(list, s, executor, options);
-        linear<simd::DefaultArch, Activation>(rows(s.o), o_, bias(o_bias_), MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()),
-                                              executor);
+        linear<simd::DefaultArch, Activation>(rows(s.o), o_, bias(o_bias_),
+                                              MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()), executor);
     }
 
   private:
@@ -108,13 +112,13 @@ class Attention {
 
     /// Activations between the steps of a call.
     struct Scratch {
-        MatrixView<A> q_a;      ///< [T, Rq]
-        HeadsView<A> q;         ///< [T, H, Dn+Dr]
-        MatrixView<A> latents;  ///< [T, Dc+Dr]: what the cache takes
-        HeadsView<A> o;         ///< [T, H, Dv]
-        HeadsView<A> q_latent;  ///< [t, H, Dc+Dr] of one chunk of queries
-        HeadsView<A> o_latent;  ///< [t, H, Dc]
-        A* angles = nullptr;    ///< [T, Dr]
+        MatrixView<A> q_a;                    ///< [T, Rq]
+        HeadsView<A> q;                       ///< [T, H, Dn+Dr]
+        MatrixView<A> latents;                ///< [T, Dc+Dr]: what the cache takes
+        HeadsView<A> o;                       ///< [T, H, Dv]
+        HeadsView<A> q_latent;                ///< [t, H, Dc+Dr] of one chunk of queries
+        HeadsView<A> o_latent;                ///< [t, H, Dc]
+        A* angles = nullptr;                  ///< [T, Dr]
         std::int32_t* query_begin = nullptr;  ///< [requests + 1]
         const void** caches = nullptr;        ///< [requests]
         std::span<std::byte> kernel;
@@ -137,10 +141,11 @@ class Attention {
             s.angles = arena.take<A>(tokens * c.qk_rope_head_dim);
             s.query_begin = arena.take<std::int32_t>(limits.requests + 1);
             s.caches = arena.take<const void*>(limits.requests);
-            const auto absorbed = absorbed_workspace_bytes<A>(BatchLimits{limits.requests, chunk, limits.shared_prefix}, heads, c.kv_lora_rank,
-                                                              c.qk_rope_head_dim, concurrency);
-            const auto expanded = expanded_worker_bytes<A>(plan_expanded(tokens, heads), c.cache_dim(), c.qk_head_dim(), c.v_head_dim) *
-                                  static_cast<std::size_t>(concurrency);
+            const auto absorbed = absorbed_workspace_bytes<A>(BatchLimits{limits.requests, chunk, limits.shared_prefix}, heads,
+                                                              c.kv_lora_rank, c.qk_rope_head_dim, concurrency);
+            const auto expanded =
+                expanded_worker_bytes<A>(plan_expanded(tokens, heads), c.cache_dim(), c.qk_head_dim(), c.v_head_dim) *
+                static_cast<std::size_t>(concurrency);
             const std::size_t bytes = std::max(absorbed, expanded);
             s.kernel = {arena.take<std::byte>(static_cast<Index>(bytes)), bytes};
             return s;
@@ -151,7 +156,8 @@ class Attention {
         validate(config);
         validate(config, weights);
         if constexpr (DcStatic != Dynamic) require_equal("kv_lora_rank", config.kv_lora_rank, "Attention's Dc", Index{DcStatic});
-        if constexpr (DrStatic != Dynamic) require_equal("qk_rope_head_dim", config.qk_rope_head_dim, "Attention's Dr", Index{DrStatic});
+        if constexpr (DrStatic != Dynamic)
+            require_equal("qk_rope_head_dim", config.qk_rope_head_dim, "Attention's Dr", Index{DrStatic});
         return config;
     }
 
@@ -183,8 +189,8 @@ class Attention {
     }
 
     template <LatentStore Cache>
-    void check(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, std::span<const Request<Cache>> requests,
-               const Eigen::Ref<Matrix>& y, const ForwardOptions<A>& options) const {
+    void check(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions,
+               std::span<const Request<Cache>> requests, const Eigen::Ref<Matrix>& y, const ForwardOptions<A>& options) const {
         require_equal("x.cols()", x.cols(), "hidden_size", config_.hidden_size);
         require_equal("positions.size()", static_cast<Index>(positions.size()), "x.rows()", x.rows());
         for (const std::int64_t position : positions) require_at_least("positions[t]", position, std::int64_t{0});
@@ -198,7 +204,8 @@ class Attention {
             const Cache& cache = *request.cache;
             require_equal("cache.latent_dim()", cache.latent_dim(), "kv_lora_rank", config_.kv_lora_rank);
             require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config_.qk_rope_head_dim);
-            require(cache.pairing() == config_.rope.pairing, "cache.pairing()", name(cache.pairing()), name(config_.rope.pairing));
+            require(cache.pairing() == config_.rope.pairing, "cache.pairing()", name(cache.pairing()),
+                    name(config_.rope.pairing));
             cache.require_room(request.tokens);
         }
         require_equal("requests' tokens", tokens, "x.rows()", x.rows());
@@ -215,7 +222,8 @@ class Attention {
     }
 
     // q = q_b(RMSNorm(q_a(x))) or q_proj(x);  q_pe = RoPE(q_pe, position)
-    void project_queries(MatrixView<const A> x, std::span<const std::int64_t> positions, const Scratch& s, ExecutorRef executor) const {
+    void project_queries(MatrixView<const A> x, std::span<const std::int64_t> positions, const Scratch& s,
+                         ExecutorRef executor) const {
         MatrixView<const A> input = x;
         if (config_.q_lora_rank > 0) {
             project(x, q_a_, q_a_bias_, s.q_a, executor);
@@ -243,13 +251,15 @@ class Attention {
     // c, k_pe = split(kv_a(x));  c = RMSNorm(c);  k_pe = RoPE(k_pe, position)
     void project_latents(MatrixView<const A> x, const Scratch& s, ExecutorRef executor) const {
         project(x, kv_a_, kv_a_bias_, s.latents, executor);
-        rms_norm(s.latents.columns(0, config_.kv_lora_rank), kv_a_norm_.data(), config_.latent_norm_eps, config_.latent_multiplier);
+        rms_norm(s.latents.columns(0, config_.kv_lora_rank), kv_a_norm_.data(), config_.latent_norm_eps,
+                 config_.latent_multiplier);
         for (Index t = 0; t < x.rows; ++t) rope_.rotate(s.angles + t * rope_.dim(), s.latents.row(t) + config_.kv_lora_rank);
     }
 
     /// Every request in its cheaper form; absorbed ones that follow each other together, up to a chunk of queries.
     template <LatentStore Cache>
-    void attend(std::span<const Request<Cache>> requests, const Scratch& s, ExecutorRef executor, const ForwardOptions<A>& options) const {
+    void attend(std::span<const Request<Cache>> requests, const Scratch& s, ExecutorRef executor,
+                const ForwardOptions<A>& options) const {
         Index first = 0;
         for (std::size_t r = 0; r < requests.size();) {
             const Index tokens = requests[r].tokens;
@@ -276,15 +286,16 @@ class Attention {
     }
 
     template <LatentStore Cache>
-    [[nodiscard]] Form form_of(const Request<Cache>& request, std::size_t index, const ForwardOptions<A>& options) const noexcept {
+    [[nodiscard]] Form form_of(const Request<Cache>& request, std::size_t index,
+                               const ForwardOptions<A>& options) const noexcept {
         if (!options.trees.empty() && options.trees[index].data != nullptr) return Form::absorbed;
         return options.form == Form::automatic ? choose_form(config_, request.tokens, request.cache->size()) : options.form;
     }
 
     /// Requests from number `index` on, in one call.
     template <LatentStore Cache>
-    void attend_batch(std::span<const Request<Cache>> requests, std::size_t index, Index first, const Scratch& s, ExecutorRef executor,
-                      const ForwardOptions<A>& options) const {
+    void attend_batch(std::span<const Request<Cache>> requests, std::size_t index, Index first, const Scratch& s,
+                      ExecutorRef executor, const ForwardOptions<A>& options) const {
         const std::span<std::int32_t> query_begin(s.query_begin, requests.size() + 1);
         query_begin[0] = 0;
         for (std::size_t r = 0; r < requests.size(); ++r)
@@ -326,8 +337,10 @@ class Attention {
         const HeadsView<A> q = s.q.token_range(first, count);
         const HeadsView<A> q_latent = s.q_latent.token_range(0, count);
         const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
-        linear_heads<simd::DefaultArch, A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_, q_latent.slice(0, config_.kv_lora_rank), executor);
-        copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim), q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
+        linear_heads<simd::DefaultArch, A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_,
+                                           q_latent.slice(0, config_.kv_lora_rank), executor);
+        copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
+                   q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
         decode_absorbed(q_latent, caches, query_begin, scale(), o_latent, lse_of(lse, first, count), kernel, executor, options);
         linear_heads<simd::DefaultArch, A>(o_latent, value_, s.o.token_range(first, count), executor);
     }
@@ -364,13 +377,16 @@ class Attention {
     }
 
     static const A* bias(const std::vector<A>& values) noexcept { return values.empty() ? nullptr : values.data(); }
-    static MatrixView<const A> view(const Eigen::Ref<const Matrix>& x) noexcept { return {x.data(), x.rows(), x.cols(), x.outerStride()}; }
+    static MatrixView<const A> view(const Eigen::Ref<const Matrix>& x) noexcept {
+        return {x.data(), x.rows(), x.cols(), x.outerStride()};
+    }
     /// Heads side by side: [T, H·dim].
     static MatrixView<A> rows(const HeadsView<A>& heads) noexcept { return {heads.data, heads.tokens, heads.heads * heads.dim}; }
 
     /// query_multiplier belongs to the queries; on their scores it is a part of the scale.
     [[nodiscard]] A scale() const { return static_cast<A>(config_.softmax_scale() * config_.query_multiplier); }
-    /// Queries that the absorbed form takes at a time: 2048 rows keep absorbed queries and outputs (9 MiB at Dc 512) near the caches.
+    /// Queries that the absorbed form takes at a time: 2048 rows keep absorbed queries and outputs (9 MiB at Dc 512) near the
+    /// caches.
     [[nodiscard]] Index absorbed_chunk() const noexcept { return std::max<Index>(2048 / config_.num_attention_heads, 1); }
 
     Config config_;
@@ -379,9 +395,10 @@ class Attention {
     PackedMatrix<T> q_;           ///< Rq or hidden → H·(Dn+Dr)
     PackedMatrix<T> kv_a_;        ///< hidden → Dc+Dr
     PackedMatrix<T> absorb_key_;  ///< a head: q_nope Dn → Dc
-    PackedMatrix<T> expand_key_;  ///< a head: c Dc → Dn; the transpose of absorb_key_, since a product reads its matrix in one order
-    PackedMatrix<T> value_;       ///< a head: c Dc → Dv
-    PackedMatrix<T> o_;           ///< H·Dv → hidden
+    PackedMatrix<T>
+        expand_key_;         ///< a head: c Dc → Dn; the transpose of absorb_key_, since a product reads its matrix in one order
+    PackedMatrix<T> value_;  ///< a head: c Dc → Dv
+    PackedMatrix<T> o_;      ///< H·Dv → hidden
     std::vector<A> q_a_norm_, kv_a_norm_, q_a_bias_, kv_a_bias_, o_bias_;
 };
 

@@ -37,8 +37,9 @@ struct Request {
 
 /// A list of requests whose caches are of one type: a vector, an array, a span.
 template <class R>
-concept Requests = std::ranges::contiguous_range<R> && requires { typename std::ranges::range_value_t<R>::Store; } &&
-                   std::same_as<std::ranges::range_value_t<R>, Request<typename std::ranges::range_value_t<R>::Store>>;
+concept Requests = std::ranges::contiguous_range<R> && requires {
+    typename std::ranges::range_value_t<R>::Store;
+} && std::same_as<std::ranges::range_value_t<R>, Request<typename std::ranges::range_value_t<R>::Store>>;
 
 /// What a call may have beside its inputs.
 template <Compute A>
@@ -49,8 +50,8 @@ struct ForwardOptions {
     /// [requests]: for a request of T tokens a mask [T, T], true where token t sees token s of the same request (for tree
     /// speculation; all earlier tokens are seen), or an empty view for the causal rule; or no masks at all.
     std::span<const MatrixView<const bool>> trees = {};
-    /// Reads tokens that all requests share in memory (pages of forks) once for the whole batch. Results then depend on the batch,
-    /// by rounding.
+    /// Reads tokens that all requests share in memory (pages of forks) once for the whole batch. Results then depend on the
+    /// batch, by rounding.
     bool share_prefix = false;
     MatrixView<A> lse = {};  ///< [T, H], natural logarithm; or empty
 };
@@ -91,7 +92,7 @@ class RoomForAll {
     ~RoomForAll() { release(); }
 
   private:
-    static constexpr bool reserves = requires(Cache& cache) { cache.reserve(Index{1}); };
+    static constexpr bool reserves = requires(Cache & cache) { cache.reserve(Index{1}); };
 
     void release() noexcept {
         if constexpr (reserves)
@@ -112,7 +113,8 @@ void require_distinct(std::span<const Request<Cache>> requests, const void** sor
 
 template <Compute A, LatentStore Cache>
 void check_options(const ForwardOptions<A>& options, std::span<const Request<Cache>> requests, Index heads, Index tokens) {
-    if (!options.sinks.empty()) require_equal("options.sinks.size()", static_cast<Index>(options.sinks.size()), "num_attention_heads", heads);
+    if (!options.sinks.empty())
+        require_equal("options.sinks.size()", static_cast<Index>(options.sinks.size()), "num_attention_heads", heads);
     if (options.lse.data != nullptr) {
         require_equal("options.lse.rows", options.lse.rows, "x.rows()", tokens);
         require_equal("options.lse.cols", options.lse.cols, "num_attention_heads", heads);

@@ -26,7 +26,8 @@ template <CacheElement C>
     }
 }
 
-/// Tokens [L, Dc + Dr] from N(0, 1), rounded to C, rows `padding` elements more than they need apart; poison beside and behind them.
+/// Tokens [L, Dc + Dr] from N(0, 1), rounded to C, rows `padding` elements more than they need apart; poison beside and behind
+/// them.
 template <CacheElement C>
 struct StoredRows {
     RowFormat<C> format;

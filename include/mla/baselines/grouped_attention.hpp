@@ -106,8 +106,8 @@ template <Compute A, class Arch = simd::DefaultArch>
 /// out and lse do not overlap the inputs. Allocates only when the workspace must grow.
 /// @throws std::invalid_argument when sizes disagree, std::length_error when a caller's workspace is too small
 template <class Arch = simd::DefaultArch, Compute A, Storage C>
-void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cache, std::type_identity_t<A> scale, HeadsView<A> out,
-                       std::type_identity_t<MatrixView<A>> lse, Workspace& workspace, ExecutorRef executor) {
+void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cache, std::type_identity_t<A> scale,
+                       HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse, Workspace& workspace, ExecutorRef executor) {
     detail::check_view(cache);
     detail::check_attention<A>(q, scale, out, lse);
     require_equal("q.dim", q.dim, "cache.head_dim", cache.head_dim);
@@ -115,8 +115,8 @@ void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cac
     require(q.heads % cache.kv_heads == 0, "q.heads", q.heads, "a multiple of cache.kv_heads");
     if (q.tokens == 0) return;
     const SplitPlan plan = plan_grouped(q.tokens, q.heads, cache.kv_heads, cache.length);
-    const auto scratch =
-        workspace.carve([&](Arena& arena) { return detail::carve_grouped<Arch, A>(arena, plan, cache.head_dim, executor.concurrency()); });
+    const auto scratch = workspace.carve(
+        [&](Arena& arena) { return detail::carve_grouped<Arch, A>(arena, plan, cache.head_dim, executor.concurrency()); });
     detail::SegmentTotals<Arch, A> totals;
     totals.depth = cache.head_dim;
     for (Index stream = 0; stream < cache.kv_heads; ++stream) {

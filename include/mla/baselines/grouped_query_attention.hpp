@@ -38,14 +38,16 @@ class GroupedQueryAttention {
 
     /// y = o_proj(attention(x)): appends the tokens of x to the cache, then lets each attend to all cached tokens up to itself.
     /// x [T, hidden], positions [T], y [T, hidden], which may be x itself. Allocates only when the workspace must grow.
-    /// @throws std::invalid_argument when sizes do not fit, std::length_error when the cache is full; cache and y are then as they were
+    /// @throws std::invalid_argument when sizes do not fit, std::length_error when the cache is full; cache and y are then as
+    /// they were
     template <Storage C>
-    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, KvCache<C>& cache, Eigen::Ref<Matrix> y,
-                 ExecutorRef executor, Workspace& workspace) const {
+    void forward(const Eigen::Ref<const Matrix>& x, std::span<const std::int64_t> positions, KvCache<C>& cache,
+                 Eigen::Ref<Matrix> y, ExecutorRef executor, Workspace& workspace) const {
         check(x, positions, cache, y);
         const Index tokens = x.rows();
         if (tokens == 0) return;
-        const auto s = workspace.carve([&](Arena& arena) { return Scratch::carve(arena, config_, tokens, executor.concurrency()); });
+        const auto s =
+            workspace.carve([&](Arena& arena) { return Scratch::carve(arena, config_, tokens, executor.concurrency()); });
         const MatrixView<const A> input(x.data(), tokens, x.cols(), x.outerStride());
         project(input, q_, s.q, executor);
         project(input, k_, s.k, executor);

@@ -43,7 +43,9 @@ class KvCache {
     [[nodiscard]] Index kv_heads() const noexcept { return kv_heads_; }
     [[nodiscard]] Index head_dim() const noexcept { return head_dim_; }
     /// Bytes a token takes, keys and values of all heads, padding to whole cache lines included.
-    [[nodiscard]] Index bytes_per_token() const noexcept { return 2 * kv_heads_ * token_stride() * static_cast<Index>(sizeof(C)); }
+    [[nodiscard]] Index bytes_per_token() const noexcept {
+        return 2 * kv_heads_ * token_stride() * static_cast<Index>(sizeof(C));
+    }
 
     [[nodiscard]] KvView<C> view() const noexcept {
         return {keys_.get(), values_.get(), size_, kv_heads_, head_dim_, token_stride(), head_stride()};

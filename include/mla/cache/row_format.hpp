@@ -12,7 +12,8 @@
 
 namespace mla {
 
-/// An element of a row whose latent is stored in eight bits. Such a row starts on a multiple of `quantised_alignment` bytes and is
+/// An element of a row whose latent is stored in eight bits. Such a row starts on a multiple of `quantised_alignment` bytes and
+/// is
 ///
 ///     latent   Dc bytes, filled up with zeros to a multiple of 4
 ///     scales   fp8: ⌈Dc / 128⌉ floats, int8: one; a latent value is its byte's value times its scale
@@ -76,7 +77,8 @@ struct RowFormat {
             for (Index s = 0; s < scales(); ++s) {
                 const Index begin = s * values_per_scale;
                 const float scale = quantise(token + begin, scale_width(s), row + begin);
-                std::memcpy(static_cast<void*>(row + scale_offset() + s * static_cast<Index>(sizeof scale)), &scale, sizeof scale);
+                std::memcpy(static_cast<void*>(row + scale_offset() + s * static_cast<Index>(sizeof scale)), &scale,
+                            sizeof scale);
             }
             simd::convert_row<Arch>(reinterpret_cast<bf16*>(row + rope_offset()), token + latent_dim, rope_dim);
         } else {
@@ -99,9 +101,7 @@ struct RowFormat {
     }
 
     /// What the values of group `index` are multiplied by.
-    [[nodiscard]] float scale(const C* row, Index index) const noexcept
-        requires Quantised<C>
-    {
+    [[nodiscard]] float scale(const C* row, Index index) const noexcept requires Quantised<C> {
         float value = 0.0F;
         std::memcpy(&value, row + scale_offset() + index * static_cast<Index>(sizeof value), sizeof value);
         return value;
@@ -112,8 +112,8 @@ struct RowFormat {
         return std::min(values_per_scale, latent_dim - index * values_per_scale);
     }
 
-    /// Stores `count` values and returns their scale, largest magnitude / largest. A NaN or an infinity makes the scale NaN, and with
-    /// it the whole group.
+    /// Stores `count` values and returns their scale, largest magnitude / largest. A NaN or an infinity makes the scale NaN, and
+    /// with it the whole group.
     template <Compute A>
     static float quantise(const A* values, Index count, C* row) noexcept {
         A magnitude(0);

@@ -46,12 +46,13 @@ struct BatchOptions {
     /// [R]: for a request of T queries a mask [T, N], true where query t sees the s-th of its last N cached tokens (for tree
     /// speculation; all earlier tokens are seen), or an empty view for the causal rule; or no masks at all.
     std::span<const MatrixView<const bool>> trees = {};
-    /// Tokens at the beginning of every request that has queries which are the same rows of memory for all of them, all before their
-    /// queries: read once for the whole batch, and merged. At most `shared_prefix(caches, query_begin)`.
+    /// Tokens at the beginning of every request that has queries which are the same rows of memory for all of them, all before
+    /// their queries: read once for the whole batch, and merged. At most `shared_prefix(caches, query_begin)`.
     Index shared_prefix = 0;
 };
 
-/// How many tokens, whole pages in a paged cache, all requests with queries have in common at their beginning, all before their queries.
+/// How many tokens, whole pages in a paged cache, all requests with queries have in common at their beginning, all before their
+/// queries.
 template <LatentBatch Batch>
 [[nodiscard]] Index shared_prefix(const Batch& caches, std::span<const std::int32_t> query_begin) noexcept {
     const auto requests = static_cast<std::size_t>(caches.size());

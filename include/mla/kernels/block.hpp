@@ -9,7 +9,8 @@ namespace mla::detail {
 /// What the kernels multiply cached values of type C in: bf16 in pairs where one instruction multiplies and adds a pair, else
 /// one value of the type computed in.
 template <class Arch, Compute A, class C>
-using Unit = std::conditional_t<std::is_same_v<A, float> && std::is_same_v<C, bf16> && simd::has_dot_bf16<Arch>, simd::Bf16Pair, A>;
+using Unit =
+    std::conditional_t<std::is_same_v<A, float> && std::is_same_v<C, bf16> && simd::has_dot_bf16<Arch>, simd::Bf16Pair, A>;
 
 template <class U>
 inline constexpr Index values_per_unit = std::is_same_v<U, simd::Bf16Pair> ? 2 : 1;

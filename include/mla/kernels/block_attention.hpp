@@ -18,7 +18,8 @@ template <class Arch, Compute A, class U>
     using Shape = AttentionTile<Arch, A>;
     const Index pairs = rows / Shape::panel_rows;
     const Index singles = divide_up(rows - pairs * Shape::panel_rows, Shape::lanes);
-    const Index tiles = pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
+    const Index tiles =
+        pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
     return std::max<Index>(tiles * divide_up(divide_up(depth, values_per_unit<U>), prefetch_depth), 1);
 }
 
@@ -28,9 +29,11 @@ struct Piece {
     Index end;
 };
 
-/// scores [M tokens, N vectors of rows] (+)= a piece of keys [first, first + M) · the same of packed queries; the first piece overwrites.
+/// scores [M tokens, N vectors of rows] (+)= a piece of keys [first, first + M) · the same of packed queries; the first piece
+/// overwrites.
 template <class Arch, int M, int N, Compute A, class U>
-MLA_ALWAYS_INLINE void score_tile(const RowList<U>& keys, Index first, const Piece& piece, const U* panel, A* scores, Prefetch& next) noexcept {
+MLA_ALWAYS_INLINE void score_tile(const RowList<U>& keys, Index first, const Piece& piece, const U* panel, A* scores,
+                                  Prefetch& next) noexcept {
     constexpr Index width = N * simd::lanes<Arch, A>;
     simd::ListedOperand<U, M> operand;
     simd::unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { operand.rows[m] = keys[first + m] + piece.begin; });
@@ -45,9 +48,9 @@ MLA_ALWAYS_INLINE void score_tile(const RowList<U>& keys, Index first, const Pie
     piece.begin == 0 ? tile.store(scores + first * width, width) : tile.add_to(scores + first * width, width);
 }
 
-/// scores [tokens, N vectors of rows] of the first `tokens` of a block, in tiles of 12 (or 6), 8, 4, 2 and 1 tokens, so that no key is
-/// multiplied twice. All tokens pass a piece of the queries before the next piece: 144 units of 32 rows (18 KiB) stay in L1,
-/// where whole queries (72 KiB) would come from L2 for every tile.
+/// scores [tokens, N vectors of rows] of the first `tokens` of a block, in tiles of 12 (or 6), 8, 4, 2 and 1 tokens, so that no
+/// key is multiplied twice. All tokens pass a piece of the queries before the next piece: 144 units of 32 rows (18 KiB) stay in
+/// L1, where whole queries (72 KiB) would come from L2 for every tile.
 template <class Arch, int N, Compute A, class U>
 void score_panel(const Block<U>& block, Index tokens, Index units, const U* panel, A* scores, Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
@@ -110,8 +113,8 @@ simd::Batch<Arch, A> exponentiate(Index tokens, Index width, A scale, const simd
     return total;
 }
 
-/// Turns scores [tokens, width] into exp(scale · score − maximum), in units, raises the running maxima, and writes to `rescale` what
-/// the sums and outputs so far must be multiplied by. A row that has seen no key keeps maximum −inf and sum 0.
+/// Turns scores [tokens, width] into exp(scale · score − maximum), in units, raises the running maxima, and writes to `rescale`
+/// what the sums and outputs so far must be multiplied by. A row that has seen no key keeps maximum −inf and sum 0.
 template <class Arch, class U, Compute A>
 void softmax_panel(Index tokens, Index width, A scale, A* scores, A* max, A* sum, A* rescale) noexcept {
     using Batch = simd::Batch<Arch, A>;
@@ -155,7 +158,8 @@ void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U*
             for (Index row = 0; row < width; row += M) {
                 simd::Tile<Arch, A, M, N> tile;
                 tile.clear();
-                tile.multiply(units, simd::ColumnOperand<U>{p + row, width}, ListedColumns<U>{block.values, 0, vector * Shape::lanes});
+                tile.multiply(units, simd::ColumnOperand<U>{p + row, width},
+                              ListedColumns<U>{block.values, 0, vector * Shape::lanes});
                 tile.add_to_scaled(out + row * out_stride + vector * Shape::lanes, out_stride, rescale + row);
             }
     };
@@ -182,8 +186,8 @@ void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, 
     if (!group.tree.empty()) mask_tree(group, first, width, block.begin, tokens, scores, Index{1}, width);
     alignas(64) A rescale[simd::extent<width>];
     softmax_panel<Arch, U>(tokens, width, group.scale, scores, group.max + first, group.sum + first, rescale);
-    accumulate_panel<Arch>(block, tokens, width, reinterpret_cast<const U*>(scores), rescale, group.out + first * group.out_stride,
-                           group.out_stride);
+    accumulate_panel<Arch>(block, tokens, width, reinterpret_cast<const U*>(scores), rescale,
+                           group.out + first * group.out_stride, group.out_stride);
 }
 
 /// Lets every row of the group attend to the keys of the block that it may see, and fetches `next` meanwhile.
@@ -192,7 +196,8 @@ void attend_block(const RowGroup<A>& group, const Block<U>& block, A* scores, Pr
     using Shape = AttentionTile<Arch, A>;
     const Index padded = round_up(group.rows, Shape::lanes);
     Index first = 0;
-    for (; first + Shape::panel_rows <= padded; first += Shape::panel_rows) attend_panel<Arch, 2>(group, first, block, scores, next);
+    for (; first + Shape::panel_rows <= padded; first += Shape::panel_rows)
+        attend_panel<Arch, 2>(group, first, block, scores, next);
     if (first < padded) attend_panel<Arch, 1>(group, first, block, scores, next);
 }
 

@@ -17,12 +17,14 @@ template <Compute A>
 
 /// Lets few rows attend to one block: to its rows of any storage type where they lie, when whole vectors make their latents.
 template <class Arch, Compute A, CacheElement C>
-void attend_few_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin, const Prefetch& next) noexcept {
+void attend_few_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin,
+                        const Prefetch& next) noexcept {
     if constexpr (Storage<C>) {
         if (format.latent_dim % simd::lanes<Arch, A> == 0)
             return attend_few<Arch>(item.rows, Block<C>{rows, rows, format.latent_dim, begin}, item.scores, {}, next);
     }
-    attend_few<Arch>(item.rows, stage_latents<Arch, A>(rows, format, begin, StageBuffer<A>{item.staged, nullptr}), item.scores, {}, next);
+    attend_few<Arch>(item.rows, stage_latents<Arch, A>(rows, format, begin, StageBuffer<A>{item.staged, nullptr}), item.scores,
+                     {}, next);
 }
 
 /// One item: rows over a range of cached tokens, block by block. A token's latent is the first part of its key and its value.
@@ -48,8 +50,8 @@ void attend_latents(const SplitItem<A>& item, const View& cache) noexcept {
 }
 
 /// Request `index` of a batch, or the whole of it: the rows of its queries over its keys from `begin` on.
-[[nodiscard]] inline Segment request_segment(Index index, Index first_query, Index queries, Index heads, Index begin, Index length,
-                                             const KeyTree& tree) noexcept {
+[[nodiscard]] inline Segment request_segment(Index index, Index first_query, Index queries, Index heads, Index begin,
+                                             Index length, const KeyTree& tree) noexcept {
     Segment segment;
     segment.plan = plan_absorbed(queries, heads, length - begin);
     segment.source = index;
@@ -72,8 +74,8 @@ void attend_latents(const SplitItem<A>& item, const View& cache) noexcept {
 
 /// Carves, places what `segment(i)` gives for i in [0, count) and runs it; `view(source)` is the cache of a source.
 template <class Arch, class C, Compute A, class MakeSegment, class View>
-void run_absorbed(Index count, bool prefix, CallView<A> call, const RowFormat<C>& format, Workspace& workspace, ExecutorRef executor,
-                  MakeSegment segment, View view) {
+void run_absorbed(Index count, bool prefix, CallView<A> call, const RowFormat<C>& format, Workspace& workspace,
+                  ExecutorRef executor, MakeSegment segment, View view) {
     SegmentTotals<Arch, A> totals;
     totals.depth = format.values();
     for (Index i = 0; i < count; ++i) {
@@ -81,7 +83,8 @@ void run_absorbed(Index count, bool prefix, CallView<A> call, const RowFormat<C>
         totals.place(placed);
     }
     const auto scratch = workspace.carve([&](Arena& arena) {
-        return SplitScratch<Arch, A>::carve(arena, totals, format.latent_dim, staged_latents<A>(format.values()), executor.concurrency());
+        return SplitScratch<Arch, A>::carve(arena, totals, format.latent_dim, staged_latents<A>(format.values()),
+                                            executor.concurrency());
     });
     SegmentTotals<Arch, A> again;
     again.depth = totals.depth;
@@ -123,8 +126,8 @@ template <Compute A, class Arch = simd::DefaultArch>
 template <Compute A, class Arch = simd::DefaultArch>
 [[nodiscard]] std::size_t absorbed_workspace_bytes(const BatchLimits& limits, Index heads, Index latent_dim, Index rope_dim,
                                                    Index concurrency) {
-    const auto totals =
-        detail::SegmentTotals<Arch, A>::bound(limits.requests, limits.queries, heads, latent_dim + rope_dim, limits.shared_prefix);
+    const auto totals = detail::SegmentTotals<Arch, A>::bound(limits.requests, limits.queries, heads, latent_dim + rope_dim,
+                                                              limits.shared_prefix);
     Arena counter;
     const Index staged = detail::staged_latents<A>(latent_dim + rope_dim);
     static_cast<void>(detail::SplitScratch<Arch, A>::carve(counter, totals, latent_dim, staged, concurrency));
@@ -134,9 +137,9 @@ template <Compute A, class Arch = simd::DefaultArch>
 /// out[t, h] = softmax(scale · q[t, h] · rows) · latents under the bottom-right causal mask: of L cached tokens, query t of T
 /// sees 0 … L−T+t. A query that sees none gets output 0 and LSE −inf.
 ///
-/// q [T, H, Dc+Dr]: absorbed query W_UKᵀ q_nope, then the rotated q_pe. cache: L rows [latent | rope key], contiguous or in pages; the
-/// queries' own tokens are its last. out [T, H, Dc]: still latent, to be multiplied by W_UV. lse [T, H] natural logarithm, or
-/// an empty view. out and lse do not overlap the inputs. Allocates only when the workspace must grow.
+/// q [T, H, Dc+Dr]: absorbed query W_UKᵀ q_nope, then the rotated q_pe. cache: L rows [latent | rope key], contiguous or in
+/// pages; the queries' own tokens are its last. out [T, H, Dc]: still latent, to be multiplied by W_UV. lse [T, H] natural
+/// logarithm, or an empty view. out and lse do not overlap the inputs. Allocates only when the workspace must grow.
 /// @throws std::invalid_argument when sizes disagree, std::length_error when a caller's workspace is too small
 template <class Arch = simd::DefaultArch, Compute A, LatentSource View>
 void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, View cache, std::type_identity_t<A> scale, HeadsView<A> out,
@@ -150,8 +153,8 @@ void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, View cache, std
         only.plan = plan;
         return only;
     };
-    detail::run_absorbed<Arch, C, A>(1, false, {q, scale, out, lse}, {cache.latent_dim, cache.rope_dim}, workspace, executor, segment,
-                                     [&](Index) { return cache; });
+    detail::run_absorbed<Arch, C, A>(1, false, {q, scale, out, lse}, {cache.latent_dim, cache.rope_dim}, workspace, executor,
+                                     segment, [&](Index) { return cache; });
 }
 
 /// As above, with the plan of `plan_absorbed`.
@@ -162,17 +165,17 @@ void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, View cache, std
     decode_absorbed<Arch>(q, cache, scale, out, lse, workspace, executor, plan_absorbed(q.tokens, q.heads, cache.length));
 }
 
-/// A batch of requests in one call, each as `decode_absorbed` computes it alone, to the bit unless they share a prefix: prefill, decode
-/// and speculative rows mixed, requests without queries or without tokens included.
+/// A batch of requests in one call, each as `decode_absorbed` computes it alone, to the bit unless they share a prefix: prefill,
+/// decode and speculative rows mixed, requests without queries or without tokens included.
 ///
 /// q, out [T, H, …], lse [T, H] hold the queries of all requests, those of request r from query_begin[r] to query_begin[r + 1]
 /// (query_begin [R + 1], from 0 to T). caches: indexable by request, see `LatentBatch`.
-/// @throws std::invalid_argument when sizes, offsets, indices or options do not fit, std::length_error when a caller's workspace is
-/// too small
+/// @throws std::invalid_argument when sizes, offsets, indices or options do not fit, std::length_error when a caller's workspace
+/// is too small
 template <class Arch = simd::DefaultArch, Compute A, LatentBatch Batch>
 void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, const Batch& caches, std::span<const std::int32_t> query_begin,
-                     std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse, Workspace& workspace,
-                     ExecutorRef executor, const std::type_identity_t<BatchOptions<A>>& options = {}) {
+                     std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse,
+                     Workspace& workspace, ExecutorRef executor, const std::type_identity_t<BatchOptions<A>>& options = {}) {
     using C = typename batch_view_t<Batch>::Element;
     detail::check_batch<A>(q, caches, query_begin, options);
     detail::check_attention(q, scale, out, lse);

@@ -17,7 +17,8 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const (&keys)[T], Index depth, Inde
     using Batch = simd::Batch<Arch, A>;
     constexpr int rows = static_cast<int>(R);
     constexpr int keys_at_once = static_cast<int>(T);
-    simd::unroll<rows * keys_at_once>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i / keys_at_once][i % keys_at_once] = Batch(A(0)); });
+    simd::unroll<rows * keys_at_once>([&](auto i)
+                                          MLA_ALWAYS_INLINE_LAMBDA { sums[i / keys_at_once][i % keys_at_once] = Batch(A(0)); });
     for (Index k = 0; k < depth; k += simd::lanes<Arch, A>) {
         Batch query[R];
         simd::unroll<rows>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { query[r] = Batch::load_unaligned(queries + r * stride + k); });
@@ -132,14 +133,18 @@ void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, Pre
 /// Steps of prefetching in scoring `tokens` keys by few rows, and about as many in multiplying their values.
 [[nodiscard]] constexpr Index few_steps(Index tokens) noexcept { return divide_up(tokens, few_step); }
 
-/// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows × block_tokens.
-/// Keys and values may be of any storage type; `values` is fetched while keys are scored, `next` while values are summed.
+/// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows ×
+/// block_tokens. Keys and values may be of any storage type; `values` is fetched while keys are scored, `next` while values are
+/// summed.
 template <class Arch, Compute A, Storage K>
-void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, const Prefetch& values, const Prefetch& next) noexcept {
+void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, const Prefetch& values,
+                const Prefetch& next) noexcept {
     switch (group.rows) {
         case 1: return attend_rows<Arch, 1>(group, block, scores, values, next);
         case 2: return attend_rows<Arch, 2>(group, block, scores, values, next);
-        default: return attend_rows<Arch, 4>(group, block, scores, values, next);  // a third row takes a fourth along, with zero queries
+        default:
+            return attend_rows<Arch, 4>(group, block, scores, values,
+                                        next);  // a third row takes a fourth along, with zero queries
     }
 }
 

@@ -71,12 +71,15 @@ struct SplitPlan {
     plan.group_rows = heads >= most_rows ? most_rows : std::max<Index>(most_rows / heads, 1) * heads;
     plan.group_rows = std::clamp<Index>(plan.group_rows, 1, std::max<Index>(plan.rows, 1));
     plan.keys = keys;
-    plan.split_keys = std::max(round_up(divide_up(std::max<Index>(keys, 1), plan.wanted_splits()), detail::block_tokens), least_split);
+    plan.split_keys =
+        std::max(round_up(divide_up(std::max<Index>(keys, 1), plan.wanted_splits()), detail::block_tokens), least_split);
     return plan;
 }
 
 /// The plan of absorbed MLA: all heads share the one set of latents.
-[[nodiscard]] inline SplitPlan plan_absorbed(Index queries, Index heads, Index keys) noexcept { return plan_splits(queries, heads, keys); }
+[[nodiscard]] inline SplitPlan plan_absorbed(Index queries, Index heads, Index keys) noexcept {
+    return plan_splits(queries, heads, keys);
+}
 
 /// How expanded attention is cut: heads × groups of queries. Tokens are not split: a head's keys are decompressed once a group.
 struct ExpandedPlan {

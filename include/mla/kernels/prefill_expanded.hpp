@@ -79,9 +79,11 @@ Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Ind
     return block;
 }
 
-/// Divides the outputs of a group by their sums, and the sink's share, into out rows [rows, dim] of one head, and writes their LSE.
+/// Divides the outputs of a group by their sums, and the sink's share, into out rows [rows, dim] of one head, and writes their
+/// LSE.
 template <Compute A>
-void finish_head(const RowGroup<A>& group, MatrixView<A> out, const MatrixView<A>& lse, A sink, Index first_query, Index head) noexcept {
+void finish_head(const RowGroup<A>& group, MatrixView<A> out, const MatrixView<A>& lse, A sink, Index first_query,
+                 Index head) noexcept {
     for (Index r = 0; r < group.rows; ++r) {
         const SoftmaxState<A> state{group.max[r], group.sum[r]};
         const A scale = state.sum != A(0) ? A(1) / (state.sum + std::exp(sink - state.max)) : A(0);
@@ -131,17 +133,18 @@ template <Compute A, class Arch = simd::DefaultArch>
 /// query t of T sees 0 … L−T+t. A query that sees none gets output 0 and LSE −inf.
 ///
 /// q [T, H, Dn+Dr]: nope, then rotated rope. cache: L rows [latent | rope key]; the queries' own tokens are its last.
-/// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. sinks [H]: a logit a head
-/// that takes its share of the softmax and has no value, or empty; the LSE leaves it out.
+/// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. sinks [H]: a logit a
+/// head that takes its share of the softmax and has no value, or empty; the LSE leaves it out.
 ///
 /// A block of the cache is decompressed, attended to and forgotten before the next, so that scratch does not grow with L but with
-/// the plan's `group_queries`, the caller's to set: every group decompresses the cache anew. Allocates only when the workspace must
-/// grow.
+/// the plan's `group_queries`, the caller's to set: every group decompresses the cache anew. Allocates only when the workspace
+/// must grow.
 /// @throws std::invalid_argument when sizes disagree, std::length_error when a caller's workspace is too small
 template <class Arch = simd::DefaultArch, Compute A, LatentSource View, Storage S>
 void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, ExpansionWeights<S> weights,
-                      std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse, Workspace& workspace,
-                      ExecutorRef executor, const ExpandedPlan& plan, std::span<const std::type_identity_t<A>> sinks = {}) {
+                      std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse,
+                      Workspace& workspace, ExecutorRef executor, const ExpandedPlan& plan,
+                      std::span<const std::type_identity_t<A>> sinks = {}) {
     detail::check_expanded<A>(q, cache, weights, scale, out, lse);
     require_equal("plan.queries", plan.queries, "q.tokens", q.tokens);
     require_equal("plan.heads", plan.heads, "q.heads", q.heads);
@@ -158,7 +161,8 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
         const Index head = item / plan.groups();
         const Index first = item % plan.groups() * plan.group_queries;
         group.rows = std::min(plan.group_queries, q.tokens - first);
-        detail::pack_queries<Arch, A>(group.rows, q.dim, scale, [&](Index r) { return q.at(first + r, head); }, group.queries);
+        detail::pack_queries<Arch, A>(
+            group.rows, q.dim, scale, [&](Index r) { return q.at(first + r, head); }, group.queries);
         group.first_row = first;
         detail::set_visible<Arch>(group, cache.length - q.tokens + 1, Index{1});
         detail::clear<Arch>(group);
@@ -177,8 +181,8 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
 /// As above, with the plan of `plan_expanded`.
 template <class Arch = simd::DefaultArch, Compute A, LatentSource View, Storage S>
 void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, ExpansionWeights<S> weights,
-                      std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse, Workspace& workspace,
-                      ExecutorRef executor, std::span<const std::type_identity_t<A>> sinks = {}) {
+                      std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse,
+                      Workspace& workspace, ExecutorRef executor, std::span<const std::type_identity_t<A>> sinks = {}) {
     require_at_least("q.heads", q.heads, Index{1});
     require_at_least("q.tokens", q.tokens, Index{0});
     prefill_expanded<Arch>(q, cache, weights, scale, out, lse, workspace, executor, plan_expanded(q.tokens, q.heads), sinks);

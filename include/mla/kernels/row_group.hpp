@@ -53,10 +53,11 @@ struct RowGroup {
     Index depth = 0;       ///< values of a query: K of the score product
     Index out_stride = 0;  ///< values of an output, rounded up to whole vectors
     A scale = A(1);        ///< what is left to multiply scores by, positive
-    std::byte* queries = nullptr;  ///< scaled; panels [depth in units, panel rows] of units, or, of few rows, rows [few_rows, depth] of A
-    A* max = nullptr;      ///< [padded rows]
-    A* sum = nullptr;      ///< [padded rows]
-    A* out = nullptr;      ///< [padded rows, out_stride], not yet divided by sum
+    std::byte* queries =
+        nullptr;       ///< scaled; panels [depth in units, panel rows] of units, or, of few rows, rows [few_rows, depth] of A
+    A* max = nullptr;  ///< [padded rows]
+    A* sum = nullptr;  ///< [padded rows]
+    A* out = nullptr;  ///< [padded rows, out_stride], not yet divided by sum
     Index* visible = nullptr;  ///< [padded rows] keys a row may see; never descending
     KeyTree tree;
     Index first_row = 0;  ///< of the group among all rows of the tree's queries

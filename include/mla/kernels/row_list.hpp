@@ -35,7 +35,9 @@ class RowList {
     }
 
   private:
-    [[nodiscard]] std::span<const void* const> pointers() const noexcept { return std::span(rows_).first(static_cast<std::size_t>(size_)); }
+    [[nodiscard]] std::span<const void* const> pointers() const noexcept {
+        return std::span(rows_).first(static_cast<std::size_t>(size_));
+    }
 
     std::array<const void*, static_cast<std::size_t>(block_tokens)> rows_;
     Index size_ = 0;

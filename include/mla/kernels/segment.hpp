@@ -9,17 +9,17 @@
 
 namespace mla::detail {
 
-/// Rows of consecutive queries, row = query·heads + head, that attend to keys [begin, begin + plan.keys) of one source: a request's
-/// cache, or one key-value head's. `plan` cuts rows and keys; its streams do not matter here.
+/// Rows of consecutive queries, row = query·heads + head, that attend to keys [begin, begin + plan.keys) of one source: a
+/// request's cache, or one key-value head's. `plan` cuts rows and keys; its streams do not matter here.
 struct Segment {
     SplitPlan plan;
     Index source = 0;
-    Index first_query = 0;  ///< among all queries of the call
-    Index first_head = 0;   ///< among all heads of the call
-    Index heads = 1;        ///< rows of a query
-    Index begin = 0;        ///< first key
-    Index visible = 0;      ///< keys of the source that the first query may see
-    Index visible_step = 1; ///< how many more each further query sees
+    Index first_query = 0;   ///< among all queries of the call
+    Index first_head = 0;    ///< among all heads of the call
+    Index heads = 1;         ///< rows of a query
+    Index begin = 0;         ///< first key
+    Index visible = 0;       ///< keys of the source that the first query may see
+    Index visible_step = 1;  ///< how many more each further query sees
     KeyTree tree;
 
     // Where its data starts among all segments'.
@@ -87,7 +87,8 @@ struct SegmentTotals {
             total.most_items_ += ranges;
             total.state_rows += std::min(SplitPlan::wanted_items * group_rows,
                                          group_rows + (SplitPlan::wanted_items - 1) * count * total.slot_rows);
-            total.query_bytes += group_rows * (depth + 1) * static_cast<Index>(sizeof(A)) + groups * static_cast<Index>(scratch_alignment);
+            total.query_bytes +=
+                group_rows * (depth + 1) * static_cast<Index>(sizeof(A)) + groups * static_cast<Index>(scratch_alignment);
             total.chunks += count + divide_up(rows, merge_rows);
         };
         add(requests);

@@ -79,10 +79,11 @@ template <class Arch, Compute A>
     return {segment.first_state + row / plan.group_rows * plan.splits() * slot + row % plan.group_rows, plan.splits(), slot};
 }
 
-/// Merges the partial results of one row, in order, into out [dim] and lse (when not null). A row that saw no key gets output 0 and
-/// LSE −inf. `sink` is the logit of a key without a value, −inf for none; it is no part of the LSE.
+/// Merges the partial results of one row, in order, into out [dim] and lse (when not null). A row that saw no key gets output 0
+/// and LSE −inf. `sink` is the logit of a key without a value, −inf for none; it is no part of the LSE.
 template <class Arch, Compute A>
-void merge_row(const SplitScratch<Arch, A>& scratch, std::span<const Partials> parts, A sink, Index dim, A* out, A* lse) noexcept {
+void merge_row(const SplitScratch<Arch, A>& scratch, std::span<const Partials> parts, A sink, Index dim, A* out,
+               A* lse) noexcept {
     SoftmaxState<A> total;
     for (const Partials& part : parts)
         for (Index i = 0; i < part.count; ++i) {
@@ -111,8 +112,8 @@ struct CallView {
     A scale;
     HeadsView<A> out;
     MatrixView<A> lse;
-    const A* sinks = nullptr;        ///< [H], or null
-    const Segment* prefix = nullptr; ///< of all rows: their partial results come before a segment's own
+    const A* sinks = nullptr;         ///< [H], or null
+    const Segment* prefix = nullptr;  ///< of all rows: their partial results come before a segment's own
 };
 
 /// Packs the queries of one group. U: the unit that rows of more than a few are multiplied in.
@@ -129,10 +130,12 @@ void pack_group(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, c
 
 /// The item as its kernel wants it, its running state cleared.
 template <class Arch, class U, Compute A>
-[[nodiscard]] SplitItem<A> start_item(const SplitScratch<Arch, A>& scratch, const WorkItem& work, A scale, Index worker) noexcept {
+[[nodiscard]] SplitItem<A> start_item(const SplitScratch<Arch, A>& scratch, const WorkItem& work, A scale,
+                                      Index worker) noexcept {
     const Segment& segment = scratch.segments[work.segment];
     const SplitPlan& plan = segment.plan;
-    const Index state = partials_of<Arch, A>(segment, work.group * plan.group_rows).first + work.split * padded_rows<Arch, A>(plan.group_rows);
+    const Index state =
+        partials_of<Arch, A>(segment, work.group * plan.group_rows).first + work.split * padded_rows<Arch, A>(plan.group_rows);
     SplitItem<A> item;
     item.source = segment.source;
     RowGroup<A>& rows = item.rows;
@@ -164,7 +167,8 @@ void merge_chunk(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, 
     for (Index row = chunk * merge_rows; row < end; ++row) {
         Partials parts[2];
         std::size_t count = 0;
-        if (call.prefix != nullptr) parts[count++] = partials_of<Arch, A>(*call.prefix, segment.first_query * segment.heads + row);
+        if (call.prefix != nullptr)
+            parts[count++] = partials_of<Arch, A>(*call.prefix, segment.first_query * segment.heads + row);
         parts[count++] = partials_of<Arch, A>(segment, row);
         const Index token = segment.first_query + row / segment.heads;
         const Index head = segment.first_head + row % segment.heads;
@@ -184,8 +188,9 @@ void run_segments(const SplitScratch<Arch, A>& scratch, const CallView<A>& call,
         const WorkItem& work = scratch.items[index];
         if (work.split == 0) pack_group<Arch, U>(scratch, call, scratch.segments[work.segment], work.group);
     });
-    for_each_item(executor, totals.items,
-                  [&](Index index, Index worker) { attend(start_item<Arch, U>(scratch, scratch.items[index], call.scale, worker)); });
+    for_each_item(executor, totals.items, [&](Index index, Index worker) {
+        attend(start_item<Arch, U>(scratch, scratch.items[index], call.scale, worker));
+    });
 
     const Index owners = totals.segments - (call.prefix == nullptr ? 0 : 1);
     const Index chunks = call.prefix == nullptr ? totals.chunks : call.prefix->first_chunk;

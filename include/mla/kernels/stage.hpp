@@ -64,7 +64,8 @@ template <class Arch, class U, Compute A, CacheElement C, class Read>
     return copy_rows<U>(rows, dim, buffer, read);
 }
 
-/// Rows [tokens / 2] of pairs: value i of two neighbouring tokens. What the last token lacks beside it is 0, as is the tail of a row.
+/// Rows [tokens / 2] of pairs: value i of two neighbouring tokens. What the last token lacks beside it is 0, as is the tail of a
+/// row.
 template <class Arch, Compute A>
 [[nodiscard]] RowList<simd::Bf16Pair> pair_rows(const RowList<bf16>& rows, Index dim, A* buffer) noexcept {
     const Index stride = staged_stride<A>(dim);
@@ -84,7 +85,8 @@ template <class Arch, Compute A>
 
 /// A block of cached tokens in units: keys are whole rows [latent | rope key], values their latents.
 template <class Arch, class U, Compute A, CacheElement C>
-[[nodiscard]] Block<U> stage_latents(const RowList<C>& rows, const RowFormat<C>& format, Index begin, const StageBuffer<A>& buffer) noexcept {
+[[nodiscard]] Block<U> stage_latents(const RowList<C>& rows, const RowFormat<C>& format, Index begin,
+                                     const StageBuffer<A>& buffer) noexcept {
     Block<U> block{.keys = {}, .values = {}, .value_dim = format.latent_dim, .begin = begin};
     if constexpr (std::is_same_v<U, A>) {
         block.keys = place_rows<Arch, U>(rows, format.values(), format.latent_dim, buffer.keys,
@@ -103,7 +105,8 @@ template <class Arch, class U, Compute A, Storage C>
 [[nodiscard]] Block<U> stage_key_values(const RowList<C>& keys, const RowList<C>& values, Index dim, Index begin,
                                         const StageBuffer<A>& buffer) noexcept {
     const auto read = [dim](const C* row, auto* target) { simd::convert_row<Arch>(target, row, dim); };
-    Block<U> block{.keys = place_rows<Arch, U>(keys, dim, Index{0}, buffer.keys, read), .values = {}, .value_dim = dim, .begin = begin};
+    Block<U> block{
+        .keys = place_rows<Arch, U>(keys, dim, Index{0}, buffer.keys, read), .values = {}, .value_dim = dim, .begin = begin};
     if constexpr (std::is_same_v<U, A>) {
         block.values = place_rows<Arch, U>(values, dim, dim, buffer.values, read);
     } else {

@@ -31,8 +31,8 @@ using Visible = std::function<bool(Index, Index)>;
 /// h / (H/G). G = H is multi-head, G = 1 multi-query attention.
 /// q [T*H, D] with rows t*H + h, k [L, G*D], v [L, G*Dv] -> output [T*H, Dv], lse [T, H]
 /// A row without a visible key gives output 0 and LSE −inf.
-[[nodiscard]] inline Attended attend_masked(const Matrix& q, const Matrix& k, const Matrix& v, Index T, Index H, Index G, double scale,
-                                            const Visible& visible) {
+[[nodiscard]] inline Attended attend_masked(const Matrix& q, const Matrix& k, const Matrix& v, Index T, Index H, Index G,
+                                            double scale, const Visible& visible) {
     const Index L = k.rows;
     const Index D = q.cols;
     const Index Dv = v.cols / G;

@@ -43,8 +43,8 @@ inline constexpr Index lanes = static_cast<Index>(Batch<Arch, A>::size);
 template <auto Count>
 inline constexpr std::size_t extent = static_cast<std::size_t>(Count);
 
-/// Hides from the compiler where a vector came from, so that it stays in its register. GCC would rather load it anew for each use,
-/// as an operand in memory: a tile of 4×3 sums then does 16 loads for its 12 products where 7 suffice.
+/// Hides from the compiler where a vector came from, so that it stays in its register. GCC would rather load it anew for each
+/// use, as an operand in memory: a tile of 4×3 sums then does 16 loads for its 12 products where 7 suffice.
 template <class Vector>
 MLA_ALWAYS_INLINE void keep_in_register([[maybe_unused]] Vector& vector) {
 #if defined(__GNUC__) && !defined(__clang__) && defined(__AVX__)
@@ -78,9 +78,8 @@ template <Compute A>
 /// would keep its accumulators in memory at -O2.
 template <int N, class F>
 MLA_ALWAYS_INLINE void unroll(F&& f) {
-    [&]<int... I>(std::integer_sequence<int, I...>) MLA_ALWAYS_INLINE_LAMBDA {
-        (f(std::integral_constant<int, I>{}), ...);
-    }(std::make_integer_sequence<int, N>{});
+    [&]<int... I>(std::integer_sequence<int, I...>) MLA_ALWAYS_INLINE_LAMBDA { (f(std::integral_constant<int, I>{}), ...); }
+    (std::make_integer_sequence<int, N>{});
 }
 
 }  // namespace mla::simd

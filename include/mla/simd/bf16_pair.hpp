@@ -34,9 +34,7 @@ void interleave(const bf16* first, const bf16* second, Index count, Bf16Pair* pa
 #if defined(__AVX512BF16__)
 template <class Arch, Compute A>
     requires(has_dot_bf16<Arch>)
-MLA_ALWAYS_INLINE PackedBatch<Arch> load_units(const Bf16Pair* pairs) {
-    return PackedBatch<Arch>(_mm512_loadu_si512(pairs));
-}
+MLA_ALWAYS_INLINE PackedBatch<Arch> load_units(const Bf16Pair* pairs) { return PackedBatch<Arch>(_mm512_loadu_si512(pairs)); }
 
 template <class Arch, Compute A>
     requires(has_dot_bf16<Arch>)

@@ -38,27 +38,27 @@ MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Arch, A>& value, A
 
 #if defined(__AVX512F__)
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const bf16* source, Arch) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
     return Batch<Arch, A>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
 }
 
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp16* source, Arch) {
     return Batch<Arch, A>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
 }
 
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const int8* source, Arch) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
     return Batch<Arch, A>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
 }
 
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
     const __m512i bits = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
     // As fp8_value does: sign, and magnitude as the bits of a float 2^120 times too small.
@@ -70,7 +70,7 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
 }
 
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE void store_converted(bf16* target, const Batch<Arch, A>& value, Arch) {
     const __m512 values = value;
     const __m512i bits = _mm512_castps_si512(values);
@@ -86,7 +86,7 @@ MLA_ALWAYS_INLINE void store_converted(bf16* target, const Batch<Arch, A>& value
 }
 
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE void store_converted(fp16* target, const Batch<Arch, A>& value, Arch) {
     const __m256i bits = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), bits);
@@ -95,7 +95,7 @@ MLA_ALWAYS_INLINE void store_converted(fp16* target, const Batch<Arch, A>& value
 
 #if defined(__AVX2__)
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const bf16* source, Arch) {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
     return Batch<Arch, A>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)));
@@ -104,14 +104,14 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const bf16* source, Arch) {
 
 #if defined(__AVX2__)
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const int8* source, Arch) {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source));
     return Batch<Arch, A>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
 }
 
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
     const __m256i bits = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
     // As fp8_value does: sign, and magnitude as the bits of a float 2^120 times too small.
@@ -125,13 +125,13 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
 
 #if defined(__AVX2__) && defined(__F16C__)
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp16* source, Arch) {
     return Batch<Arch, A>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
 }
 
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx2, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
 MLA_ALWAYS_INLINE void store_converted(fp16* target, const Batch<Arch, A>& value, Arch) {
     const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(target), bits);
@@ -193,7 +193,8 @@ template <class Arch, Compute A, Loadable S>
 void scale_row(A* MLA_RESTRICT target, const S* MLA_RESTRICT source, Index count, A factor) {
     constexpr Index width = lanes<Arch, A>;
     const Index whole = count / width * width;
-    for (Index i = 0; i < whole; i += width) simd::store<Arch, A>(target + i, simd::load<Arch, A>(source + i) * Batch<Arch, A>(factor));
+    for (Index i = 0; i < whole; i += width)
+        simd::store<Arch, A>(target + i, simd::load<Arch, A>(source + i) * Batch<Arch, A>(factor));
     for (Index i = whole; i < count; ++i) target[i] = static_cast<A>(source[i]) * factor;
 }
 

@@ -19,7 +19,7 @@ MLA_ALWAYS_INLINE Batch<Arch, A> sum_lanes_of_each(const Batch<Arch, A>* vectors
 // xsimd 8.1's haddp returns the sums of 16 floats in another order (0 1 4 5 2 3 …). Each step below adds two halves of two
 // vectors at once, so that 16 vectors take 30 shuffles and 15 additions.
 template <class A, class Arch>
-    requires(std::is_same_v<A, float> && std::is_base_of_v<xsimd::avx512f, Arch>)
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> sum_lanes_of_each(const Batch<Arch, A>* vectors, Arch) {
     __m512 quad[4];  // lane 4j + i of quad[q]: part j of the sum of vector 4q + i
     unroll<4>([&](auto q) MLA_ALWAYS_INLINE_LAMBDA {

@@ -72,9 +72,8 @@ struct Tile {
     }
 
     MLA_ALWAYS_INLINE void store(A* c, Index stride) const {
-        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
-            value.store_unaligned(c + m * stride + n * width);
-        });
+        each([=](const Batch<Arch, A>& value, auto m, auto n)
+                 MLA_ALWAYS_INLINE_LAMBDA { value.store_unaligned(c + m * stride + n * width); });
     }
 
     /// C[m, n] += sum. Adding a finished sum to memory, rather than going on from it, keeps rounding errors to those of two
@@ -114,9 +113,8 @@ struct Tile {
   private:
     template <class F>
     MLA_ALWAYS_INLINE void each(F&& f) const {
-        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
-            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { f(sum[m][n], m, n); });
-        });
+        unroll<M>([&](auto m)
+                      MLA_ALWAYS_INLINE_LAMBDA { unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { f(sum[m][n], m, n); }); });
     }
 };
 
