@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "mla/cache/latent_cache.hpp"
+#include "mla/requests.hpp"
 #include "mla/testing/configs.hpp"
 #include "mla/testing/random.hpp"
 #include "support/allocations.hpp"
@@ -43,29 +43,7 @@ using mla::testing::thrown;
 
 constexpr Index dim = 43;  // Dc + Dr of small_config
 
-/// What a layer needs of a cache, contiguous or paged.
-template <class Cache>
-concept TokenCache = std::movable<Cache> &&
-    requires(Cache& cache, const Cache& constant, Index n, MatrixView<const float> floats, MatrixView<const double> doubles) {
-    cache.append(floats);
-    cache.append(doubles);
-    cache.truncate(n);
-    cache.reset();
-    constant.require_room(n);
-    validate(constant.view());
-    { constant.view().row_dim() } -> std::same_as<Index>;
-    {constant.view().row(n)};
-    { constant.view().run(n, n) } -> std::same_as<Index>;
-    {constant.view().prefix(n)};
-    { constant.fork(n, n) } -> std::same_as<Cache>;
-    { constant.size() } -> std::same_as<Index>;
-    { constant.capacity() } -> std::same_as<Index>;
-    { constant.latent_dim() } -> std::same_as<Index>;
-    { constant.rope_dim() } -> std::same_as<Index>;
-    { constant.pairing() } -> std::same_as<mla::RopePairing>;
-    { constant.bytes_per_token() } -> std::same_as<Index>;
-};
-static_assert(TokenCache<LatentCache<bf16>> && TokenCache<PagedSequence<bf16>>);
+static_assert(mla::LatentStore<LatentCache<bf16>> && mla::LatentStore<PagedSequence<bf16>>);
 static_assert(!std::is_copy_constructible_v<PagedSequence<float>> && !std::is_copy_assignable_v<PagedSequence<float>>);
 static_assert(std::is_nothrow_move_constructible_v<PagedSequence<float>> &&
               std::is_nothrow_move_assignable_v<PagedSequence<float>>);

@@ -196,19 +196,7 @@ class Attention {
         for (const std::int64_t position : positions) require_at_least("positions[t]", position, std::int64_t{0});
         require_equal("y.rows()", y.rows(), "x.rows()", x.rows());
         require_equal("y.cols()", y.cols(), "hidden_size", config_.hidden_size);
-        Index tokens = 0;
-        for (const Request<Cache>& request : requests) {
-            require(request.cache != nullptr, "requests[r].cache", "null", "not null");
-            require_in_range("requests[r].tokens", request.tokens, Index{0}, x.rows());
-            tokens += request.tokens;
-            const Cache& cache = *request.cache;
-            require_equal("cache.latent_dim()", cache.latent_dim(), "kv_lora_rank", config_.kv_lora_rank);
-            require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config_.qk_rope_head_dim);
-            require(cache.pairing() == config_.rope.pairing, "cache.pairing()", name(cache.pairing()),
-                    name(config_.rope.pairing));
-            cache.require_room(request.tokens);
-        }
-        require_equal("requests' tokens", tokens, "x.rows()", x.rows());
+        detail::check_requests(requests, config_, x.rows());
         detail::check_options(options, requests, config_.num_attention_heads, x.rows());
     }
 

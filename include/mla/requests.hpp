@@ -111,6 +111,23 @@ void require_distinct(std::span<const Request<Cache>> requests, const void** sor
             "that of another request too", "a cache of its own");
 }
 
+/// Checks that every request has a cache of the layer's geometry with room for its tokens, and that these are the `rows` of a call.
+template <LatentStore Cache>
+void check_requests(std::span<const Request<Cache>> requests, const Config& config, Index rows) {
+    Index tokens = 0;
+    for (const Request<Cache>& request : requests) {
+        require(request.cache != nullptr, "requests[r].cache", "null", "not null");
+        require_in_range("requests[r].tokens", request.tokens, Index{0}, rows);
+        tokens += request.tokens;
+        const Cache& cache = *request.cache;
+        require_equal("cache.latent_dim()", cache.latent_dim(), "kv_lora_rank", config.kv_lora_rank);
+        require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config.qk_rope_head_dim);
+        require(cache.pairing() == config.rope.pairing, "cache.pairing()", name(cache.pairing()), name(config.rope.pairing));
+        cache.require_room(request.tokens);
+    }
+    require_equal("requests' tokens", tokens, "x.rows()", rows);
+}
+
 template <Compute A, LatentStore Cache>
 void check_options(const ForwardOptions<A>& options, std::span<const Request<Cache>> requests, Index heads, Index tokens) {
     if (!options.sinks.empty())
