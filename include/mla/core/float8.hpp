@@ -1,0 +1,52 @@
+// The eight-bit float of fp8 checkpoints and caches: e4m3 as in "FP8 Formats for Deep Learning" (Micikevicius et al. 2022).
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
+#include "mla/core/types.hpp"
+
+namespace mla {
+namespace detail {
+
+inline constexpr std::uint32_t fp8_largest = 0x7eU;  // 448; the only value above it is NaN, there is no infinity
+
+/// float to e4m3, round to nearest even; what lies beyond ±448 becomes ±448, a NaN stays NaN.
+[[nodiscard]] constexpr std::uint8_t fp8_bits(float value) noexcept {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t sign = (bits >> 24U) & 0x80U;
+    const std::uint32_t magnitude = bits & 0x7fffffffU;
+    if (magnitude > 0x7f800000U) return static_cast<std::uint8_t>(sign | 0x7fU);
+    if (magnitude < 0x3c800000U) {  // below 2^-6: adding 2^14, whose last bit is worth 2^-9, leaves the rounded subnormal
+        const float shifted = std::bit_cast<float>(magnitude) + 0x1p14F;
+        return static_cast<std::uint8_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(0x1p14F)));
+    }
+    const std::uint32_t rounded = ((magnitude + 0x7ffffU + ((magnitude >> 20U) & 1U)) >> 20U) - (120U << 3U);
+    return static_cast<std::uint8_t>(sign | (rounded < fp8_largest ? rounded : fp8_largest));
+}
+
+[[nodiscard]] constexpr float fp8_value(std::uint8_t bits) noexcept {
+    const std::uint32_t sign = (bits & 0x80U) << 24U;
+    const std::uint32_t magnitude = bits & 0x7fU;
+    if (magnitude == 0x7fU) return std::bit_cast<float>(sign | 0x7fc00000U);
+    // Scaling by 2^120 moves the exponent bias from 7 to 127 and normalises subnormals on the way.
+    const float scaled = std::bit_cast<float>(magnitude << 20U) * 0x1p120F;
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(scaled));
+}
+
+}  // namespace detail
+
+/// Storage of an e4m3 float: 4 bits of exponent, 3 of mantissa, largest value 448, no infinities. Conversion from it is exact, to
+/// it rounds to nearest even and saturates.
+struct fp8 {
+    std::uint8_t bits = 0;
+
+    fp8() = default;
+    constexpr explicit fp8(float value) noexcept : bits(detail::fp8_bits(value)) {}
+    constexpr operator float() const noexcept { return detail::fp8_value(bits); }
+};
+
+static_assert(std::is_trivially_copyable_v<fp8> && sizeof(fp8) == 1);
+
+}  // namespace mla
