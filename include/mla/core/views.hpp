@@ -90,6 +90,22 @@ struct BlockScales {
     }
 };
 
+namespace detail {
+
+template <Storage S>
+[[nodiscard]] constexpr auto elements(const void* data, Index stride) noexcept {
+    return [source = static_cast<const S*>(data), stride](Index row, Index col) { return source[row * stride + col]; };
+}
+
+[[nodiscard]] constexpr auto scaled_elements(const void* data, Index stride, BlockScales scales) noexcept {
+    return [source = static_cast<const fp8*>(data), stride, scales](Index row, Index col) {
+        const float value = source[row * stride + col];
+        return scales.data == nullptr ? value : value * scales(row, col);
+    };
+}
+
+}  // namespace detail
+
 /// Constant row-major matrix [rows, cols] of any storage type or of fp8: a weight on its way into packed form, as it lies in a
 /// checkpoint or in a host's memory. A vector is a matrix of one row.
 struct TensorRef {
@@ -122,26 +138,13 @@ struct TensorRef {
     template <class F>
     constexpr decltype(auto) visit(F&& f) const {
         switch (dtype) {
-            case DType::f64: return f(plain<double>());
-            case DType::bf16: return f(plain<bf16>());
-            case DType::f16: return f(plain<fp16>());
-            case DType::f8_e4m3: return f(scaled());
+            case DType::f64: return f(detail::elements<double>(data, stride));
+            case DType::bf16: return f(detail::elements<bf16>(data, stride));
+            case DType::f16: return f(detail::elements<fp16>(data, stride));
+            case DType::f8_e4m3: return f(detail::scaled_elements(data, stride, scales));
             case DType::f32: break;
         }
-        return f(plain<float>());
-    }
-
-  private:
-    template <Storage S>
-    [[nodiscard]] constexpr auto plain() const noexcept {
-        return [source = static_cast<const S*>(data), step = stride](Index row, Index col) { return source[row * step + col]; };
-    }
-
-    [[nodiscard]] constexpr auto scaled() const noexcept {
-        return [source = static_cast<const fp8*>(data), step = stride, by = scales](Index row, Index col) {
-            const float value = source[row * step + col];
-            return by.data == nullptr ? value : value * by(row, col);
-        };
+        return f(detail::elements<float>(data, stride));
     }
 };
 
