@@ -139,10 +139,10 @@ TYPED_TEST(TensorRefTest, RemembersTheTypeOfItsPointer) {
     EXPECT_EQ(tensor.dtype, mla::dtype_of<TypeParam>);
     EXPECT_EQ(tensor.stride, 3);
     EXPECT_FALSE(tensor.empty());
-    tensor.visit([&](const auto* data) {
-        using Seen = std::remove_cvref_t<decltype(*data)>;
-        EXPECT_TRUE((std::is_same_v<Seen, TypeParam>));
-        EXPECT_EQ(static_cast<const void*>(data), values.data());
+    values[5] = TypeParam(7.0F);
+    tensor.visit([&](const auto& element) {
+        EXPECT_TRUE((std::is_same_v<decltype(element(0, 0)), TypeParam>));
+        EXPECT_EQ(static_cast<float>(element(1, 2)), 7.0F);
     });
 }
 
@@ -154,6 +154,48 @@ TYPED_TEST(TensorRefTest, RowRangesStartAtTheRow) {
     EXPECT_EQ(part.rows, 2);
     EXPECT_EQ(part.cols, 3);
     EXPECT_EQ(part.stride, 5);
+}
+
+/// Rows 130, 300 columns: two rows of three blocks, of which the last ones are cut off. Every scale is a power of two of its own.
+struct Fp8Matrix {
+    std::vector<mla::fp8> values = std::vector<mla::fp8>(130 * 300);
+    std::vector<float> scales = {1.0F, 2.0F, 4.0F, 8.0F, 16.0F, 32.0F};
+
+    Fp8Matrix() {
+        for (std::size_t i = 0; i < values.size(); ++i) values[i] = mla::fp8(static_cast<float>(i % 13) - 6.0F);
+    }
+    [[nodiscard]] TensorRef ref() const { return {values.data(), 130, 300, {scales.data(), 3}}; }
+    [[nodiscard]] float expected(Index r, Index c) const {
+        const auto scale = static_cast<std::size_t>(r / 128 * 3 + c / 128);
+        return (static_cast<float>((r * 300 + c) % 13) - 6.0F) * scales[scale];
+    }
+};
+
+TEST(TensorRefTest, MultipliesEveryFp8ElementByTheScaleOfItsBlock) {
+    const Fp8Matrix matrix;
+    const TensorRef tensor = matrix.ref();
+    EXPECT_EQ(tensor.dtype, mla::DType::f8_e4m3);
+    tensor.visit([&](const auto& element) {
+        for (Index r = 0; r < 130; ++r)
+            for (Index c = 0; c < 300; ++c) ASSERT_EQ(static_cast<float>(element(r, c)), matrix.expected(r, c)) << r << ", " << c;
+    });
+}
+
+TEST(TensorRefTest, RowRangesOfFp8KeepTheirBlocks) {
+    const Fp8Matrix matrix;
+    const TensorRef part = matrix.ref().row_range(50, 80).row_range(50, 30);  // rows 100 to 129, across the edge of two blocks
+    part.visit([&](const auto& element) {
+        for (Index r = 0; r < 30; ++r)
+            for (Index c = 0; c < 300; ++c)
+                ASSERT_EQ(static_cast<float>(element(r, c)), matrix.expected(100 + r, c)) << r << ", " << c;
+    });
+}
+
+TEST(TensorRefTest, CountsFp8WithoutScalesAsItIs) {
+    const mla::fp8 value(-0.40625F);
+    TensorRef(&value, mla::DType::f8_e4m3, 1, 1, 1).visit([](const auto& element) {
+        EXPECT_EQ(static_cast<float>(element(0, 0)), -0.40625F);
+    });
 }
 
 TEST(TensorRefTest, IsEmptyByDefault) { EXPECT_TRUE(TensorRef().empty()); }

@@ -332,9 +332,9 @@ TEST_F(HfConfigFileTest, ErrorsNameFileAndField) {
     fs::create_directory(path);
     expect_error<std::system_error>(load, {path.native(), "regular file"});
     fs::remove(path);
-    for (const char* text : {"", "{", R"({"a": NaN})", R"({"a": 1e999})", "{} {}", "\xff\xfe"}) {
+    for (const char* text : {"", "{", R"({"a": NaN})", R"({"a": 1e999})", "{} {}", "\xff\xfe", R"({"a": Infinity})"}) {
         write(text);
-        expect_error<std::runtime_error>(load, {path.native(), "JSON"});
+        expect_error<io::CheckpointError>(load, {path.native(), "JSON"});
     }
     write(R"({"model_type": "deepseek_v3"})");
     expect_error(load, {path.native(), "hidden_size", "missing"});
@@ -348,10 +348,11 @@ TEST_F(HfConfigFileTest, RefusesAPipeRatherThanWaitForIt) {
 TEST_F(HfConfigFileTest, RefusesHugeFilesAndSurvivesDeepNesting) {
     write("{");
     fs::resize_file(path, std::uintmax_t{5} << 20U);
-    expect_error<std::runtime_error>([&] { static_cast<void>(io::load_hf_config(path)); }, {path.native(), "at most"});
+    expect_error<io::CheckpointError>([&] { static_cast<void>(io::load_hf_config(path)); }, {path.native(), "at most"});
     const std::string deep(1'000'000, '[');
     write(deep + std::string(deep.size(), ']'));
-    expect_error([&] { static_cast<void>(io::load_hf_config(path)); }, {"array"});
+    expect_error<io::CheckpointError>([&] { static_cast<void>(io::load_hf_config(path)); },
+                                      {path.native(), "nesting", "32 deep"});
 }
 
 }  // namespace

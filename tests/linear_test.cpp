@@ -103,6 +103,27 @@ TYPED_TEST(LinearTest, PacksWeightsOfEveryTypeIntoPanelsFilledUpWithZeros) {
     expect_packs_from<TypeParam, fp16>();
 }
 
+/// Weights in fp8 are packed as what their scales make of them, rounded once.
+TYPED_TEST(LinearTest, PacksScaledFp8FromAnyRowsOn) {
+    constexpr Index rows = 300;
+    constexpr Index in = 200;
+    Generator generator(6);
+    std::vector<mla::fp8> weight;
+    for (const float value : gaussian_values<float>(generator, rows * in)) weight.emplace_back(value);
+    const std::vector<float> scales = {0.3F, 1.7F, 0.01F, 30.0F, 1e-4F, 5.5F};
+    const Index first = 100;  // within the first of three blocks
+    const TensorRef part = TensorRef(weight.data(), rows, in, {scales.data(), 2}).row_range(first, rows - first);
+    const auto expected = [&](Index k, Index n) {
+        const float scale = scales[static_cast<std::size_t>((first + n) / 128 * 2 + k / 128)];
+        const float value = static_cast<float>(weight[static_cast<std::size_t>((first + n) * in + k)]) * scale;
+        return static_cast<double>(mla::testing::round_to<TypeParam>(static_cast<double>(value)));
+    };
+    expect_packed(PackedMatrix<TypeParam>(part), 0, expected);
+    PackedMatrix<TypeParam> transposed(1, rows - first, in);
+    transposed.pack_transposed(0, part);
+    expect_packed(transposed, 0, [&](Index k, Index n) { return expected(n, k); });
+}
+
 TYPED_TEST(LinearTest, PackingATransposeGivesTheSamePanels) {
     Generator generator(2);
     constexpr Index in = 67;
@@ -264,7 +285,8 @@ TYPED_TEST(LinearTest, ReadsAndWritesNothingBehindDenseRows) {
     for (const Index T : {1, 2, 13})
         for (const Index out : {1, 33, 50}) {
             std::vector<TypeParam> weight;  // row n is all n + 1, so that column n of y is in·(n + 1), exactly
-            for (Index i = 0; i < out * in; ++i) weight.push_back(mla::testing::round_to<TypeParam>(static_cast<double>(i / in + 1)));
+            for (Index i = 0; i < out * in; ++i)
+                weight.push_back(mla::testing::round_to<TypeParam>(static_cast<double>(i / in + 1)));
             const std::vector<A> x(static_cast<std::size_t>(T * in), A(1));
             std::vector<A> y(static_cast<std::size_t>(T * out));
             mla::linear<>(MatrixView<const A>(x.data(), T, in), PackedMatrix<TypeParam>(TensorRef(weight.data(), out, in)),
@@ -289,7 +311,8 @@ TYPED_TEST(LinearTest, ARangeOfPanelsLeavesTheOtherColumnsAlone) {
         for (Index begin = 0; begin <= 5; ++begin)
             for (Index end = begin; end <= 5; ++end) {
                 std::vector<A> y(static_cast<std::size_t>(T * out), product.untouched);
-                mla::linear_panels<>(product.x().row_range(0, T), product.packed(), 0, begin, end, MatrixView<A>(y.data(), T, out));
+                mla::linear_panels<>(product.x().row_range(0, T), product.packed(), 0, begin, end,
+                                     MatrixView<A>(y.data(), T, out));
                 std::vector<A> expected(y.size(), product.untouched);
                 for (Index t = 0; t < T; ++t)
                     for (Index n = begin * panel_columns; n < std::min(end * panel_columns, out); ++n) {

@@ -176,6 +176,8 @@ TEST(DTypeTest, NamesAndSizesFollowTheStorageType) {
     expect_dtype<float>(DType::f32, "fp32");
     expect_dtype<bf16>(DType::bf16, "bf16");
     expect_dtype<fp16>(DType::f16, "fp16");
+    EXPECT_EQ(mla::name(DType::f8_e4m3), std::string("fp8"));
+    EXPECT_EQ(mla::size_of(DType::f8_e4m3), 1);
 }
 
 TEST(RoundingTest, RoundsUpToWholeSteps) {

@@ -358,8 +358,8 @@ class Attention {
 
     static std::vector<A> to_vector(const TensorRef& tensor) {
         std::vector<A> values(static_cast<std::size_t>(tensor.cols));
-        tensor.visit([&](const auto* source) {
-            for (std::size_t i = 0; i < values.size(); ++i) values[i] = simd::convert<A>(source[i]);
+        tensor.visit([&](const auto& element) {
+            for (std::size_t i = 0; i < values.size(); ++i) values[i] = simd::convert<A>(element(0, static_cast<Index>(i)));
         });
         return values;
     }

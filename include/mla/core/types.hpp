@@ -97,8 +97,8 @@ concept Compute = std::is_same_v<A, double> || std::is_same_v<A, float>;
 template <Storage S>
 using compute_t = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
-/// The run-time name of a storage type.
-enum class DType : std::uint8_t { f64, f32, bf16, f16 };
+/// The run-time name of a storage type, or of fp8, in which weights come but are not kept.
+enum class DType : std::uint8_t { f64, f32, bf16, f16, f8_e4m3 };
 
 template <Storage S>
 inline constexpr DType dtype_of = std::is_same_v<S, double>  ? DType::f64
@@ -112,12 +112,13 @@ inline constexpr DType dtype_of = std::is_same_v<S, double>  ? DType::f64
         case DType::f32: return "fp32";
         case DType::bf16: return "bf16";
         case DType::f16: return "fp16";
+        case DType::f8_e4m3: return "fp8";
     }
     return "unknown";
 }
 
 [[nodiscard]] constexpr Index size_of(DType type) noexcept {
-    return type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2;
+    return type == DType::f64 ? 8 : type == DType::f32 ? 4 : type == DType::f8_e4m3 ? 1 : 2;
 }
 
 /// Least multiple of `step` that is not below `value`.

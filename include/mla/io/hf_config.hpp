@@ -10,10 +10,12 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "mla/config.hpp"
+#include "mla/io/errors.hpp"
 #include "mla/io/mapped_file.hpp"
 
 namespace mla::io {
@@ -220,28 +222,37 @@ inline void read_mistral4_position_scale(const ConfigFields& fields, Config& con
     return config;
 }
 
-[[nodiscard]] inline nlohmann::json read_json(const std::filesystem::path& path) {
-    constexpr std::size_t most = std::size_t{4} << 20U;  // a config.json is some kilobytes
-    const MappedFile file(path);
-    if (file.bytes().size() > most)
-        throw std::runtime_error("mla: " + path.string() + " is " + std::to_string(file.bytes().size()) +
-                                 " bytes, must be at most " + std::to_string(most));
-    const auto* text = reinterpret_cast<const char*>(file.bytes().data());
+/// The JSON of a configuration, which is hostile input: small, and nested no deeper than any configuration is.
+[[nodiscard]] inline nlohmann::json parse_json(std::string_view text, const std::string& file) {
+    constexpr std::size_t most_bytes = std::size_t{4} << 20U;  // a config.json is some kilobytes
+    constexpr int deepest = 32;
+    if (text.size() > most_bytes)
+        throw_checkpoint(file, "size", std::to_string(text.size()) + " bytes", "at most " + std::to_string(most_bytes));
+    // The parser takes a zero byte for the end of its input and would not look at what follows.
+    if (text.find('\0') != std::string_view::npos) throw_checkpoint(file, "text", "holding a zero byte", "JSON in UTF-8");
+    const auto limit_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+        if (depth > deepest) throw_checkpoint(file, "nesting", "deeper", "at most " + std::to_string(deepest) + " deep");
+        return true;
+    };
     try {
-        return nlohmann::json::parse(text, text + file.bytes().size());
+        return nlohmann::json::parse(text.begin(), text.end(), limit_depth);
     } catch (const nlohmann::json::exception& error) {
-        throw std::runtime_error("mla: " + path.string() + " is no JSON: " + std::string(error.what()).substr(0, 200));
+        throw_checkpoint(file, "text", "no JSON: " + printable(error.what()), "JSON in UTF-8");
     }
 }
 
-/// Calls `parse` on the JSON of a file; an error names the file too.
+[[nodiscard]] inline nlohmann::json read_json(const std::filesystem::path& path) {
+    const MappedFile file(path);
+    return parse_json({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path.string());
+}
+
+/// `parse(json)`; an error names the file that the JSON came from, too.
 template <class Parse>
-[[nodiscard]] Config load_config(const std::filesystem::path& path, Parse parse) {
-    const nlohmann::json json = read_json(path);
+[[nodiscard]] Config parse_named(const nlohmann::json& json, const std::string& file, Parse parse) {
     try {
         return parse(json);
     } catch (const std::invalid_argument& error) {
-        throw std::invalid_argument(path.string() + ": " + error.what());
+        throw std::invalid_argument(file + ": " + error.what());
     }
 }
 
@@ -294,16 +305,16 @@ template <class Parse>
 }
 
 /// `parse_hf_config` of a file.
-/// @throws std::system_error or std::runtime_error when the file cannot be read or is no JSON, std::invalid_argument
+/// @throws std::system_error when the file cannot be read, CheckpointError when it is no JSON, std::invalid_argument
 /// naming file and field as `parse_hf_config` does
 [[nodiscard]] inline Config load_hf_config(const std::filesystem::path& path) {
-    return detail::load_config(path, parse_hf_config);
+    return detail::parse_named(detail::read_json(path), path.string(), parse_hf_config);
 }
 
 /// `parse_mistral_params` of a file.
 /// @throws as `load_hf_config` does
 [[nodiscard]] inline Config load_mistral_params(const std::filesystem::path& path) {
-    return detail::load_config(path, parse_mistral_params);
+    return detail::parse_named(detail::read_json(path), path.string(), parse_mistral_params);
 }
 
 }  // namespace mla::io

@@ -47,6 +47,11 @@ class MappedFile {
 
     [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
 
+    /// Lets go of the pages read so far; what is read again comes from the file again.
+    void release() const noexcept {
+        if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+    }
+
   private:
     struct Descriptor {
         int number;

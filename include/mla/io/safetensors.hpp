@@ -37,6 +37,9 @@ class Safetensors {
         read(bytes);
     }
 
+    /// What stands for the file in messages.
+    [[nodiscard]] const std::string& name() const noexcept { return name_; }
+
     /// All tensors by name, in the order of names.
     [[nodiscard]] const TensorTable& tensors() const noexcept { return tensors_; }
     [[nodiscard]] bool contains(std::string_view name) const noexcept { return tensors_.find(name) != tensors_.end(); }
@@ -58,18 +61,26 @@ class Safetensors {
         return data_.subspan(tensor.begin, tensor.end - tensor.begin);
     }
 
-    /// A tensor of type F64, F32, BF16 or F16 and one or two dimensions as a matrix; a vector is one row. It refers to
-    /// the file's memory, or where the file does not align it to its type, to a copy made here on the first call.
+    /// A tensor of type F64, F32, BF16, F16 or F8_E4M3 and one or two dimensions as a matrix; a vector is one row. It refers
+    /// to the file's memory, or where the file does not align it to its type, to a copy made here on the first call. The
+    /// scales of an fp8 tensor are a tensor of their own.
     /// @throws SafetensorsError when it is missing, of another type or rank, or has no elements
     [[nodiscard]] TensorRef tensor(std::string_view name) {
         const TensorInfo& tensor = info(name);
         const std::optional<DType> type = floating_type(tensor.dtype);
-        if (!type) fail(name, tensor.dtype, "F64, F32, BF16 or F16");
+        if (!type) fail(name, tensor.dtype, "F64, F32, BF16, F16 or F8_E4M3");
         const std::size_t rank = tensor.shape.size();
         if ((rank != 1 && rank != 2) || tensor.begin == tensor.end)
             fail(name, detail::list_text(tensor.shape), "of one or two dimensions, none of them 0");
         const Index cols = tensor.shape.back();
         return {aligned(name, bytes(name), *type), *type, rank == 2 ? tensor.shape[0] : 1, cols, cols};
+    }
+
+    /// Gives back the memory behind all tensors handed out so far, which must not be used afterwards; asking for one again reads
+    /// the file again. A file that is read tensor by tensor thus never lies in memory as a whole.
+    void release() noexcept {
+        copies_.clear();
+        if (file_) file_->release();
     }
 
   private:
@@ -78,6 +89,7 @@ class Safetensors {
         if (dtype == "F32") return DType::f32;
         if (dtype == "BF16") return DType::bf16;
         if (dtype == "F16") return DType::f16;
+        if (dtype == "F8_E4M3") return DType::f8_e4m3;
         return std::nullopt;
     }
 

@@ -11,22 +11,15 @@
 #include <limits>
 #include <map>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "mla/core/types.hpp"
+#include "mla/io/errors.hpp"
 
 namespace mla::io {
-
-/// A file that is no valid safetensors file, or a tensor that is not what was asked for. The message names the file, the
-/// tensor, what was found and what it must be.
-class SafetensorsError : public std::runtime_error {
-  public:
-    using std::runtime_error::runtime_error;
-};
 
 /// One tensor of a file.
 struct TensorInfo {
@@ -66,27 +59,6 @@ inline constexpr std::size_t max_tensor_rank = 8;
     for (const auto& [name, bytes] : sizes)
         if (name == dtype) return bytes;
     return 0;
-}
-
-/// Text from the file, fit for a message: short, on one line.
-[[nodiscard]] inline std::string printable(std::string_view text) {
-    constexpr std::size_t longest = 200;
-    std::string shown = "'";
-    for (const char c : text.substr(0, longest)) shown += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
-    return shown + (text.size() > longest ? "…'" : "'");
-}
-
-template <class Values>
-[[nodiscard]] std::string list_text(const Values& values) {
-    std::string text;
-    for (const auto value : values) text += (text.empty() ? "" : ", ") + std::to_string(value);
-    return "[" + text + "]";
-}
-
-/// "mla: <file>: <subject> is <was>, must be <must>".
-[[noreturn]] inline void throw_safetensors(const std::string& file, const std::string& subject, const std::string& was,
-                                           const std::string& must) {
-    throw SafetensorsError("mla: " + file + ": " + subject + " is " + was + ", must be " + must);
 }
 
 /// Receives the header's JSON events and keeps the tensors and the metadata.

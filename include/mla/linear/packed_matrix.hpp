@@ -34,17 +34,13 @@ class PackedMatrix {
     /// Packs matrix `index` from a weight [out, in].
     void pack(Index index, const TensorRef& weight) {
         require_shape(weight, out_, in_);
-        weight.visit([&](const auto* source) {
-            fill(index, [=, stride = weight.stride](Index k, Index n) { return source[n * stride + k]; });
-        });
+        weight.visit([&](const auto& element) { fill(index, [&](Index k, Index n) { return element(n, k); }); });
     }
 
     /// Packs matrix `index` from the transpose of a weight [in, out].
     void pack_transposed(Index index, const TensorRef& weight) {
         require_shape(weight, in_, out_);
-        weight.visit([&](const auto* source) {
-            fill(index, [=, stride = weight.stride](Index k, Index n) { return source[k * stride + n]; });
-        });
+        weight.visit([&](const auto& element) { fill(index, element); });
     }
 
     [[nodiscard]] Index count() const noexcept { return count_; }

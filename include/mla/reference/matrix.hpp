@@ -31,12 +31,12 @@ struct Matrix {
     [[nodiscard]] const double& operator()(Index r, Index c) const { return row(r)[c]; }
 };
 
-/// The tensor widened to double, which is exact for every storage type.
+/// The tensor widened to double, which is exact for every storage type; fp8 is scaled in float first.
 [[nodiscard]] inline Matrix to_matrix(const TensorRef& tensor) {
     Matrix result(tensor.rows, tensor.cols);
-    tensor.visit([&](const auto* data) {
+    tensor.visit([&](const auto& element) {
         for (Index r = 0; r < tensor.rows; ++r)
-            for (Index c = 0; c < tensor.cols; ++c) result(r, c) = static_cast<double>(data[r * tensor.stride + c]);
+            for (Index c = 0; c < tensor.cols; ++c) result(r, c) = static_cast<double>(element(r, c));
     });
     return result;
 }

@@ -1,0 +1,191 @@
+// A published checkpoint: a folder with config.json and one safetensors file, or several and their index.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "mla/config.hpp"
+#include "mla/io/checkpoint_index.hpp"
+#include "mla/io/hf_config.hpp"
+#include "mla/io/safetensors.hpp"
+#include "mla/weights.hpp"
+
+namespace mla::io {
+
+/// How far a caller has come through a checkpoint.
+struct LoadProgress {
+    std::string_view tensor;  ///< that is handed out next
+    std::uint64_t bytes = 0;  ///< of all tensors handed out before it
+    std::uint64_t total = 0;  ///< of all tensors of the checkpoint
+};
+
+/// The tensors of a Hugging Face checkpoint, by name, in place: files are mapped and checked when it is opened, and a tensor is
+/// read when it is packed. Tensors may be F64, F32, BF16, F16, or F8_E4M3 with `<name>_scale_inv` (F32, one a block of 128 ×
+/// 128). Not to be shared by threads.
+class Checkpoint {
+  public:
+    using Progress = std::function<void(const LoadProgress&)>;
+
+    /// Opens `folder`, whose files must stay as they are while this lives. `progress` is called for each tensor asked for.
+    /// @throws std::system_error when a file cannot be read, CheckpointError when one is invalid or lacks a tensor that the index
+    /// promises, std::invalid_argument when config.json describes no model that is known here
+    explicit Checkpoint(const std::filesystem::path& folder, Progress progress = {})
+        : folder_(folder), progress_(std::move(progress)), json_(read_json(folder / "config.json")) {
+        config_ = detail::parse_named(json_, (folder / "config.json").string(), parse_hf_config);
+        open_files();
+        for (const auto& [name, file] : places_) {
+            const TensorInfo& info = file->info(name);
+            total_ += info.end - info.begin;
+        }
+        for (const char* prefix : {"model.", "language_model.model.", "model.language_model."})
+            if (has_prefix(std::string(prefix) + "layers.")) prefix_ = prefix;
+    }
+
+    /// The attention of every layer.
+    [[nodiscard]] const Config& config() const noexcept { return config_; }
+    /// config.json, of a multimodal model its `text_config`: what the rest of the model asks for.
+    [[nodiscard]] const nlohmann::json& json() const noexcept { return json_; }
+    /// What the names of the language model's tensors start with: "model.", or more in a multimodal model.
+    [[nodiscard]] const std::string& prefix() const noexcept { return prefix_; }
+    /// Bytes of all tensors.
+    [[nodiscard]] std::uint64_t bytes() const noexcept { return total_; }
+
+    [[nodiscard]] bool contains(std::string_view name) const noexcept { return places_.find(name) != places_.end(); }
+
+    /// A tensor of one or two dimensions as a matrix; a vector is one row. It lives until `release` or the end of this.
+    /// @throws CheckpointError naming file, tensor, what was found and what it must be
+    [[nodiscard]] TensorRef tensor(std::string_view name) {
+        Safetensors& file = file_of(name);
+        TensorRef found = file.tensor(name);
+        if (found.dtype == DType::f8_e4m3) found.scales = scales_of(name, found);
+        if (progress_) progress_({name, handed_out_, total_});
+        handed_out_ += file.bytes(name).size();
+        return found;
+    }
+
+    /// The same, which must be [rows, cols].
+    [[nodiscard]] TensorRef tensor(std::string_view name, Index rows, Index cols) {
+        const Safetensors& file = file_of(name);
+        const TensorInfo& info = file.info(name);
+        const bool vector = rows == 1 && info.shape == std::vector<Index>{cols};
+        if (!vector && info.shape != std::vector<Index>{rows, cols})
+            fail(file, name, detail::list_text(info.shape), detail::list_text(std::array{rows, cols}));
+        return tensor(name);
+    }
+
+    /// The attention of one layer (`<prefix>layers.<layer>.self_attn.*`), in the shapes that `config` calls for.
+    /// @throws CheckpointError naming file, tensor, what was found and what it must be
+    [[nodiscard]] AttentionWeights attention_weights(Index layer) {
+        AttentionWeights weights;
+        const std::string start = prefix_ + "layers." + std::to_string(layer) + ".self_attn.";
+        for_each_tensor(config_, weights, [&](std::string_view name, TensorRef& weight, Index rows, Index cols) {
+            weight = tensor(start + published_name(name), rows, cols);
+        });
+        return weights;
+    }
+
+    /// Gives back the memory behind all tensors handed out so far, which must not be used afterwards; asking for one again reads
+    /// the file again. After each layer, this keeps a loading program at the size of what it has packed.
+    void release() noexcept {
+        for (auto& [name, file] : files_) file.release();
+    }
+
+  private:
+    static nlohmann::json read_json(const std::filesystem::path& path) {
+        nlohmann::json json = detail::read_json(path);
+        if (json.is_object() && json.contains("text_config")) return nlohmann::json(json.at("text_config"));
+        return json;
+    }
+
+    /// q_a_bias -> q_a_proj.bias, as the checkpoints call it; everything else is a weight.
+    [[nodiscard]] static std::string published_name(std::string_view name) {
+        if (name == "q_a_bias") return "q_a_proj.bias";
+        if (name == "kv_a_bias") return "kv_a_proj_with_mqa.bias";
+        if (name == "o_bias") return "o_proj.bias";
+        return std::string(name) + ".weight";
+    }
+
+    void open_files() {
+        const std::filesystem::path index = folder_ / "model.safetensors.index.json";
+        if (!std::filesystem::exists(index)) {
+            const Safetensors& only = open("model.safetensors");
+            for (const auto& [name, info] : only.tensors()) places_.emplace(name, &files_.at("model.safetensors"));
+            catalogue_ = (folder_ / "model.safetensors").string();
+            return;
+        }
+        catalogue_ = index.string();
+        const MappedFile text(index);
+        const WeightMap map =
+            parse_checkpoint_index({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()}, catalogue_);
+        for (const auto& [name, file_name] : map) {
+            Safetensors& file = open(file_name);
+            if (!file.contains(name)) fail(file, name, "missing", "in the file, as the index says");
+            places_.emplace(name, &file);
+        }
+    }
+
+    Safetensors& open(const std::string& file_name) {
+        const auto known = files_.find(file_name);
+        return known != files_.end() ? known->second : files_.emplace(file_name, Safetensors(folder_ / file_name)).first->second;
+    }
+
+    [[nodiscard]] bool has_prefix(std::string_view start) const {
+        const auto first = places_.lower_bound(start);
+        return first != places_.end() && first->first.starts_with(start);
+    }
+
+    [[nodiscard]] Safetensors& file_of(std::string_view name) const {
+        const auto place = places_.find(name);
+        if (place == places_.end())
+            detail::throw_checkpoint(catalogue_, "tensor " + detail::printable(name), "missing", "in the checkpoint");
+        return *place->second;
+    }
+
+    [[nodiscard]] BlockScales scales_of(std::string_view name, const TensorRef& weight) {
+        constexpr Index block = BlockScales::block;
+        require_block_size(block);
+        const std::string scale_name = std::string(name) + "_scale_inv";
+        const Safetensors& file = file_of(scale_name);
+        const TensorInfo& info = file.info(scale_name);
+        const std::vector<Index> shape = {divide_up(weight.rows, block), divide_up(weight.cols, block)};
+        if (info.dtype != "F32") fail(file, scale_name, info.dtype, "F32");
+        if (info.shape != shape) fail(file, scale_name, detail::list_text(info.shape), detail::list_text(shape));
+        return {static_cast<const float*>(file_of(scale_name).tensor(scale_name).data), shape[1]};
+    }
+
+    /// A config.json may say how large the blocks of scales are.
+    void require_block_size(Index block) const {
+        const auto quantization = json_.find("quantization_config");
+        if (quantization == json_.end() || !quantization->is_object() || !quantization->contains("weight_block_size")) return;
+        const nlohmann::json& size = quantization->at("weight_block_size");
+        if (size != nlohmann::json::array({block, block}))
+            detail::throw_checkpoint((folder_ / "config.json").string(), "quantization_config.weight_block_size",
+                                     detail::printable(size.dump()), detail::list_text(std::array{block, block}));
+    }
+
+    [[noreturn]] static void fail(const Safetensors& file, std::string_view tensor, const std::string& was,
+                                  const std::string& must) {
+        detail::throw_checkpoint(file.name(), "tensor " + detail::printable(tensor), was, must);
+    }
+
+    std::filesystem::path folder_;
+    Progress progress_;
+    nlohmann::json json_;
+    Config config_;
+    std::string catalogue_;  ///< the file that lists all tensors: the index, or the only safetensors file
+    std::map<std::string, Safetensors> files_;
+    std::map<std::string, Safetensors*, std::less<>> places_;  ///< tensor -> the file that holds it
+    std::string prefix_ = "model.";
+    std::uint64_t handed_out_ = 0;
+    std::uint64_t total_ = 0;
+};
+
+}  // namespace mla::io

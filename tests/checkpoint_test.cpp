@@ -1,0 +1,364 @@
+// Checkpoints: what is loaded is what was written, for every type, split and naming, and whatever is wrong is named.
+#include "mla/io/checkpoint.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "mla/attention.hpp"
+#include "mla/testing/random.hpp"
+#include "support/checkpoint_folder.hpp"
+#include "support/layer.hpp"
+#include "support/thrown.hpp"
+
+namespace mla {
+namespace {
+
+using io::Checkpoint;
+using io::CheckpointError;
+using testing::as_bytes;
+using testing::CheckpointFolder;
+using testing::config_json;
+using testing::RandomWeights;
+using testing::stored;
+using testing::stored_layer;
+using testing::StoredTensor;
+using testing::thrown;
+
+/// Heads of 2·(70+66) rows do not fall on blocks of 128, nor do 200 and 150 columns.
+Config small_config(Index q_lora_rank = 150, bool bias = false) {
+    Config config;
+    config.hidden_size = 200;
+    config.num_attention_heads = 3;
+    config.q_lora_rank = q_lora_rank;
+    config.kv_lora_rank = 140;
+    config.qk_nope_head_dim = 70;
+    config.qk_rope_head_dim = 10;
+    config.v_head_dim = 66;
+    config.attention_bias = bias;
+    return config;
+}
+
+/// Two layers, from `seed` and `seed + 1`.
+template <Storage S>
+std::vector<StoredTensor> two_layers(const Config& config, std::uint64_t seed, const std::string& prefix = "model.") {
+    std::vector<StoredTensor> tensors = stored_layer(config, RandomWeights<S>(config, seed).refs(), 0, prefix);
+    const auto second = stored_layer(config, RandomWeights<S>(config, seed + 1).refs(), 1, prefix);
+    tensors.insert(tensors.end(), second.begin(), second.end());
+    return tensors;
+}
+
+/// The layer computes the same to the bit from these as from those weights.
+template <Storage T>
+void expect_same_layer(const Config& config, const AttentionWeights& found, const AttentionWeights& expected) {
+    const Prompt<compute_t<T>> prompt(config, 5, 7);
+    const auto y = run<T>(Attention<T>(config, found), prompt);
+    EXPECT_TRUE(same_bits(y, run<T>(Attention<T>(config, expected), prompt)));
+    EXPECT_TRUE(y.allFinite());
+}
+
+template <class S>
+class CheckpointTypesTest : public ::testing::Test {};
+using StorageTypes = ::testing::Types<double, float, bf16, fp16>;
+TYPED_TEST_SUITE(CheckpointTypesTest, StorageTypes, );
+
+TYPED_TEST(CheckpointTypesTest, LoadsEveryLayerFromOneFileAndFromTwo) {
+    for (const Config& config : {small_config(), small_config(0), small_config(150, true)}) {
+        CheckpointFolder folder;
+        folder.write("config.json", config_json(config, "deepseek_v3").dump());
+        folder.write("model.safetensors", two_layers<TypeParam>(config, 3));
+        for (const bool in_two : {false, true}) {
+            if (in_two) folder.write_in_two(two_layers<TypeParam>(config, 3));
+            Checkpoint checkpoint(folder.path());
+            ASSERT_EQ(checkpoint.config(), config);
+            for (const Index layer : {0, 1}) {
+                const RandomWeights<TypeParam> expected(config, static_cast<std::uint64_t>(3 + layer));
+                expect_same_layer<TypeParam>(config, checkpoint.attention_weights(layer), expected.refs());
+            }
+        }
+    }
+}
+
+TEST(CheckpointTest, KnowsTheNamesOfEveryModel) {
+    for (const char* type : {"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe_lite"}) {
+        const Config config = small_config();
+        CheckpointFolder folder;
+        folder.write("config.json", config_json(config, type).dump());
+        folder.write("model.safetensors", two_layers<bf16>(config, 5));
+        expect_same_layer<bf16>(config, Checkpoint(folder.path()).attention_weights(1), RandomWeights<bf16>(config, 6).refs());
+    }
+}
+
+TEST(CheckpointTest, FindsTheLanguageModelOfAMultimodalOne) {
+    for (const char* prefix : {"language_model.model.", "model.language_model."}) {
+        const Config config = small_config();
+        CheckpointFolder folder;
+        folder.write("config.json",
+                     nlohmann::json{{"model_type", "seeing"}, {"text_config", config_json(config, "kimi_k2")}}.dump());
+        folder.write("model.safetensors", two_layers<bf16>(config, 5, prefix));
+        Checkpoint checkpoint(folder.path());
+        EXPECT_EQ(checkpoint.prefix(), prefix);
+        EXPECT_EQ(checkpoint.json().at("model_type"), "kimi_k2");
+        expect_same_layer<bf16>(config, checkpoint.attention_weights(1), RandomWeights<bf16>(config, 6).refs());
+    }
+}
+
+// FP8 -------------------------------------------------------------------------------------------------------------------
+
+/// The layer's projections in fp8 with scales, and the float values that they stand for.
+struct Fp8Layer {
+    RandomWeights<bf16> source;
+    std::vector<StoredTensor> tensors;
+    std::vector<std::vector<float>> values;
+    AttentionWeights expected;
+
+    explicit Fp8Layer(const Config& config) : source(config, 11), expected(source.refs()) {
+        for (StoredTensor& tensor : stored_layer(config, expected, 0))
+            if (tensor.name.ends_with("layernorm.weight")) tensors.push_back(tensor);
+        for_each_tensor(config, expected, [&](std::string_view name, TensorRef& tensor, Index rows, Index cols) {
+            if (!name.ends_with("layernorm")) quantise(std::string(name), tensor, rows, cols);
+        });
+    }
+
+    [[nodiscard]] StoredTensor& named(std::string_view end) {
+        return *std::find_if(tensors.begin(), tensors.end(), [&](const StoredTensor& t) { return t.name.ends_with(end); });
+    }
+
+  private:
+    void quantise(const std::string& name, TensorRef& tensor, Index rows, Index cols) {
+        const Index across = divide_up(cols, 128);
+        std::vector<float> scales(static_cast<std::size_t>(divide_up(rows, 128) * across));
+        for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = 0.001F + 0.0003F * static_cast<float>(i);
+        std::vector<fp8> stored_values;
+        std::vector<float>& meant = values.emplace_back();
+        tensor.visit([&](const auto& element) {
+            for (Index r = 0; r < rows; ++r)
+                for (Index c = 0; c < cols; ++c) {
+                    const float scale = scales[static_cast<std::size_t>(r / 128 * across + c / 128)];
+                    stored_values.emplace_back(static_cast<float>(element(r, c)) / scale);
+                    meant.push_back(static_cast<float>(stored_values.back()) * scale);
+                }
+        });
+        const std::string full = "model.layers.0.self_attn." + name + ".weight";
+        tensors.push_back({full, "F8_E4M3", {rows, cols}, as_bytes(stored_values.data(), rows * cols)});
+        tensors.push_back({full + "_scale_inv",
+                           "F32",
+                           {divide_up(rows, 128), across},
+                           as_bytes(scales.data(), static_cast<Index>(scales.size()))});
+        tensor = TensorRef(meant.data(), rows, cols);
+    }
+};
+
+TEST(CheckpointFp8Test, PacksBlocksThatAreCutOffAndHeadsThatCrossThem) {
+    for (const Index q_lora_rank : {0, 150}) {
+        const Config config = small_config(q_lora_rank);
+        Fp8Layer layer(config);
+        CheckpointFolder folder;
+        folder.write("config.json", config_json(config, "deepseek_v3").dump());
+        folder.write_in_two(layer.tensors);  // a weight in one file, its scales in the other
+        Checkpoint checkpoint(folder.path());
+        expect_same_layer<float>(config, checkpoint.attention_weights(0), layer.expected);
+        expect_same_layer<bf16>(config, checkpoint.attention_weights(0), layer.expected);
+    }
+}
+
+/// A checkpoint of one fp8 layer after `change`, or its config after it.
+std::string fp8_error(void (*change)(Fp8Layer&, nlohmann::json&)) {
+    const Config config = small_config();
+    Fp8Layer layer(config);
+    nlohmann::json json = config_json(config, "deepseek_v3");
+    change(layer, json);
+    CheckpointFolder folder;
+    folder.write("config.json", json.dump());
+    folder.write("model.safetensors", layer.tensors);
+    Checkpoint checkpoint(folder.path());
+    return thrown<CheckpointError>([&] { static_cast<void>(checkpoint.attention_weights(0)); });
+}
+
+void expect_parts(const std::string& message, std::initializer_list<std::string_view> parts) {
+    for (const std::string_view part : parts) EXPECT_NE(message.find(part), std::string::npos) << message << " lacks " << part;
+}
+
+TEST(CheckpointFp8Test, NamesScalesThatAreMissingMisshapenOrMistyped) {
+    const auto file = "model.safetensors: tensor 'model.layers.0.self_attn.o_proj.weight_scale_inv' is ";
+    expect_parts(fp8_error([](Fp8Layer& layer, nlohmann::json&) { layer.named("o_proj.weight_scale_inv").name = "other"; }),
+                 {file, "missing, must be in the checkpoint"});
+    expect_parts(fp8_error([](Fp8Layer& layer, nlohmann::json&) {
+                     layer.named("o_proj.weight_scale_inv").shape = {1, 4};
+                 }),
+                 {file, "[1, 4], must be [2, 2]"});
+    expect_parts(fp8_error([](Fp8Layer& layer, nlohmann::json&) { layer.named("o_proj.weight_scale_inv").dtype = "I32"; }),
+                 {file, "I32, must be F32"});
+    expect_parts(fp8_error([](Fp8Layer&, nlohmann::json& json) {
+                     json["quantization_config"] = {{"weight_block_size", {64, 128}}};
+                 }),
+                 {"config.json: quantization_config.weight_block_size", "[64,128]", "[128, 128]"});
+}
+
+// Errors ----------------------------------------------------------------------------------------------------------------
+
+/// What opening a two-file checkpoint of two layers and reading both throws, after `change`.
+template <class Error = CheckpointError, class Change>
+std::string load_error(Change change) {
+    const Config config = small_config();
+    CheckpointFolder folder;
+    folder.write("config.json", config_json(config, "deepseek_v3").dump());
+    folder.write_in_two(two_layers<bf16>(config, 3));
+    change(folder);
+    return thrown<Error>([&] {
+        Checkpoint checkpoint(folder.path());
+        for (const Index layer : {0, 1}) static_cast<void>(checkpoint.attention_weights(layer));
+    });
+}
+
+void rewrite(const CheckpointFolder& folder, void (*change)(StoredTensor&)) {
+    std::vector<StoredTensor> tensors = two_layers<bf16>(small_config(), 3);
+    change(*std::find_if(tensors.begin(), tensors.end(),
+                         [](const StoredTensor& tensor) { return tensor.name == "model.layers.1.self_attn.q_b_proj.weight"; }));
+    folder.write_in_two(tensors);
+}
+
+TEST(CheckpointErrorsTest, NamesFileTensorFoundAndExpected) {
+    constexpr std::string_view tensor = "tensor 'model.layers.1.self_attn.q_b_proj.weight' is ";
+    const auto rewritten = [](void (*change)(StoredTensor&)) {
+        return load_error([&](const CheckpointFolder& folder) { rewrite(folder, change); });
+    };
+    expect_parts(rewritten([](StoredTensor& t) { t.name = "elsewhere"; }),
+                 {"model.safetensors.index.json: ", tensor, "missing, must be in the checkpoint"});
+    expect_parts(rewritten([](StoredTensor& t) {
+                     t.shape = {150, 240};
+                 }),
+                 {CheckpointFolder::file_name(1) + ": ", tensor, "[150, 240], must be [240, 150]"});
+    expect_parts(rewritten([](StoredTensor& t) { t.shape = {240, 1, 150}; }), {tensor, "[240, 1, 150], must be [240, 150]"});
+    expect_parts(rewritten([](StoredTensor& t) { t.dtype = "I16"; }),
+                 {CheckpointFolder::file_name(1) + ": ", tensor, "I16, must be F64, F32, BF16, F16 or F8_E4M3"});
+}
+
+TEST(CheckpointErrorsTest, NamesAFileThatIsMissingOrNotWhatTheIndexSays) {
+    expect_parts(
+        load_error<std::system_error>([](const auto& folder) { std::filesystem::remove(folder.path() / "config.json"); }),
+        {"config.json"});
+    expect_parts(load_error<std::system_error>(
+                     [](const auto& folder) { std::filesystem::remove(folder.path() / CheckpointFolder::file_name(1)); }),
+                 {CheckpointFolder::file_name(1)});
+    expect_parts(load_error<std::system_error>(
+                     [](const auto& folder) { std::filesystem::remove(folder.path() / "model.safetensors.index.json"); }),
+                 {"model.safetensors"});
+    expect_parts(load_error([](const auto& folder) {
+                     folder.write("model.safetensors.index.json",
+                                  R"({"weight_map":{"x":")" + CheckpointFolder::file_name(1) + "\"}}");
+                 }),
+                 {CheckpointFolder::file_name(1) + ": tensor 'x' is missing, must be in the file, as the index says"});
+    expect_parts(load_error<io::SafetensorsError>([](const auto& folder) {
+                     const auto path = folder.path() / CheckpointFolder::file_name(1);
+                     std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+                 }),
+                 {CheckpointFolder::file_name(1), "data section"});
+    expect_parts(
+        load_error<std::invalid_argument>([](const auto& folder) { folder.write("config.json", R"({"model_type":"llama"})"); }),
+        {"config.json: ", "model_type", "'llama'"});
+}
+
+// Index -----------------------------------------------------------------------------------------------------------------
+
+void expect_index_refused(const std::string& text, std::initializer_list<std::string_view> parts) {
+    const std::string message = thrown<CheckpointError>([&] { static_cast<void>(io::parse_checkpoint_index(text, "an.index")); });
+    expect_parts(message, {"an.index"});
+    expect_parts(message, parts);
+}
+
+TEST(CheckpointIndexTest, KeepsTheMapAndSkipsTheRest) {
+    const auto map = io::parse_checkpoint_index(
+        R"({"metadata":{"total_size":3,"deep":[[{"weight_map":{"x":1}}]],"none":null},"weight_map":{"a":"1.st","b":"2.st"},"z":1.5e3})",
+        "");
+    EXPECT_EQ(map, (io::WeightMap{{"a", "1.st"}, {"b", "2.st"}}));
+    EXPECT_TRUE(io::parse_checkpoint_index(R"({"weight_map":{}})", "").empty());
+}
+
+TEST(CheckpointIndexTest, RefusesWhatIsNoMapOfFiles) {
+    for (const char* text : {"", "{", "{}{}", R"({"weight_map":{"a":"b"}} x)", R"({"weight_map":{"a":NaN}})", "\xff"})
+        expect_index_refused(text, {"JSON"});
+    expect_index_refused(std::string("{\"weight_map\":{}}\0", 18), {"zero byte"});
+    expect_index_refused("[]", {"an array", "an object"});
+    expect_index_refused("3", {"a number", "an object"});
+    expect_index_refused("{}", {"weight_map", "missing"});
+    expect_index_refused(R"({"metadata":{"weight_map":{"a":"b"}}})", {"weight_map", "missing"});
+    expect_index_refused(R"({"weight_map":["a"]})", {"weight_map", "missing"});
+    expect_index_refused(R"({"weight_map":"a"})", {"weight_map", "a string"});
+    expect_index_refused(R"({"weight_map":{},"weight_map":{}})", {"weight_map", "twice"});
+    expect_index_refused(R"({"weight_map":{"a":"b","a":"b"}})", {"'a'", "twice"});
+    for (const char* value : {"1", "-1", "0.5", "null", "true", "[]", "{}"})
+        expect_index_refused(std::string(R"({"weight_map":{"a":)") + value + "}}", {"'a'", "must be a string"});
+}
+
+TEST(CheckpointIndexTest, LeavesItsFolderForNoFile) {
+    for (const char* file : {"", ".", "..", "../secret", "/etc/passwd", "a/b", "a\\\\b", "a\\u0000b"})
+        expect_index_refused(std::string(R"({"weight_map":{"a":")") + file + "\"}}", {"'a'", "beside the index"});
+    expect_index_refused(R"({"weight_map":{"a":")" + std::string(256, 'x') + "\"}}", {"'a'", "beside the index"});
+}
+
+TEST(CheckpointIndexTest, StaysShallow) {
+    for (const char open : {'[', '{'}) {
+        std::string text = "{\"x\":";
+        for (int i = 0; i < 1'000'000; ++i) text += open == '[' ? "[" : "{\"x\":";
+        expect_index_refused(text, {"nesting", "32 deep"});
+    }
+}
+
+// Loading ---------------------------------------------------------------------------------------------------------------
+
+TEST(CheckpointTest, ReportsProgressTensorByTensor) {
+    const Config config = small_config();
+    CheckpointFolder folder;
+    folder.write("config.json", config_json(config, "deepseek_v3").dump());
+    folder.write_in_two(two_layers<bf16>(config, 3));
+    std::vector<std::uint64_t> bytes;
+    std::string last;
+    Checkpoint checkpoint(folder.path(), [&](const io::LoadProgress& progress) {
+        bytes.push_back(progress.bytes);
+        last = progress.tensor;
+        EXPECT_EQ(progress.total, checkpoint.bytes());
+    });
+    EXPECT_TRUE(bytes.empty());
+    for (const Index layer : {0, 1}) static_cast<void>(checkpoint.attention_weights(layer));
+    ASSERT_EQ(bytes.size(), 14U);
+    EXPECT_EQ(bytes.front(), 0U);
+    EXPECT_TRUE(std::is_sorted(bytes.begin(), bytes.end()));
+    EXPECT_EQ(last, "model.layers.1.self_attn.o_proj.weight");
+    EXPECT_EQ(bytes.back() + 2 * 200 * 3 * 66, checkpoint.bytes());  // all but o_proj itself
+}
+
+TEST(CheckpointTest, ReadsAgainWhatWasReleased) {
+    const Config config = small_config();
+    CheckpointFolder folder;
+    folder.write("config.json", config_json(config, "deepseek_v3").dump());
+    folder.write("model.safetensors", two_layers<float>(config, 3));
+    Checkpoint checkpoint(folder.path());
+    for (int round = 0; round < 3; ++round) {
+        expect_same_layer<float>(config, checkpoint.attention_weights(1), RandomWeights<float>(config, 4).refs());
+        checkpoint.release();
+    }
+}
+
+TEST(CheckpointTest, HandsOutOtherTensorsByName) {
+    const std::vector<float> values = {1, 2, 3, 4, 5, 6};
+    CheckpointFolder folder;
+    folder.write("config.json", config_json(small_config(), "deepseek_v3").dump());
+    folder.write("model.safetensors",
+                 {stored("lm_head.weight", TensorRef(values.data(), 2, 3)), stored("norm", TensorRef(values.data(), 1, 6))});
+    Checkpoint checkpoint(folder.path());
+    EXPECT_TRUE(checkpoint.contains("lm_head.weight"));
+    EXPECT_FALSE(checkpoint.contains("lm_head"));
+    EXPECT_EQ(checkpoint.tensor("lm_head.weight").rows, 2);
+    EXPECT_EQ(checkpoint.tensor("norm", 1, 6).cols, 6);
+    expect_parts(thrown<CheckpointError>([&] { static_cast<void>(checkpoint.tensor("norm", 6, 1)); }),
+                 {"'norm'", "[6]", "[6, 1]"});
+    expect_parts(thrown<CheckpointError>([&] { static_cast<void>(checkpoint.tensor("lm_head.weight", 1, 6)); }),
+                 {"[2, 3]", "[1, 6]"});
+}
+
+}  // namespace
+}  // namespace mla

@@ -1,0 +1,128 @@
+"""Writes inputs for the fuzz targets: real files, and real files with something broken in them.
+
+usage: make_corpus.py <output folder> <golden folder> <model folder>
+
+The folders safetensors, index and config of the output folder are written anew. The same call writes the same files.
+"""
+
+import json
+import random
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+LARGEST = 32768  # bytes of a seed: small ones are mutated faster
+
+
+def with_header(header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def shrunk(path, count=4):
+    """A real safetensors file with its first few tensors, cut down to rows of at most four values."""
+    file = path.read_bytes()
+    size = struct.unpack_from("<Q", file)[0]
+    header = json.loads(file[8:8 + size])
+    small, data = {"__metadata__": header.get("__metadata__", {})}, b""
+    sizes = {"F64": 8, "I64": 8, "F32": 4, "BF16": 2, "F16": 2, "U8": 1}
+    for name in [name for name in header if name != "__metadata__"][:count]:
+        shape = [min(extent, 4) for extent in header[name]["shape"]]
+        length = sizes[header[name]["dtype"]]
+        for extent in shape:
+            length *= extent
+        begin = 8 + size + header[name]["data_offsets"][0]
+        small[name] = tensor(header[name]["dtype"], shape, len(data), len(data) + length)
+        data += file[begin:begin + length]
+    return with_header(small, data)
+
+
+def safetensors_seeds(golden, model):
+    for path in sorted([*golden.glob("*.safetensors"), *model.glob("*.safetensors")]):
+        yield path.stem, shrunk(path)
+    one = tensor("F32", [2, 2], 0, 16)
+    data = bytes(range(16))
+    yield "overlap", with_header({"a": one, "b": tensor("F32", [2], 8, 16)}, data)
+    yield "gap", with_header({"a": tensor("F32", [1], 0, 4), "b": tensor("F32", [1], 8, 12)}, data[:12])
+    yield "backwards", with_header({"a": tensor("F32", [2, 2], 16, 0)}, data)
+    yield "beyond", with_header({"a": tensor("F32", [2, 4], 0, 32)}, data)
+    yield "too_many_elements", with_header({"a": tensor("F64", [2**62, 2**62], 0, 16)}, data)
+    yield "product_wraps_to_size", with_header({"a": tensor("F32", [2**62 + 1, 4], 0, 16)}, data)
+    yield "offsets_at_2_63", with_header({"a": tensor("F32", [1], 2**63 - 4, 2**63)}, data)
+    yield "header_of_2_63", with_header({"a": one}, data, 2**63)
+    yield "header_of_2_64", with_header({"a": one}, data, 2**64 - 1)
+    yield "header_of_zero", with_header(b"", data)
+    yield "no_bytes", b""
+    yield "seven_bytes", b"\0" * 7
+    yield "deep", with_header(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}")
+    yield "fp8", with_header({"a": tensor("F8_E4M3", [4, 4], 0, 16), "a_scale_inv": tensor("F32", [1, 1], 16, 20)}, data + data[:4])
+    yield "misaligned", with_header({"a": tensor("U8", [1], 0, 1), "b": tensor("F64", [1], 1, 9)}, data[:9])
+
+
+def index_seeds(model):
+    index = json.loads((model / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    index["weight_map"] = dict(list(index["weight_map"].items())[:20])
+    yield "real", json.dumps(index).encode()
+    yield "traversal", b'{"weight_map":{"a":"../b","c":"/d"}}'
+    yield "twice", b'{"weight_map":{"a":"b","a":"c"},"weight_map":{}}'
+    yield "deep", b'{"metadata":' + b"[" * 5000 + b"]" * 5000 + b',"weight_map":{}}'
+    yield "nested", b'{"weight_map":{"a":{"b":"c"}}}'
+    yield "escapes", b'{"weight_map":{"\\u0000\\ud83d\\ude00":"\\u002e\\u002e"}}'
+
+
+def config_seeds(golden, model):
+    yield "model", (model / "config.json").read_bytes()
+    for name, preset in sorted(json.loads((golden / "presets.json").read_text(encoding="utf-8")).items()):
+        yield name, json.dumps(preset["published"]).encode()
+    plain = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    for name, value in {"nan": float("nan"), "infinity": float("inf"), "huge": 1e300, "negative": -1, "text": "8", "list": [8], "null": None}.items():
+        yield f"rope_theta_{name}", json.dumps({**plain, "rope_parameters": {"rope_theta": value}}).encode()
+        yield f"hidden_size_{name}", json.dumps({**plain, "hidden_size": value}).encode()
+    yield "deep", b'{"model_type":"deepseek_v3","x":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    yield "number_too_large", b'{"model_type":"deepseek_v3","hidden_size":1e999}'
+
+
+def mutated(seed, generator):
+    """Bytes changed, dropped, doubled or cut off."""
+    data = bytearray(seed)
+    for _ in range(generator.randint(1, 4)):
+        if not data:
+            break
+        at = generator.randrange(len(data))
+        kind = generator.randrange(4)
+        if kind == 0:
+            data[at] = generator.randrange(256)
+        elif kind == 1:
+            del data[at:at + generator.randint(1, 16)]
+        elif kind == 2:
+            data[at:at] = data[at:at + generator.randint(1, 16)]
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def write(folder, seeds):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    generator = random.Random(1)
+    for name, seed in seeds:
+        seed = seed[:LARGEST]
+        (folder / name).write_bytes(seed)
+        for number in range(4):
+            (folder / f"{name}.{number}").write_bytes(mutated(seed, generator))
+
+
+def main():
+    out, golden, model = (Path(argument) for argument in sys.argv[1:])
+    write(out / "safetensors", safetensors_seeds(golden, model))
+    write(out / "index", index_seeds(model))
+    write(out / "config", config_seeds(golden, model))
+
+
+if __name__ == "__main__":
+    main()
