@@ -57,6 +57,10 @@ class Measurements:
         """{L: counters} of decode steps of one token, by L."""
         return {key[1]: case for key, case in sorted(self.compared(what, model, kind).items()) if key[0] == 1}
 
+    def quality(self):
+        """{cache type: counters} of reading held-out text, in the order they ran."""
+        return {name.split("/")[2]: case for name, _, case in self.named("quality/")}
+
     def limit(self, counter):
         """Median of a machine limit over the cases of the comparison, probed right before and after each; None without any."""
         values = [case[counter] for _, _, case in self.named("compare/")]

@@ -73,6 +73,22 @@ def _percent_of_peak(pyplot, measurements, folder):
     return [_save(figure, folder, "percent_of_peak.svg")]
 
 
+def _quality(pyplot, measurements, folder):
+    """Bits a byte on held-out text over bytes of cache a token."""
+    measured = measurements.quality()
+    if not measured:
+        return []
+    figure, axis = pyplot.subplots(figsize=(7, 4))
+    for cache, case in measured.items():
+        axis.plot(case["cache_bytes_a_token"], case["bits_a_byte"], "o", label=cache)
+    axis.set(xlabel="cache bytes a token", ylabel="bits a byte", title="Held-out text by type of cache")
+    axis.set_xlim(left=0)
+    axis.ticklabel_format(axis="y", useOffset=False)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return [_save(figure, folder, "quality.svg")]
+
+
 def draw(measurements, folder):
     """Names of the files drawn into `folder`; None without matplotlib."""
     try:
@@ -86,5 +102,6 @@ def draw(measurements, folder):
     for model in MODELS:
         names += _decode_times(pyplot, measurements, model, folder)
     names += _cache_bytes(pyplot, measurements, folder) + _percent_of_peak(pyplot, measurements, folder)
+    names += _quality(pyplot, measurements, folder)
     pyplot.close("all")
     return names

@@ -15,9 +15,10 @@ from pathlib import Path
 from findings import findings
 from measurements import load
 from plots import draw
-from tables import comparison, kernel_table, machine_table
+from tables import comparison, kernel_table, machine_table, quality
 
-PROGRAMS = ("roofline", "linear", "decode", "prefill", "layer", "compare")
+KERNELS = ("linear", "decode", "prefill", "layer")
+PROGRAMS = ("roofline", *KERNELS, "compare", "quality")
 
 # What a quick run measures, in about two minutes on two cores; {threads} is all of them. A full one measures every case.
 QUICK = {
@@ -27,6 +28,7 @@ QUICK = {
     "prefill": r"/bf16/T:512/L:(512|2048)/threads:{threads}$",
     "layer": r"/bf16/T:1/L:4096/threads:{threads}$",
     "compare": r"/T:1/L:(1024|4096|16384|65536)/|/T:512/|v2_lite/.*/T:2048/",
+    "quality": r".",
 }
 SECONDS_A_CASE = {"quick": "0.1", "full": "0.5"}
 
@@ -105,7 +107,7 @@ def kernel_sections(measurements):
         "count, nor does decompression in prefill.",
         "",
     ]
-    for program in PROGRAMS[1:-1]:
+    for program in KERNELS:
         rows = kernel_table(measurements, program)
         if rows:
             lines += [f"### {program}", "", *rows, ""]
@@ -128,11 +130,11 @@ def write_report(out, measurements):
     """Writes report.md and the plots; returns what belongs on the screen, which ends with the comparison."""
     plots = plot_lines(draw(measurements, out))
     machine, found, compared = machine_section(measurements), findings(measurements), comparison(measurements)
-    skipped = skipped_lines(measurements)
+    skipped, cost = skipped_lines(measurements), quality(measurements)
     title = ["# Multi-head latent attention on this machine", ""]
-    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *compared]
+    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *cost, *compared]
     (out / "report.md").write_text("\n".join(page), encoding="utf-8")
-    return "\n".join(["", *machine, *skipped, *found, *compared])
+    return "\n".join(["", *machine, *skipped, *found, *cost, *compared])
 
 
 def main(arguments=None):

@@ -34,6 +34,11 @@ def compared(kind, length, seconds, what="core"):
     return case(name, seconds, length * FLOPS_A_TOKEN[kind], read, cache_bytes_a_token=BYTES_A_TOKEN[kind])
 
 
+def quality(cache, bits, seconds, bytes_a_token):
+    """Reading 512 bytes of held-out text."""
+    return case(f"quality/bible/{cache}/threads:1", seconds, bits_a_byte=bits, cache_bytes_a_token=bytes_a_token, tokens_a_step=512)
+
+
 def recorded(*cases):
     return {"context": {"date": "today", "num_cpus": 2, "isa": "test", "compiler": "test"}, "benchmarks": list(cases)}
 
@@ -127,9 +132,16 @@ class Report(unittest.TestCase):
     def test_every_plot_is_drawn_and_shown(self):
         decoded = case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 8e6)
         with mock.patch("report.draw", plots.draw):
-            text, _ = self.report_of(*decode_times(1024, 0.1, 0.2, 0.3), *decode_times(2048, 0.2, 0.4, 0.6), decoded)
-        for plot in ("decode_deepseek_v3", "cache_bytes", "percent_of_peak"):
+            text, _ = self.report_of(*decode_times(1024, 0.1, 0.2, 0.3), *decode_times(2048, 0.2, 0.4, 0.6), decoded,
+                                     quality("fp32", 2.0, 0.064, 1024))
+        for plot in ("decode_deepseek_v3", "cache_bytes", "percent_of_peak", "quality"):
             self.assertIn(f"![{plot}]({plot}.svg)", text)
+
+    def test_a_rounded_cache_is_held_against_the_first(self):
+        text, printed = self.report_of(quality("fp32", 2.0, 0.064, 1024), quality("bf16", 2.25, 0.032, 512))
+        for shown in (text, printed):
+            self.assertEqual(self.row(shown, "fp32")[1:], ["2.00000", "+0.00000", "4.0000", "1024", "8000"])
+            self.assertEqual(self.row(shown, "bf16")[1:], ["2.25000", "+0.25000", "4.7568", "512", "16.0 k"])
 
     def test_kernels_other_than_the_comparison_have_their_tables(self):
         text, _ = self.report_of(case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 8e6))
@@ -152,7 +164,7 @@ sys.exit({status})
 """
 
 
-# A case of each program; a quick run takes those of roofline and of compare at 1024 tokens.
+# A case of each program; a quick run takes those of roofline and quality, and of compare at 1024 tokens.
 FAKE_CASES = {
     "roofline": [case("roofline/fma_fp32/threads:2", 1.0)],
     "linear": [case("linear/deepseek_v3/o_proj/bf16/T:8/threads:2", 1.0)],
@@ -160,6 +172,7 @@ FAKE_CASES = {
     "prefill": [case("prefill/deepseek_v3/bf16/T:2048/L:2048/threads:2", 1.0)],
     "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
     "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
+    "quality": [quality("bf16", 2.0, 0.064, 512)],
 }
 
 
@@ -176,7 +189,7 @@ class RunPrograms(unittest.TestCase):
     def test_quick_measures_its_selection_with_progress(self):
         with tempfile.TemporaryDirectory() as folder:
             printed = self.run_report(Path(folder))
-        self.assertRegex(printed, r"\[4/4\] +\d+ s +compare/core/deepseek_v3/mha/T:1/L:1024/threads:2 +1\.00 ms")
+        self.assertRegex(printed, r"\[4/5\] +\d+ s +compare/core/deepseek_v3/mha/T:1/L:1024/threads:2 +1\.00 ms")
         self.assertIn("decode, attention core, 1024 cached", printed)
         self.assertNotIn("2048 cached", printed)
 

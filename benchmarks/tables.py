@@ -30,6 +30,28 @@ def kernel_table(measurements, program):
     return table(header, rows) if rows else []
 
 
+def quality(measurements):
+    """What a rounded cache costs, in bits a byte beyond those of the first type, its bytes and its speed."""
+    measured = measurements.quality()
+    if not measured:
+        return []
+    first = next(iter(measured.values()))["bits_a_byte"]
+    header = ["cache", "bits a byte", "beyond", "perplexity of a byte", "bytes a token", "tokens/s"]
+    rows = []
+    for cache, case in measured.items():
+        bits = case["bits_a_byte"]
+        cells = [f"{bits:.5f}", f"{bits - first:+.5f}", f"{2**bits:.4f}", rounded(case["cache_bytes_a_token"])]
+        rows.append([cache, *cells, rounded(case["tokens_a_step"] / case["median_s"])])
+    return [
+        "## What a rounded cache costs",
+        "",
+        "The model of examples/generate on text that it has not seen, read byte by byte as a decoder does that writes.",
+        "",
+        *table(header, rows),
+        "",
+    ]
+
+
 def _row(label, values, text, better="less"):
     """A line of the comparison: the three kinds, then how many times better MLA is than GQA and than MHA."""
     mla, *others = values

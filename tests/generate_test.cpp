@@ -118,10 +118,18 @@ template <>
 struct AddedBits<mla::bf16> {
     static constexpr double most = 3e-3;
 };
+template <>
+struct AddedBits<mla::int8> {
+    static constexpr double most = 1e-2;
+};
+template <>
+struct AddedBits<mla::fp8> {
+    static constexpr double most = 3e-2;
+};
 
 template <class C>
 class PerplexityTest : public ::testing::Test {};
-using CacheTypes = ::testing::Types<float, mla::bf16, mla::fp16>;
+using CacheTypes = ::testing::Types<float, mla::bf16, mla::fp16, mla::int8, mla::fp8>;
 TYPED_TEST_SUITE(PerplexityTest, CacheTypes, );
 
 TYPED_TEST(PerplexityTest, HeldOutTextCostsHardlyMoreThanInTransformers) {

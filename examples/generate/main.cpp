@@ -24,7 +24,7 @@ struct Options {
 };
 
 constexpr const char* usage =
-    "usage: mla_generate [--model FOLDER] [--prompt TEXT] [--tokens N] [--temperature T] [--seed N] [--cache fp32|bf16|fp16]\n"
+    "usage: mla_generate [--model FOLDER] [--prompt TEXT] [--tokens N] [--temperature T] [--seed N] [--cache fp32|bf16|fp16|int8|fp8]\n"
     "Continues TEXT with a model whose tokens are bytes. Temperature 0 always takes the likeliest byte.\n";
 
 Options parse(int argc, char** argv) {
@@ -104,6 +104,10 @@ int main(int argc, char** argv) try {
         write_text<mla::bf16>(decoder, options);
     else if (options.cache == "fp16")
         write_text<mla::fp16>(decoder, options);
+    else if (options.cache == "int8")
+        write_text<mla::int8>(decoder, options);
+    else if (options.cache == "fp8")
+        write_text<mla::fp8>(decoder, options);
     else
         throw std::invalid_argument(usage);
     return 0;

@@ -80,7 +80,8 @@ def config_seeds(golden, model):
     for name, preset in sorted(json.loads((golden / "presets.json").read_text(encoding="utf-8")).items()):
         yield name, json.dumps(preset["published"]).encode()
     plain = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    for name, value in {"nan": float("nan"), "infinity": float("inf"), "huge": 1e300, "negative": -1, "text": "8", "list": [8], "null": None}.items():
+    wrong = {"nan": float("nan"), "infinity": float("inf"), "huge": 1e300, "negative": -1, "text": "8", "list": [8], "null": None}
+    for name, value in wrong.items():
         yield f"rope_theta_{name}", json.dumps({**plain, "rope_parameters": {"rope_theta": value}}).encode()
         yield f"hidden_size_{name}", json.dumps({**plain, "hidden_size": value}).encode()
     yield "deep", b'{"model_type":"deepseek_v3","x":' + b"[" * 5000 + b"]" * 5000 + b"}"

@@ -1,6 +1,7 @@
 // Non-owning views: a pointer, sizes and strides. They never allocate, never own, and are passed by value.
 #pragma once
 
+#include <array>
 #include <type_traits>
 
 #include "mla/core/float8.hpp"
@@ -86,7 +87,9 @@ struct BlockScales {
     Index first_row = 0;  ///< row of the whole matrix that a view's row 0 is
 
     [[nodiscard]] constexpr float operator()(Index row, Index col) const noexcept {
-        return data[(first_row + row) / block * stride + col / block];
+        constexpr auto whole = static_cast<std::size_t>(block);  // of unsigned numbers, so that a division is a shift
+        return data[static_cast<Index>(static_cast<std::size_t>(first_row + row) / whole) * stride +
+                    static_cast<Index>(static_cast<std::size_t>(col) / whole)];
     }
 };
 
@@ -97,9 +100,16 @@ template <Storage S>
     return [source = static_cast<const S*>(data), stride](Index row, Index col) { return source[row * stride + col]; };
 }
 
+/// Every fp8, decoded: packing a layer looks up some ten million.
+inline constexpr std::array<float, 256> fp8_values = [] {
+    std::array<float, 256> values{};
+    for (std::size_t bits = 0; bits < values.size(); ++bits) values[bits] = fp8_value(static_cast<std::uint8_t>(bits));
+    return values;
+}();
+
 [[nodiscard]] constexpr auto scaled_elements(const void* data, Index stride, BlockScales scales) noexcept {
     return [source = static_cast<const fp8*>(data), stride, scales](Index row, Index col) {
-        const float value = source[row * stride + col];
+        const float value = fp8_values[source[row * stride + col].bits];
         return scales.data == nullptr ? value : value * scales(row, col);
     };
 }

@@ -34,7 +34,7 @@ class PackedMatrix {
     /// Packs matrix `index` from a weight [out, in].
     void pack(Index index, const TensorRef& weight) {
         require_shape(weight, out_, in_);
-        weight.visit([&](const auto& element) { fill(index, [&](Index k, Index n) { return element(n, k); }); });
+        weight.visit([&](const auto& element) { fill(index, [element](Index k, Index n) { return element(n, k); }); });
     }
 
     /// Packs matrix `index` from the transpose of a weight [in, out].
@@ -63,18 +63,22 @@ class PackedMatrix {
         require_equal("packed weight columns", weight.cols, "columns", cols);
     }
 
+    /// From `element(in, out)`.
     template <class Element>
-    void fill(Index index, Element element) {
+    void fill(Index index, const Element element) {
         // Blocks of k keep the 32 rows that a panel gathers in cache while they are read.
         constexpr Index block = 64;
         for (Index panel = 0; panel < panels(); ++panel) {
-            S* target = data_.get() + (index * panels() + panel) * panel_elements();
+            S* const target = data_.get() + (index * panels() + panel) * panel_elements();
             const Index first = panel * panel_columns;
             const Index columns = std::min(panel_columns, out_ - first);
-            for (Index begin = 0; begin < in_; begin += block)
-                for (Index n = 0; n < panel_columns; ++n)
-                    for (Index k = begin; k < std::min(begin + block, in_); ++k)
-                        target[k * panel_columns + n] = n < columns ? simd::convert<S>(element(k, first + n)) : S(0.0F);
+            for (Index begin = 0; begin < in_; begin += block) {
+                const Index end = std::min(begin + block, in_);
+                for (Index n = 0; n < columns; ++n)
+                    for (Index k = begin; k < end; ++k) target[k * panel_columns + n] = simd::convert<S>(element(k, first + n));
+                for (Index n = columns; n < panel_columns; ++n)
+                    for (Index k = begin; k < end; ++k) target[k * panel_columns + n] = S(0.0F);
+            }
         }
     }
 
