@@ -15,10 +15,10 @@ from pathlib import Path
 from findings import findings
 from measurements import load
 from plots import draw
-from tables import comparison, kernel_table, machine_table, quality
+from tables import comparison, kernel_table, machine_table, quality, serving
 
 KERNELS = ("linear", "decode", "prefill", "layer")
-PROGRAMS = ("roofline", *KERNELS, "compare", "quality")
+PROGRAMS = ("roofline", *KERNELS, "serving", "compare", "quality")
 
 # What a quick run measures, in about two minutes on two cores; {threads} is all of them. A full one measures every case.
 QUICK = {
@@ -27,6 +27,7 @@ QUICK = {
     "decode": r"/(fp32|bf16)/L:(1024|16384|65536)/q:1/threads:{threads}$",
     "prefill": r"/bf16/T:512/L:(512|2048)/threads:{threads}$",
     "layer": r"/bf16/T:1/L:4096/threads:{threads}$",
+    "serving": r"v2_lite/.*/threads:{threads}$",
     "compare": r"/T:1/L:(1024|4096|16384|65536)/|/T:512/|v2_lite/.*/T:2048/",
     "quality": r".",
 }
@@ -130,11 +131,11 @@ def write_report(out, measurements):
     """Writes report.md and the plots; returns what belongs on the screen, which ends with the comparison."""
     plots = plot_lines(draw(measurements, out))
     machine, found, compared = machine_section(measurements), findings(measurements), comparison(measurements)
-    skipped, cost = skipped_lines(measurements), quality(measurements)
+    skipped, served, cost = skipped_lines(measurements), serving(measurements), quality(measurements)
     title = ["# Multi-head latent attention on this machine", ""]
-    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *cost, *compared]
+    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *served, *cost, *compared]
     (out / "report.md").write_text("\n".join(page), encoding="utf-8")
-    return "\n".join(["", *machine, *skipped, *found, *cost, *compared])
+    return "\n".join(["", *machine, *skipped, *found, *served, *cost, *compared])
 
 
 def main(arguments=None):

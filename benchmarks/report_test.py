@@ -39,6 +39,11 @@ def quality(cache, bits, seconds, bytes_a_token):
     return case(f"quality/bible/{cache}/threads:1", seconds, bits_a_byte=bits, cache_bytes_a_token=bytes_a_token, tokens_a_step=512)
 
 
+def served(name, seconds, ratio):
+    """A step of four tokens."""
+    return case(f"serving/{name}", seconds, 1e11 * seconds, tokens_per_s=4 / seconds, ratio=ratio)
+
+
 def recorded(*cases):
     return {"context": {"date": "today", "num_cpus": 2, "isa": "test", "compiler": "test"}, "benchmarks": list(cases)}
 
@@ -143,6 +148,12 @@ class Report(unittest.TestCase):
             self.assertEqual(self.row(shown, "fp32")[1:], ["2.00000", "+0.00000", "4.0000", "1024", "8000"])
             self.assertEqual(self.row(shown, "bf16")[1:], ["2.25000", "+0.25000", "4.7568", "512", "16.0 k"])
 
+    def test_serving_is_held_against_its_reference(self):
+        text, printed = self.report_of(served("cascade/deepseek_v2_lite/bf16/requests:16/threads:2", 0.05, 1.345))
+        for shown in (text, printed):
+            row = self.row(shown, "cascade/deepseek_v2_lite/bf16/requests:16/threads:2")[1:]
+            self.assertEqual(row, ["50.0 ms", "80", "25", "1.34×"])
+
     def test_kernels_other_than_the_comparison_have_their_tables(self):
         text, _ = self.report_of(case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 8e6))
         row = self.row(text, "deepseek_v3/bf16/L:1024/q:1/threads:2")[1:]
@@ -171,6 +182,7 @@ FAKE_CASES = {
     "decode": [case("decode/deepseek_v3/bf16/L:2048/q:1/threads:2", 1.0)],
     "prefill": [case("prefill/deepseek_v3/bf16/T:2048/L:2048/threads:2", 1.0)],
     "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
+    "serving": [served("paged/deepseek_v3/bf16/page:64/L:16384/threads:2", 1.0, 1.0)],
     "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
     "quality": [quality("bf16", 2.0, 0.064, 512)],
 }

@@ -30,6 +30,27 @@ def kernel_table(measurements, program):
     return table(header, rows) if rows else []
 
 
+def serving(measurements):
+    """Many requests at once, each case beside the one it took turns with."""
+    cases = measurements.named("serving/")
+    if not cases:
+        return []
+    header = ["case", "median", "tokens/s", "% of peak", "throughput against its reference"]
+    rows = [
+        [name.split("/", 1)[1], milliseconds(case["median_s"]), rounded(case["tokens_per_s"]), f"{case['peak_pct']:.0f}", ratio(case["ratio"])]
+        for name, _, case in cases
+    ]
+    return [
+        "## Serving",
+        "",
+        "References: of pages the contiguous cache, of formats bf16, of a batch and a layer one call for each request, of a cascade the",
+        "same batch with its shared prefix read once for each request.",
+        "",
+        *table(header, rows),
+        "",
+    ]
+
+
 def quality(measurements):
     """What a rounded cache costs, in bits a byte beyond those of the first type, its bytes and its speed."""
     measured = measurements.quality()
