@@ -24,7 +24,8 @@ struct Options {
 };
 
 constexpr const char* usage =
-    "usage: mla_generate [--model FOLDER] [--prompt TEXT] [--tokens N] [--temperature T] [--seed N] [--cache fp32|bf16|fp16|int8|fp8]\n"
+    "usage: mla_generate [--model FOLDER] [--prompt TEXT] [--tokens N] [--temperature T] [--seed N]\n"
+    "                    [--cache fp32|bf16|fp16|int8|fp8]\n"
     "Continues TEXT with a model whose tokens are bytes. Temperature 0 always takes the likeliest byte.\n";
 
 Options parse(int argc, char** argv) {
