@@ -7,6 +7,7 @@
 #include "mla/kernels/batch.hpp"
 #include "mla/kernels/block_attention.hpp"
 #include "mla/kernels/few_rows.hpp"
+#include "mla/kernels/pack_queries.hpp"
 #include "mla/kernels/plan.hpp"
 #include "mla/kernels/stage.hpp"
 #include "mla/linear/linear.hpp"
@@ -47,6 +48,7 @@ struct ExpandedScratch {
         s.group.depth = key_dim;
         s.group.out_stride = round_up(value_dim, Shape::lanes);
         s.group.queries = arena.take<std::byte>(padded * key_dim * static_cast<Index>(sizeof(A)));
+        s.group.factors = arena.take<A>(padded);
         s.group.max = arena.take<A>(padded);
         s.group.sum = arena.take<A>(padded);
         s.group.out = arena.take<A>(padded * s.group.out_stride);
@@ -161,8 +163,7 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
         const Index head = item / plan.groups();
         const Index first = item % plan.groups() * plan.group_queries;
         group.rows = std::min(plan.group_queries, q.tokens - first);
-        detail::pack_queries<Arch, A>(
-            group.rows, q.dim, scale, [&](Index r) { return q.at(first + r, head); }, group.queries);
+        detail::pack_queries<Arch, A>(group, q.dim, scale, [&](Index r) { return q.at(first + r, head); });
         group.first_row = first;
         detail::set_visible<Arch>(group, cache.length - q.tokens + 1, Index{1});
         detail::clear<Arch>(group);

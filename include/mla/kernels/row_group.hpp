@@ -12,10 +12,11 @@
 
 namespace mla::detail {
 
-/// Tile shapes of the attention kernels on one instruction set.
+/// Tile shapes of the attention kernels on one instruction set, for rows multiplied in units of U.
 /// Score tile: tokens × rows, rows in vectors. 32 registers: 12×2 sums, 2 queries, 1 broadcast key = 27; 16: 6×2, 15 in all.
 /// A single vector of rows takes 12 tokens on either, enough sums to hide the latency of an FMA.
 /// Value tile: rows × values, values in vectors. 32 registers: 8×3 sums, 3 values, 1 broadcast = 28; 16: 4×3 = 12, 16 in all.
+/// Where a product and its addition are two instructions the product takes a register more: 6×2 still fit 16, of 4×3 only 4×2.
 template <class Arch, Compute A>
 struct AttentionTile {
     static constexpr Index lanes = simd::lanes<Arch, A>;
@@ -24,7 +25,8 @@ struct AttentionTile {
     static constexpr int score_tokens_pair = many_registers ? 12 : 6;
     static constexpr int score_tokens_single = 12;
     static constexpr int value_rows = static_cast<int>(std::min<Index>(lanes, many_registers ? 8 : 4));
-    static constexpr int value_vectors = 3;
+    template <class U>
+    static constexpr int value_vectors = is_quantised<U> && !many_registers ? 2 : 3;
 };
 
 /// Rows up to which a group is computed with vectors along the values of a key: 4 rows would leave 12 of 16 AVX-512 lanes
@@ -50,75 +52,20 @@ struct KeyTree {
 template <Compute A>
 struct RowGroup {
     Index rows = 0;
-    Index depth = 0;       ///< values of a query: K of the score product
-    Index out_stride = 0;  ///< values of an output, rounded up to whole vectors
-    A scale = A(1);        ///< what is left to multiply scores by, positive
-    std::byte* queries =
-        nullptr;       ///< scaled; panels [depth in units, panel rows] of units, or, of few rows, rows [few_rows, depth] of A
-    A* max = nullptr;  ///< [padded rows]
-    A* sum = nullptr;  ///< [padded rows]
-    A* out = nullptr;  ///< [padded rows, out_stride], not yet divided by sum
-    Index* visible = nullptr;  ///< [padded rows] keys a row may see; never descending
+    Index depth = 0;               ///< values of a query: K of the score product
+    Index out_stride = 0;          ///< values of an output, rounded up to whole vectors
+    std::byte* queries = nullptr;  ///< panels [units of depth, panel rows] of units, or, of few rows, rows [few_rows, depth] of A
+    A* factors = nullptr;          ///< [padded rows] what scores must still be multiplied by, positive
+    A* max = nullptr;              ///< [padded rows]
+    A* sum = nullptr;              ///< [padded rows]
+    A* out = nullptr;              ///< [padded rows, out_stride], not yet divided by sum
+    Index* visible = nullptr;      ///< [padded rows] keys a row may see; never descending
     KeyTree tree;
     Index first_row = 0;  ///< of the group among all rows of the tree's queries
     Index heads = 1;      ///< rows of a query
 
     [[nodiscard]] bool few() const noexcept { return rows <= few_rows; }
 };
-
-/// The scale of scores, in the two places that it can go.
-template <Compute A>
-struct Scale {
-    A of_queries;
-    A of_scores;  ///< positive
-};
-
-/// Queries of the type computed in take the scale, which then costs nothing; those that are rounded do not, so that a query
-/// that came as bf16 stays what it was.
-template <class Arch, class U, Compute A>
-[[nodiscard]] Scale<A> place_scale(Index rows, A scale) noexcept {
-    const bool rounded = !std::is_same_v<U, A> && rows > few_rows;
-    return rounded && scale > A(0) ? Scale<A>{A(1), scale} : Scale<A>{scale, A(1)};
-}
-
-/// Values [k, k + values_per_unit) of a row of `depth` values, scaled; 0 beyond its end.
-template <class U, Compute A>
-[[nodiscard]] U make_unit(const A* row, Index k, Index depth, A scale) noexcept {
-    if constexpr (std::is_same_v<U, A>) {
-        return row[k] * scale;
-    } else {
-        const bf16 second = k + 1 < depth ? bf16(row[k + 1] * scale) : bf16();
-        return {bf16(row[k] * scale).bits | std::uint32_t{second.bits} << 16U};
-    }
-}
-
-/// Packs rows [0, rows) of `query(row)` -> pointer to [depth], times `scale`, as `RowGroup::queries` wants them.
-template <class Arch, class U, Compute A, class Query>
-void pack_queries(Index rows, Index depth, A scale, Query query, std::byte* packed) noexcept {
-    if (rows <= few_rows) {
-        A* target = reinterpret_cast<A*>(packed);
-        std::fill_n(target, few_rows * depth, A(0));
-        for (Index r = 0; r < rows; ++r)
-            for (Index k = 0; k < depth; ++k) target[r * depth + k] = query(r)[k] * scale;
-        return;
-    }
-    using Shape = AttentionTile<Arch, A>;
-    constexpr Index block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
-    const Index units = divide_up(depth, values_per_unit<U>);
-    const Index padded = round_up(rows, Shape::lanes);
-    for (Index first = 0; first < padded; first += Shape::panel_rows) {
-        const Index width = std::min(Shape::panel_rows, padded - first);
-        U* panel = reinterpret_cast<U*>(packed) + first * units;
-        for (Index begin = 0; begin < units; begin += block) {
-            const Index end = std::min(begin + block, units);
-            for (Index r = 0; r < width; ++r) {
-                const A* source = first + r < rows ? query(first + r) : nullptr;
-                for (Index k = begin; k < end; ++k)
-                    panel[k * width + r] = source == nullptr ? U{} : make_unit<U>(source, k * values_per_unit<U>, depth, scale);
-            }
-        }
-    }
-}
 
 /// The state before any key: no maximum, no sum, zero output.
 template <class Arch, Compute A>

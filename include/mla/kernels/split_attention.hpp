@@ -8,6 +8,7 @@
 #include "mla/core/workspace.hpp"
 #include "mla/kernels/block_attention.hpp"
 #include "mla/kernels/few_rows.hpp"
+#include "mla/kernels/pack_queries.hpp"
 #include "mla/kernels/segment.hpp"
 #include "mla/kernels/stage.hpp"
 #include "mla/math/softmax_state.hpp"
@@ -23,6 +24,7 @@ struct SplitScratch {
     Segment* segments = nullptr;
     WorkItem* items = nullptr;
     std::byte* queries = nullptr;
+    A* factors = nullptr;
     A* max = nullptr;
     A* sum = nullptr;
     A* out = nullptr;
@@ -40,6 +42,7 @@ struct SplitScratch {
         s.segments = arena.take<Segment>(totals.segments);
         s.items = arena.take<WorkItem>(totals.most_items());
         s.queries = arena.take<std::byte>(totals.query_bytes);
+        s.factors = arena.take<A>(totals.state_rows);
         s.max = arena.take<A>(totals.state_rows);
         s.sum = arena.take<A>(totals.state_rows);
         s.out = arena.take<A>(totals.state_rows * s.out_stride);
@@ -116,41 +119,47 @@ struct CallView {
     const Segment* prefix = nullptr;  ///< of all rows: their partial results come before a segment's own
 };
 
+/// The rows of one group, with their queries' place.
+template <class Arch, Compute A>
+[[nodiscard]] RowGroup<A> group_of(const SplitScratch<Arch, A>& scratch, const Segment& segment, Index group) noexcept {
+    const SplitPlan& plan = segment.plan;
+    RowGroup<A> rows;
+    rows.rows = plan.rows_of(group);
+    rows.depth = scratch.totals.depth;
+    rows.out_stride = scratch.out_stride;
+    rows.queries = scratch.packed_queries(segment, group);
+    rows.factors = scratch.factors + partials_of<Arch, A>(segment, group * plan.group_rows).first;
+    rows.tree = segment.tree;
+    rows.first_row = group * plan.group_rows;
+    rows.heads = segment.heads;
+    return rows;
+}
+
 /// Packs the queries of one group. U: the unit that rows of more than a few are multiplied in.
 template <class Arch, class U, Compute A>
 void pack_group(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, const Segment& segment, Index group) noexcept {
-    const Index rows = segment.plan.rows_of(group);
-    const auto query = [&](Index r) {
-        const Index row = group * segment.plan.group_rows + r;
+    const RowGroup<A> rows = group_of(scratch, segment, group);
+    pack_queries<Arch, U>(rows, call.out.dim, call.scale, [&](Index r) {
+        const Index row = rows.first_row + r;
         return call.q.at(segment.first_query + row / segment.heads, segment.first_head + row % segment.heads);
-    };
-    const A scale = place_scale<Arch, U>(rows, call.scale).of_queries;
-    pack_queries<Arch, U>(rows, scratch.totals.depth, scale, query, scratch.packed_queries(segment, group));
+    });
 }
 
 /// The item as its kernel wants it, its running state cleared.
-template <class Arch, class U, Compute A>
-[[nodiscard]] SplitItem<A> start_item(const SplitScratch<Arch, A>& scratch, const WorkItem& work, A scale,
-                                      Index worker) noexcept {
+template <class Arch, Compute A>
+[[nodiscard]] SplitItem<A> start_item(const SplitScratch<Arch, A>& scratch, const WorkItem& work, Index worker) noexcept {
     const Segment& segment = scratch.segments[work.segment];
     const SplitPlan& plan = segment.plan;
-    const Index state =
-        partials_of<Arch, A>(segment, work.group * plan.group_rows).first + work.split * padded_rows<Arch, A>(plan.group_rows);
+    const Partials parts = partials_of<Arch, A>(segment, work.group * plan.group_rows);
+    const Index state = parts.first + work.split * parts.step;
     SplitItem<A> item;
     item.source = segment.source;
+    item.rows = group_of(scratch, segment, work.group);
     RowGroup<A>& rows = item.rows;
-    rows.rows = plan.rows_of(work.group);
-    rows.depth = scratch.totals.depth;
-    rows.out_stride = scratch.out_stride;
-    rows.scale = place_scale<Arch, U>(rows.rows, scale).of_scores;
-    rows.queries = scratch.packed_queries(segment, work.group);
     rows.max = scratch.max + state;
     rows.sum = scratch.sum + state;
     rows.out = scratch.out + state * scratch.out_stride;
     rows.visible = scratch.visible + worker * scratch.totals.slot_rows;
-    rows.tree = segment.tree;
-    rows.first_row = work.group * plan.group_rows;
-    rows.heads = segment.heads;
     set_visible<Arch>(rows, segment.visible, segment.visible_step);
     clear<Arch>(rows);
     item.begin = segment.begin + work.split * plan.split_keys;
@@ -188,9 +197,8 @@ void run_segments(const SplitScratch<Arch, A>& scratch, const CallView<A>& call,
         const WorkItem& work = scratch.items[index];
         if (work.split == 0) pack_group<Arch, U>(scratch, call, scratch.segments[work.segment], work.group);
     });
-    for_each_item(executor, totals.items, [&](Index index, Index worker) {
-        attend(start_item<Arch, U>(scratch, scratch.items[index], call.scale, worker));
-    });
+    for_each_item(executor, totals.items,
+                  [&](Index index, Index worker) { attend(start_item(scratch, scratch.items[index], worker)); });
 
     const Index owners = totals.segments - (call.prefix == nullptr ? 0 : 1);
     const Index chunks = call.prefix == nullptr ? totals.chunks : call.prefix->first_chunk;

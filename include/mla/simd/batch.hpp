@@ -32,11 +32,11 @@ namespace mla::simd {
 /// The best architecture that the compiler's flags allow.
 using DefaultArch = xsimd::default_arch;
 
-template <class Arch, Compute A>
+template <class Arch, class A>
 using Batch = xsimd::batch<A, Arch>;
 
 /// Elements of type A in one vector.
-template <class Arch, Compute A>
+template <class Arch, class A>
 inline constexpr Index lanes = static_cast<Index>(Batch<Arch, A>::size);
 
 /// A count as the bound of an array.

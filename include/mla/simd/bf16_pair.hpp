@@ -17,7 +17,7 @@ struct __attribute__((packed, aligned(2), may_alias)) Bf16Pair {
     std::uint32_t bits;
 };
 
-template <class Arch, Compute A>
+template <class Arch, class A>
 MLA_ALWAYS_INLINE PackedBatch<Arch> broadcast(Bf16Pair pair) {
     return PackedBatch<Arch>(pair.bits);
 }

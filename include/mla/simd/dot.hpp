@@ -1,5 +1,5 @@
-// Dot products of narrow values that lie packed in 32-bit lanes: two bf16 or four bytes. A lane of one operand is multiplied
-// with the same lane of the other, value by value, and the products are added to that lane's sum.
+// Dot products of narrow values that lie packed in 32-bit lanes: two bf16, two int16 or four bytes. A lane of one operand is
+// multiplied with the same lane of the other, value by value, and the products are added to that lane's sum.
 #pragma once
 
 #include <bit>
@@ -8,13 +8,13 @@
 
 #include "mla/simd/batch.hpp"
 
-#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 namespace mla::simd {
 
-/// An operand: each lane holds two bf16 or four bytes, the first in the lowest bits. Setting all lanes to one value
+/// An operand: each lane holds two bf16, two int16 or four bytes, the first in the lowest bits. Setting all lanes to one value
 /// broadcasts a group of neighbours.
 template <class Arch>
 using PackedBatch = xsimd::batch<std::uint32_t, Arch>;
@@ -24,6 +24,15 @@ template <class Arch>
 inline constexpr bool has_dot_bf16 =
 #if defined(__AVX512BF16__)
     std::is_base_of_v<xsimd::avx512f, Arch>;
+#else
+    false;
+#endif
+
+/// Whether pairs of int16 are multiplied and added within a lane.
+template <class Arch>
+inline constexpr bool has_dot_int16 =
+#if defined(__AVX2__)
+    std::is_base_of_v<xsimd::avx2, Arch> || std::is_base_of_v<xsimd::avx512bw, Arch>;
 #else
     false;
 #endif
@@ -47,6 +56,22 @@ MLA_ALWAYS_INLINE Batch<Arch, float> dot_bf16(const Batch<Arch, float>& sum, con
     const __m512i left = a;
     const __m512i right = b;
     return Batch<Arch, float>(_mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(left), std::bit_cast<__m512bh>(right)));
+}
+#endif
+
+#if defined(__AVX2__)
+/// sum[lane] + a[2·lane]·b[2·lane] + a[2·lane+1]·b[2·lane+1]; wraps around (VPDPWSSD, or VPMADDWD and VPADDD).
+template <class Arch>
+    requires(has_dot_int16<Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, std::int32_t> dot_s16(const Batch<Arch, std::int32_t>& sum, const PackedBatch<Arch>& a,
+                                                    const PackedBatch<Arch>& b) {
+    using Sum = Batch<Arch, std::int32_t>;
+#if defined(__AVX512VNNI__)
+    if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) return Sum(_mm512_dpwssd_epi32(sum, a, b));
+#elif defined(__AVX512BW__)
+    if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) return Sum(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)));
+#endif
+    if constexpr (std::is_base_of_v<xsimd::avx2, Arch>) return Sum(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)));
 }
 #endif
 

@@ -6,11 +6,12 @@
 
 #include "mla/simd/bf16_pair.hpp"
 #include "mla/simd/convert.hpp"
+#include "mla/simd/int16_pair.hpp"
 
 namespace mla::simd {
 
-/// What a product takes of either operand at a time: a value of the type computed in, or a pair of bf16 that one instruction
-/// multiplies and adds. Unit is the type of A's elements, and of B's unless those are converted as they are loaded.
+/// What a product takes of either operand at a time: a value of the type computed in, or a pair of bf16 or int16 that one
+/// instruction multiplies and adds. Unit is the type of A's elements, and of B's unless those are converted as they are loaded.
 template <class Arch, Compute A, Storage S>
 MLA_ALWAYS_INLINE Batch<Arch, A> load_units(const S* b) {
     return load<Arch, A>(b);
@@ -58,8 +59,8 @@ struct StridedRows {
     MLA_ALWAYS_INLINE const B* row(Index k) const { return data + k * stride; }
 };
 
-/// M rows by N vectors of accumulators, kept in registers.
-template <class Arch, Compute A, int M, int N>
+/// M rows by N vectors of accumulators, kept in registers. A: their type, that computed in, or int32 for products of int16.
+template <class Arch, class A, int M, int N>
 struct Tile {
     static constexpr Index width = lanes<Arch, A>;
     static constexpr Index columns = N * width;
@@ -67,7 +68,11 @@ struct Tile {
 
     MLA_ALWAYS_INLINE void clear() {
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
-            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = Batch<Arch, A>(A(0)); });
+            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
+                sum[m][n] = Batch<Arch, A>(A(0));
+                // Seeing zeros of __m256i GCC would carry each sum through the loop twice, once as integers of 32 bits.
+                if constexpr (std::is_integral_v<A>) keep_in_register(sum[m][n]);
+            });
         });
     }
 
@@ -90,6 +95,30 @@ struct Tile {
         each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             A* cell = c + m * stride + n * width;
             xsimd::fma(Batch<Arch, A>::load_unaligned(cell), Batch<Arch, A>(factor[m]), value).store_unaligned(cell);
+        });
+    }
+
+    // The same for sums of whole numbers that stand for multiples of step[m].
+
+    MLA_ALWAYS_INLINE void store_steps(float* c, Index stride, const float* step) const {
+        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+            (xsimd::to_float(value) * Batch<Arch, float>(step[m])).store_unaligned(c + m * stride + n * width);
+        });
+    }
+
+    MLA_ALWAYS_INLINE void add_steps_to(float* c, Index stride, const float* step) const {
+        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+            float* cell = c + m * stride + n * width;
+            const auto before = Batch<Arch, float>::load_unaligned(cell);
+            xsimd::fma(xsimd::to_float(value), Batch<Arch, float>(step[m]), before).store_unaligned(cell);
+        });
+    }
+
+    MLA_ALWAYS_INLINE void add_steps_to_scaled(float* c, Index stride, const float* factor, const float* step) const {
+        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+            float* cell = c + m * stride + n * width;
+            const auto before = Batch<Arch, float>::load_unaligned(cell) * Batch<Arch, float>(factor[m]);
+            xsimd::fma(xsimd::to_float(value), Batch<Arch, float>(step[m]), before).store_unaligned(cell);
         });
     }
 

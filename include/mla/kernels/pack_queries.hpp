@@ -1,0 +1,101 @@
+// Queries laid out for the score tile, once a call.
+#pragma once
+
+#include <algorithm>
+
+#include "mla/kernels/row_group.hpp"
+
+namespace mla::detail {
+
+/// The scale of scores, in the two places that it can go.
+template <Compute A>
+struct Scale {
+    A of_queries;
+    A of_scores;  ///< positive
+};
+
+/// Queries of the type computed in take the scale, which then costs nothing; those that are rounded do not, so that a query
+/// that came as bf16 stays what it was.
+template <class U, Compute A>
+[[nodiscard]] Scale<A> place_scale(A scale) noexcept {
+    const bool apart = !std::is_same_v<U, A> && scale > A(0);
+    return apart ? Scale<A>{A(1), scale} : Scale<A>{scale, A(1)};
+}
+
+/// One query [depth] in units, times a scale; zeros of no query.
+template <class Arch, class U, Compute A>
+class QueryUnits {
+  public:
+    QueryUnits() = default;
+    QueryUnits(const A* query, Index depth, Index latent_dim, const Scale<A>& scale) noexcept
+        : query_(query), depth_(depth), latent_dim_(latent_dim), scale_(scale) {
+        if constexpr (is_quantised<U>) steps_ = simd::Steps::of<Arch>(query, depth, Int16Range::query);
+    }
+
+    /// What its scores must still be multiplied by.
+    [[nodiscard]] A factor() const noexcept { return scale_.of_scores * static_cast<A>(steps_.step); }
+
+    [[nodiscard]] U operator[](Index unit) const noexcept {
+        const Index k = unit * values_per_unit<U>;
+        if constexpr (std::is_same_v<U, A>) {
+            return at(k, depth_);
+        } else if constexpr (is_quantised<U>) {
+            const Index rope = round_up(latent_dim_, values_per_unit<U>);
+            return k < rope ? whole_numbers(k, latent_dim_) : whole_numbers(latent_dim_ + k - rope, depth_);
+        } else {
+            return {bf16(at(k, depth_)).bits | std::uint32_t{bf16(at(k + 1, depth_)).bits} << 16U};
+        }
+    }
+
+  private:
+    [[nodiscard]] A at(Index k, Index end) const noexcept {
+        return query_ != nullptr && k < end ? query_[k] * scale_.of_queries : A(0);
+    }
+    [[nodiscard]] U whole_numbers(Index k, Index end) const noexcept {
+        return {steps_.round(at(k, end)), steps_.round(at(k + 1, end))};
+    }
+
+    const A* query_ = nullptr;
+    Index depth_ = 0;
+    Index latent_dim_ = 0;
+    Scale<A> scale_{A(1), A(1)};
+    simd::Steps steps_;
+};
+
+/// Packs `query(row)` -> pointer to [depth], times `scale`, of all rows of the group into its panels, and sets its factors.
+template <class Arch, class U, Compute A, class Query>
+void pack_panels(const RowGroup<A>& group, Index latent_dim, A scale, Query query) noexcept {
+    using Shape = AttentionTile<Arch, A>;
+    constexpr Index block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
+    const Index units = units_of<U>(group.depth, latent_dim);
+    const Index padded = round_up(group.rows, Shape::lanes);
+    for (Index first = 0; first < padded; first += Shape::panel_rows) {
+        const Index width = std::min(Shape::panel_rows, padded - first);
+        QueryUnits<Arch, U, A> sources[simd::extent<Shape::panel_rows>];
+        for (Index r = 0; r < width; ++r) {
+            if (first + r < group.rows) sources[r] = {query(first + r), group.depth, latent_dim, place_scale<U>(scale)};
+            group.factors[first + r] = sources[r].factor();
+        }
+        U* panel = reinterpret_cast<U*>(group.queries) + first * units;
+        for (Index begin = 0; begin < units; begin += block)
+            for (Index r = 0; r < width; ++r)
+                for (Index k = begin; k < std::min(begin + block, units); ++k) panel[k * width + r] = sources[r][k];
+    }
+}
+
+/// The same as rows, of a group of few.
+template <Compute A, class Query>
+void pack_few(const RowGroup<A>& group, A scale, Query query) noexcept {
+    A* target = reinterpret_cast<A*>(group.queries);
+    std::fill_n(target, few_rows * group.depth, A(0));
+    for (Index r = 0; r < group.rows; ++r)
+        for (Index k = 0; k < group.depth; ++k) target[r * group.depth + k] = query(r)[k] * scale;
+}
+
+/// Packs the queries of a group in the form that it is computed in. U: the unit that rows of more than a few are multiplied in.
+template <class Arch, class U, Compute A, class Query>
+void pack_queries(const RowGroup<A>& group, Index latent_dim, A scale, Query query) noexcept {
+    group.few() ? pack_few(group, scale, query) : pack_panels<Arch, U>(group, latent_dim, scale, query);
+}
+
+}  // namespace mla::detail

@@ -1,0 +1,143 @@
+// Two int16 that are multiplied and added into an int32, as the product tile's unit.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "mla/simd/convert.hpp"
+#include "mla/simd/dot.hpp"
+
+namespace mla::simd {
+
+/// Two int16 that lie side by side, the first in the low half; a view of int16, hence the alignment and aliasing of those.
+struct __attribute__((packed, aligned(2), may_alias)) Int16Pair {
+    std::uint32_t bits;
+
+    Int16Pair() = default;
+    constexpr Int16Pair(std::int16_t first, std::int16_t second) noexcept
+        : bits(static_cast<std::uint16_t>(first) | std::uint32_t{static_cast<std::uint16_t>(second)} << 16U) {}
+};
+
+template <class Arch, class A>
+MLA_ALWAYS_INLINE PackedBatch<Arch> broadcast(Int16Pair pair) {
+    return PackedBatch<Arch>(pair.bits);
+}
+
+/// What whole numbers stand for: `step` each. NaN where a value is no number.
+struct Steps {
+    float step = 1.0F;
+    float per_step = 0.0F;  ///< 1 / step, or 0 where nothing is but zeros or step is NaN
+
+    /// The smallest by which `count` values stay within ±range.
+    template <class Arch, Storage S>
+    [[nodiscard]] static Steps of(const S* values, Index count, float range) noexcept {
+        using Floats = Batch<Arch, float>;
+        constexpr Index width = lanes<Arch, float>;
+        alignas(64) float largest[extent<width>];
+        Floats magnitude(0.0F);
+        Floats poison(0.0F);  // NaN once a value is infinite or NaN, which a maximum may drop
+        const Index whole = count / width * width;
+        for (Index i = 0; i < whole; i += width) {
+            const Floats value = load<Arch, float>(values + i);
+            magnitude = xsimd::max(magnitude, xsimd::abs(value));
+            poison = xsimd::fma(value, Floats(0.0F), poison);
+        }
+        magnitude = magnitude + poison;
+        magnitude.store_aligned(largest);
+        float all = 0.0F;
+        const auto raise = [&](float value) { all = std::abs(value) <= all || std::isnan(all) ? all : std::abs(value); };
+        for (const float each : largest) raise(each);
+        for (Index i = whole; i < count; ++i) raise(convert<float>(values[i]));
+        const float per_step = range / all;
+        if (!std::isfinite(all)) return {std::numeric_limits<float>::quiet_NaN(), 0.0F};
+        return std::isfinite(per_step) ? Steps{all / range, per_step} : Steps{};
+    }
+
+    [[nodiscard]] std::int16_t round(float value) const noexcept {
+        return per_step == 0.0F ? std::int16_t{0} : static_cast<std::int16_t>(std::nearbyint(value * per_step));
+    }
+};
+
+/// Pairs two vectors of whole numbers from 0 to 32767 lane by lane.
+template <class Arch>
+MLA_ALWAYS_INLINE PackedBatch<Arch> pair_lanes(const Batch<Arch, float>& first, const Batch<Arch, float>& second) {
+    const auto low = xsimd::nearbyint_as_int(first);
+    const auto high = xsimd::nearbyint_as_int(second);
+    return xsimd::bitwise_cast<PackedBatch<Arch>>(low | (high << 16));
+}
+
+#if defined(__AVX2__)
+template <class Arch, class A>
+    requires(has_dot_int16<Arch>)
+MLA_ALWAYS_INLINE PackedBatch<Arch> load_units(const Int16Pair* pairs) {
+#if defined(__AVX512BW__)
+    if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) return PackedBatch<Arch>(_mm512_loadu_si512(pairs));
+#endif
+    if constexpr (std::is_base_of_v<xsimd::avx2, Arch>)
+        return PackedBatch<Arch>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs)));
+}
+
+template <class Arch, class A>
+    requires(has_dot_int16<Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const PackedBatch<Arch>& a, const PackedBatch<Arch>& b, const Batch<Arch, A>& sum) {
+    return dot_s16<Arch>(sum, a, b);
+}
+
+/// Stores whole numbers of at most 16 bits.
+template <class Arch>
+    requires(has_dot_int16<Arch>)
+MLA_ALWAYS_INLINE void store_narrow(std::int16_t* target, const Batch<Arch, std::int32_t>& values) {
+#if defined(__AVX512BW__)
+    if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm512_cvtepi32_epi16(values));
+        return;
+    }
+#endif
+    if constexpr (std::is_base_of_v<xsimd::avx2, Arch>) {
+        const __m256i halves = _mm256_packs_epi32(values, values);  // 0…3 twice, 4…7 twice
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
+    }
+}
+
+/// numbers[i] = round(values[i] / step) for i in [0, count), within ±range; returns step.
+template <class Arch, Storage S>
+float quantise(const S* values, Index count, float range, std::int16_t* numbers) noexcept {
+    constexpr Index width = lanes<Arch, float>;
+    const auto steps = Steps::of<Arch>(values, count, range);
+    const Index whole = count / width * width;
+    for (Index i = 0; i < whole; i += width) {
+        const auto scaled = load<Arch, float>(values + i) * Batch<Arch, float>(steps.per_step);
+        store_narrow<Arch>(numbers + i, xsimd::nearbyint_as_int(scaled));
+    }
+    for (Index i = whole; i < count; ++i) numbers[i] = steps.round(convert<float>(values[i]));
+    return steps.step;
+}
+
+/// wide[i] = bytes[i] for i in [0, count).
+inline void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept {
+    const Index whole = count / 16 * 16;
+    for (Index i = 0; i < whole; i += 16) {
+        const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide + i), _mm256_cvtepi8_epi16(values));
+    }
+    for (Index i = whole; i < count; ++i) wide[i] = bytes[i].bits;
+}
+
+/// pairs[i] = {first[i], second[i]} for i in [0, count).
+inline void interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) noexcept {
+    const Index whole = count / 16 * 16;
+    const auto store = [](Int16Pair* target, __m128i bytes) MLA_ALWAYS_INLINE_LAMBDA {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm256_cvtepi8_epi16(bytes));
+    };
+    for (Index i = 0; i < whole; i += 16) {
+        const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i));
+        const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i));
+        store(pairs + i, _mm_unpacklo_epi8(a, b));
+        store(pairs + i + 8, _mm_unpackhi_epi8(a, b));
+    }
+    for (Index i = whole; i < count; ++i) pairs[i] = {first[i].bits, second[i].bits};
+}
+#endif
+
+}  // namespace mla::simd
