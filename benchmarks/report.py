@@ -17,7 +17,7 @@ from measurements import load
 from plots import draw
 from tables import comparison, kernel_table, machine_table, quality, serving
 
-KERNELS = ("linear", "decode", "prefill", "layer")
+KERNELS = ("linear", "decode", "prefill", "grouped", "layer")
 PROGRAMS = ("roofline", *KERNELS, "serving", "compare", "quality")
 
 # What a quick run measures, in about two minutes on two cores; {threads} is all of them. A full one measures every case.
@@ -26,6 +26,7 @@ QUICK = {
     "linear": r"/(q_b_proj|q_proj|o_proj)/bf16/T:(1|64)/threads:{threads}$",
     "decode": r"/(fp32|bf16)/L:(1024|16384|65536)/q:1/threads:{threads}$",
     "prefill": r"/bf16/T:512/L:(512|2048)/threads:{threads}$",
+    "grouped": r"/bf16/L:16384/threads:{threads}$",
     "layer": r"/bf16/T:1/L:4096/threads:{threads}$",
     "serving": r"v2_lite/.*/threads:{threads}$",
     "compare": r"/T:1/L:(1024|4096|16384|65536)/|/T:512/|v2_lite/.*/T:2048/",

@@ -181,6 +181,7 @@ FAKE_CASES = {
     "linear": [case("linear/deepseek_v3/o_proj/bf16/T:8/threads:2", 1.0)],
     "decode": [case("decode/deepseek_v3/bf16/L:2048/q:1/threads:2", 1.0)],
     "prefill": [case("prefill/deepseek_v3/bf16/T:2048/L:2048/threads:2", 1.0)],
+    "grouped": [case("grouped/deepseek_v3/bf16/L:2048/threads:2", 1.0)],
     "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
     "serving": [served("paged/deepseek_v3/bf16/page:64/L:16384/threads:2", 1.0, 1.0)],
     "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
