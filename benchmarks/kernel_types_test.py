@@ -28,6 +28,7 @@ KERNELS = (
     Kernel("linear", "storage", "linear", "LinearTest", "linear", 3),
     Kernel("grouped_attention", "storage", "grouped_attention", "GroupedAttentionTest", "grouped", 2),
 )
+CPP_NAMES = {"double": "fp64", "float": "fp32"}  # of the types that are not called by their names
 CHECKED_ONLY = {"fp64"}  # double is there to check with: it has no benchmarks
 
 
@@ -45,7 +46,8 @@ def differences(what, expected, found):
 def check(kernel, lists, tests, benchmarks):
     """What is missing of the types of `lists` in the tests and benchmarks, as the programs list them."""
     types = lists[kernel.types]
-    tested = set(re.findall(rf"^{kernel.suite}/(\w+)\.", tests, re.MULTILINE))
+    parameters = re.findall(rf"^{kernel.suite}/.* TypeParam = (?:mla::)?(\w+)$", tests, re.MULTILINE)
+    tested = {CPP_NAMES.get(parameter, parameter) for parameter in parameters}
     measured = {case.split("/")[kernel.type_part] for case in benchmarks.split()}
     yield from differences(f"{kernel.name}: test suite {kernel.suite}", types, tested)
     yield from differences(f"{kernel.name}: benchmark {kernel.benchmark}", types - CHECKED_ONLY, measured)

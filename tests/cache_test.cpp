@@ -45,7 +45,7 @@ class CacheTest : public ::testing::Test {
     const Config config = mla::testing::small_config();
     Generator generator{1};
 };
-TYPED_TEST_SUITE(CacheTest, mla::TestTypes<mla::StorageTypes>, mla::TypeNames);
+TYPED_TEST_SUITE(CacheTest, mla::TestTypes<mla::StorageTypes>, );
 
 /// Tokens [count, dim] in rows of dim + 2.
 template <Compute A>

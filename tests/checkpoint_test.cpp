@@ -68,7 +68,7 @@ void expect_same_weights(const Config& config, const AttentionWeights& found, co
 
 template <class S>
 class CheckpointTypesTest : public ::testing::Test {};
-TYPED_TEST_SUITE(CheckpointTypesTest, TestTypes<StorageTypes>, TypeNames);
+TYPED_TEST_SUITE(CheckpointTypesTest, TestTypes<StorageTypes>, );
 
 TYPED_TEST(CheckpointTypesTest, LoadsEveryLayerFromOneFileAndFromTwo) {
     for (const Config& config : {small_config(), small_config(0), small_config(150, true)}) {

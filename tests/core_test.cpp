@@ -131,7 +131,7 @@ TEST(HeadsViewTest, TokenRangesAndSlicesKeepTheStrides) {
 
 template <class S>
 class TensorRefTest : public ::testing::Test {};
-TYPED_TEST_SUITE(TensorRefTest, mla::TestTypes<mla::StorageTypes>, mla::TypeNames);
+TYPED_TEST_SUITE(TensorRefTest, mla::TestTypes<mla::StorageTypes>, );
 
 TYPED_TEST(TensorRefTest, RemembersTheTypeOfItsPointer) {
     std::vector<TypeParam> values(6);

@@ -42,7 +42,7 @@ AttentionResult<A> run(const AttentionProblem<C, A>& problem) {
 
 template <class C>
 class DecodeAbsorbedTest : public ::testing::Test {};
-TYPED_TEST_SUITE(DecodeAbsorbedTest, TestTypes<StorageTypes>, TypeNames);
+TYPED_TEST_SUITE(DecodeAbsorbedTest, TestTypes<StorageTypes>);
 
 TYPED_TEST(DecodeAbsorbedTest, MatchesTheReferenceAtEveryPairOfSizes) {
     for (const AttentionShape& shape : absorbed_shapes()) {

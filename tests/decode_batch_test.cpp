@@ -67,7 +67,7 @@ template <CacheElement C>
 
 template <class C>
 class DecodeFormatsTest : public ::testing::Test {};
-TYPED_TEST_SUITE(DecodeFormatsTest, TestTypes<CacheTypes>, TypeNames);
+TYPED_TEST_SUITE(DecodeFormatsTest, TestTypes<CacheTypes>);
 
 const std::vector<Shape> shapes = {{1, 1, 20, 32, 8},   {2, 3, 140, 33, 8},   {1, 16, 700, 512, 64}, {4, 9, 140, 96, 64},
                                    {1, 63, 300, 64, 0}, {2, 128, 97, 130, 8}, {13, 5, 385, 256, 32}};

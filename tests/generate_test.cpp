@@ -131,7 +131,7 @@ struct AddedBits<mla::fp8> {
 template <class C>
 class PerplexityTest : public ::testing::Test {};
 using FloatCaches = mla::TestTypes<mla::Without<double, mla::CacheTypes>>;
-TYPED_TEST_SUITE(PerplexityTest, FloatCaches, mla::TypeNames);
+TYPED_TEST_SUITE(PerplexityTest, FloatCaches, );
 
 TYPED_TEST(PerplexityTest, HeldOutTextCostsHardlyMoreThanInTransformers) {
     const Expected expected;

@@ -41,7 +41,7 @@ template <Storage C>
 
 template <class C>
 class GroupedAttentionTest : public ::testing::Test {};
-TYPED_TEST_SUITE(GroupedAttentionTest, TestTypes<StorageTypes>, TypeNames);
+TYPED_TEST_SUITE(GroupedAttentionTest, TestTypes<StorageTypes>);
 
 TYPED_TEST(GroupedAttentionTest, MatchesTheReference) {
     using A = compute_t<TypeParam>;

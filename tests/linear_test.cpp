@@ -46,7 +46,7 @@ mla::SerialExecutor serial;
 
 template <class S>
 class LinearTest : public ::testing::Test {};
-TYPED_TEST_SUITE(LinearTest, mla::TestTypes<mla::StorageTypes>, mla::TypeNames);
+TYPED_TEST_SUITE(LinearTest, mla::TestTypes<mla::StorageTypes>, );
 
 /// N(0, 1/in), which keeps the size of activations.
 template <Storage S>

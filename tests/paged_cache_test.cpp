@@ -56,7 +56,7 @@ class PagedCacheTest : public ::testing::Test {
     const Config config = mla::testing::small_config();
     Generator generator{1};
 };
-TYPED_TEST_SUITE(PagedCacheTest, mla::TestTypes<mla::StorageTypes>, mla::TypeNames);
+TYPED_TEST_SUITE(PagedCacheTest, mla::TestTypes<mla::StorageTypes>, );
 
 /// Tokens [count, dim] in rows of dim + 2.
 template <Compute A>

@@ -41,7 +41,7 @@ AttentionResult<A> run(const AttentionProblem<C, A>& problem) {
 
 template <class C>
 class PrefillExpandedTest : public ::testing::Test {};
-TYPED_TEST_SUITE(PrefillExpandedTest, TestTypes<StorageTypes>, TypeNames);
+TYPED_TEST_SUITE(PrefillExpandedTest, TestTypes<StorageTypes>);
 
 TYPED_TEST(PrefillExpandedTest, MatchesTheReferenceAtEveryPairOfSizes) {
     for (const AttentionShape& shape : expanded_shapes()) {
@@ -52,7 +52,7 @@ TYPED_TEST(PrefillExpandedTest, MatchesTheReferenceAtEveryPairOfSizes) {
 
 template <class C>
 class PrefillFormatsTest : public ::testing::Test {};
-TYPED_TEST_SUITE(PrefillFormatsTest, TestTypes<CacheTypes>, TypeNames);
+TYPED_TEST_SUITE(PrefillFormatsTest, TestTypes<CacheTypes>);
 
 /// Weights of type S over a cache of type C.
 template <Storage S, CacheElement C>

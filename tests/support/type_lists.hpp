@@ -3,9 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <string>
-
-#include "mla/cache/row_format.hpp"
+#include "mla/core/type_list.hpp"
 
 namespace mla {
 namespace detail {
@@ -21,13 +19,5 @@ struct AsTestTypes<TypeList<Types...>> {
 
 template <class List>
 using TestTypes = typename detail::AsTestTypes<List>::type;
-
-/// Names the cases of a suite after their type: DecodeAbsorbedTest/bf16.
-struct TypeNames {
-    template <CacheElement C>
-    static std::string GetName(int /*index*/) {
-        return cache_type_name<C>();
-    }
-};
 
 }  // namespace mla
