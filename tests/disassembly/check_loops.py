@@ -83,8 +83,8 @@ def check(name, instructions):
         seen.append(f"  {len(products)} products, {loads} vector loads ({folded} folded into products), {len(loop)} instructions")
         spilled = [i for i in loop if VECTOR.search(i.operands) and stack.search(i.operands)]
         wrong += [f"{name}: {i.mnemonic} {i.operands} spills in the loop of {len(products)} products" for i in spilled]
-    expected = [int(count) for count in EXPECTED.search(name).group(1).split(",")]
-    if sorted(counts) != sorted(expected):
+    expected = {int(count) for count in EXPECTED.search(name).group(1).split(",")}
+    if set(counts) != expected:  # a compiler may write a loop twice
         wrong.append(f"{name}: loops of {sorted(counts)} products, must be {sorted(expected)}")
     return wrong, seen
 
