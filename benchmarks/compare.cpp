@@ -8,19 +8,6 @@
 namespace mla::bench {
 namespace {
 
-/// Key-value heads of the grouped-query attention that a model is compared with: 8, as Llama 3 and its like have beside 32 to
-/// 128 heads; beside 16 heads 4, a group of as many queries as those with 32 have.
-[[nodiscard]] Index group_heads(Index heads) { return heads >= 32 ? 8 : 4; }
-
-[[nodiscard]] baselines::GroupedQueryConfig grouped_config(const Config& mla, Index kv_heads) {
-    baselines::GroupedQueryConfig config;
-    config.hidden_size = mla.hidden_size;
-    config.num_attention_heads = mla.num_attention_heads;
-    config.num_key_value_heads = kv_heads;
-    config.head_dim = 128;
-    return config;
-}
-
 [[nodiscard]] std::unique_ptr<Case> mla_core_case(const Config& config, Index tokens, Index length, Index threads) {
     if (choose_form(config, tokens, length) == Form::absorbed)
         return std::make_unique<DecodeCase<bf16>>(config, tokens, length, threads);

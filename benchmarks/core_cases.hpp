@@ -101,15 +101,21 @@ struct Expansion {
     PackedMatrix<S> key, value;
 };
 
+/// The type of weights that go with a cache of C: the same, where weights have it.
+template <CacheElement C>
+using WeightsBeside = std::conditional_t<Storage<C>, C, bf16>;
+
 /// Prefill: `queries` tokens over `length` cached ones, their own included, expanded.
-template <Storage C>
+template <CacheElement C>
 class PrefillCase : public Case {
+    using S = WeightsBeside<C>;
+
   public:
     PrefillCase(const Config& config, Index queries, Index length, Index threads)
         : Case({.flops = expanded_flops(config, queries, length),
-                .bytes = cached_bytes<C>(config, length) + expansion_parameters(config) * sizeof(C),
+                .bytes = cached_bytes<C>(config, length) + expansion_parameters(config) * sizeof(S),
                 .tokens = static_cast<double>(queries),
-                .type = dtype_of<C>,
+                .type = dtype_of<S>,
                 .threads = threads}),
           scale_(static_cast<float>(config.softmax_scale())),
           buffers_(queries, config.num_attention_heads, config.qk_head_dim(), config.v_head_dim),
@@ -119,7 +125,7 @@ class PrefillCase : public Case {
     }
 
     void step() override {
-        prefill_expanded(buffers_.q, caches_.turn().view(), ExpansionWeights<C>{expansion_.key, expansion_.value}, scale_,
+        prefill_expanded(buffers_.q, caches_.turn().view(), ExpansionWeights<S>{expansion_.key, expansion_.value}, scale_,
                          buffers_.out, {}, buffers_.workspace, team());
     }
     [[nodiscard]] MatrixView<const float> result() const override { return buffers_.result(); }
@@ -128,7 +134,7 @@ class PrefillCase : public Case {
     float scale_;
     CoreBuffers buffers_;
     Ring<LatentCache<C>> caches_;
-    Expansion<C> expansion_;
+    Expansion<S> expansion_;
 };
 
 template <Storage C>
@@ -138,6 +144,20 @@ template <Storage C>
     return filled_caches<baselines::KvCache<C>>(cold_copies(bytes), length,
                                                 [&](Index capacity) { return baselines::KvCache<C>(config, capacity); });
 }
+
+/// Grouped-query attention with the heads and hidden size of an MLA model, of head dimension 128.
+[[nodiscard]] inline baselines::GroupedQueryConfig grouped_config(const Config& mla, Index kv_heads) {
+    baselines::GroupedQueryConfig config;
+    config.hidden_size = mla.hidden_size;
+    config.num_attention_heads = mla.num_attention_heads;
+    config.num_key_value_heads = kv_heads;
+    config.head_dim = 128;
+    return config;
+}
+
+/// Key-value heads of the grouped-query attention that a model is compared with: 8, as Llama 3 and its like have beside 32 to
+/// 128 heads; beside 16 heads 4, a group of as many queries as those with 32 have.
+[[nodiscard]] inline Index group_heads(Index heads) { return heads >= 32 ? 8 : 4; }
 
 /// Grouped-query or multi-head attention of `queries` tokens over `length` cached ones.
 template <Storage C>

@@ -17,13 +17,7 @@ void add_decode(const presets::Preset& preset) {
 }
 
 void add_cases(const Presets& wanted) {
-    for (const presets::Preset& preset : wanted) {
-        add_decode<float>(preset);
-        add_decode<bf16>(preset);
-        add_decode<fp16>(preset);
-        add_decode<int8>(preset);
-        add_decode<fp8>(preset);
-    }
+    for (const presets::Preset& preset : wanted) for_each_type(FloatCacheTypes{}, [&]<class C>() { add_decode<C>(preset); });
 }
 
 }  // namespace

@@ -22,11 +22,7 @@ void add_layer(const presets::Preset& preset) {
 }
 
 void add_cases(const Presets& wanted) {
-    for (const presets::Preset& preset : wanted) {
-        add_layer<float>(preset);
-        add_layer<bf16>(preset);
-        add_layer<fp16>(preset);
-    }
+    for (const presets::Preset& preset : wanted) for_each_type(FloatStorageTypes{}, [&]<class S>() { add_layer<S>(preset); });
 }
 
 }  // namespace

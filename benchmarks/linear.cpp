@@ -89,11 +89,7 @@ void add_linear(const presets::Preset& preset) {
 }
 
 void add_cases(const Presets& wanted) {
-    for (const presets::Preset& preset : wanted) {
-        add_linear<float>(preset);
-        add_linear<bf16>(preset);
-        add_linear<fp16>(preset);
-    }
+    for (const presets::Preset& preset : wanted) for_each_type(FloatStorageTypes{}, [&]<class S>() { add_linear<S>(preset); });
 }
 
 }  // namespace

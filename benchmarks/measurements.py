@@ -61,6 +61,10 @@ class Measurements:
         """{cache type: counters} of reading held-out text, in the order they ran."""
         return {name.split("/")[2]: case for name, _, case in self.named("quality/")}
 
+    def accuracy(self):
+        """{(cache type, spread of probabilities, L): counters} of decoding beside the reference, in the order they ran."""
+        return {(*name.split("/")[1:3], parts["L"]): case for name, parts, case in self.named("accuracy/")}
+
     def limit(self, counter):
         """Median of a machine limit over the cases of the comparison, probed right before and after each; None without any."""
         values = [case[counter] for _, _, case in self.named("compare/")]

@@ -47,17 +47,11 @@ class QualityCase final : public Case {
     float bits_ = 0.0F;
 };
 
-template <class C>
-void add_quality(const std::string& cache_type) {
-    add_case("quality/bible/" + cache_type + part("threads", 1), [] { return std::make_unique<QualityCase<C>>(); });
-}
-
 void add_cases(const Presets&) {
-    add_quality<float>("fp32");
-    add_quality<bf16>("bf16");
-    add_quality<fp16>("fp16");
-    add_quality<int8>("int8");
-    add_quality<fp8>("fp8");
+    for_each_type(FloatCacheTypes{}, []<class C>() {
+        add_case(std::string("quality/bible/") + cache_type_name<C>() + part("threads", 1),
+                 [] { return std::make_unique<QualityCase<C>>(); });
+    });
 }
 
 }  // namespace

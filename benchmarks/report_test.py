@@ -39,6 +39,10 @@ def quality(cache, bits, seconds, bytes_a_token):
     return case(f"quality/bible/{cache}/threads:1", seconds, bits_a_byte=bits, cache_bytes_a_token=bytes_a_token, tokens_a_step=512)
 
 
+def accuracy(cache, mass, relative_norm, max_element, length=65536):
+    return case(f"accuracy/{cache}/{mass}/L:{length}/threads:1", 0.01, relative_norm=relative_norm, max_element=max_element)
+
+
 def served(name, seconds, ratio):
     """A step of four tokens."""
     return case(f"serving/{name}", seconds, 1e11 * seconds, tokens_per_s=4 / seconds, ratio=ratio)
@@ -148,6 +152,12 @@ class Report(unittest.TestCase):
             self.assertEqual(self.row(shown, "fp32")[1:], ["2.00000", "+0.00000", "4.0000", "1024", "8000"])
             self.assertEqual(self.row(shown, "bf16")[1:], ["2.25000", "+0.25000", "4.7568", "512", "16.0 k"])
 
+    def test_accuracy_is_shown_by_cache_and_spread_of_probabilities(self):
+        even = accuracy("fp32", "even", 2.04e-7, 1.2e-6, length=1024)
+        for shown in self.report_of(even, accuracy("fp32", "flat", 3e-7, 2e-6), accuracy("int8", "flat", 4e-3, 5e-2)):
+            self.assertEqual(self.row(shown, "even, 1024 cached")[1:], ["2.0e-07 (1e-06)", "–"])
+            self.assertEqual(self.row(shown, "flat, 65536 cached")[1:], ["3.0e-07 (2e-06)", "4.0e-03 (5e-02)"])
+
     def test_serving_is_held_against_its_reference(self):
         text, printed = self.report_of(served("cascade/deepseek_v2_lite/bf16/requests:16/threads:2", 0.05, 1.345))
         for shown in (text, printed):
@@ -181,10 +191,12 @@ FAKE_CASES = {
     "linear": [case("linear/deepseek_v3/o_proj/bf16/T:8/threads:2", 1.0)],
     "decode": [case("decode/deepseek_v3/bf16/L:2048/q:1/threads:2", 1.0)],
     "prefill": [case("prefill/deepseek_v3/bf16/T:2048/L:2048/threads:2", 1.0)],
+    "grouped": [case("grouped/deepseek_v3/bf16/L:2048/threads:2", 1.0)],
     "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
     "serving": [served("paged/deepseek_v3/bf16/page:64/L:16384/threads:2", 1.0, 1.0)],
     "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
     "quality": [quality("bf16", 2.0, 0.064, 512)],
+    "accuracy": [accuracy("bf16", "flat", 2e-3, 1e-2)],
 }
 
 

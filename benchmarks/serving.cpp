@@ -86,11 +86,7 @@ void add_cases(const Presets& wanted) {
         for (const Index threads : thread_counts()) {
             add_paged<float>(preset, threads);
             add_paged<bf16>(preset, threads);
-            add_format<float>(preset, threads);
-            add_format<bf16>(preset, threads);
-            add_format<fp16>(preset, threads);
-            add_format<int8>(preset, threads);
-            add_format<fp8>(preset, threads);
+            for_each_type(FloatCacheTypes{}, [&]<class C>() { add_format<C>(preset, threads); });
             add_batch("batch", preset, "uneven", uneven_requests(), 0, Way::apart, threads);
             add_batch("batch", preset, "mixed", mixed_requests(), 0, Way::apart, threads);
             add_batch("cascade", preset, "requests:16", std::vector<RequestShape>(16, {1, long_context + 128}), long_context,

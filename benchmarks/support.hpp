@@ -16,8 +16,13 @@
 #include <vector>
 
 #include "machine.hpp"
+#include "mla/cache/row_format.hpp"
 
 namespace mla::bench {
+
+/// The types that cases go over: all that are computed in float. Double is there to check with.
+using FloatStorageTypes = Without<double, StorageTypes>;
+using FloatCacheTypes = Without<double, CacheTypes>;
 
 /// What one step of a case amounts to.
 struct Work {

@@ -18,6 +18,7 @@
 #include "mla/testing/random.hpp"
 #include "support/allocations.hpp"
 #include "support/thrown.hpp"
+#include "support/type_lists.hpp"
 
 namespace {
 
@@ -44,8 +45,7 @@ class CacheTest : public ::testing::Test {
     const Config config = mla::testing::small_config();
     Generator generator{1};
 };
-using StorageTypes = ::testing::Types<double, float, bf16, fp16>;
-TYPED_TEST_SUITE(CacheTest, StorageTypes, );
+TYPED_TEST_SUITE(CacheTest, mla::TestTypes<mla::StorageTypes>, );
 
 /// Tokens [count, dim] in rows of dim + 2.
 template <Compute A>

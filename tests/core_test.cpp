@@ -12,6 +12,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 #include "support/thrown.hpp"
+#include "support/type_lists.hpp"
 
 namespace {
 
@@ -130,8 +131,7 @@ TEST(HeadsViewTest, TokenRangesAndSlicesKeepTheStrides) {
 
 template <class S>
 class TensorRefTest : public ::testing::Test {};
-using StorageTypes = ::testing::Types<double, float, mla::bf16, mla::fp16>;
-TYPED_TEST_SUITE(TensorRefTest, StorageTypes, );
+TYPED_TEST_SUITE(TensorRefTest, mla::TestTypes<mla::StorageTypes>, );
 
 TYPED_TEST(TensorRefTest, RemembersTheTypeOfItsPointer) {
     std::vector<TypeParam> values(6);

@@ -15,6 +15,7 @@
 #include "support/attention_result.hpp"
 #include "support/kernels.hpp"
 #include "support/thrown.hpp"
+#include "support/type_lists.hpp"
 
 namespace mla {
 namespace {
@@ -41,8 +42,7 @@ AttentionResult<A> run(const AttentionProblem<C, A>& problem) {
 
 template <class C>
 class DecodeAbsorbedTest : public ::testing::Test {};
-using StorageTypes = ::testing::Types<double, float, bf16, fp16>;
-TYPED_TEST_SUITE(DecodeAbsorbedTest, StorageTypes);
+TYPED_TEST_SUITE(DecodeAbsorbedTest, TestTypes<StorageTypes>);
 
 TYPED_TEST(DecodeAbsorbedTest, MatchesTheReferenceAtEveryPairOfSizes) {
     for (const AttentionShape& shape : absorbed_shapes()) {

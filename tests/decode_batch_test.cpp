@@ -17,6 +17,7 @@
 #include "support/kernels.hpp"
 #include "support/stored_rows.hpp"
 #include "support/thrown.hpp"
+#include "support/type_lists.hpp"
 
 namespace mla {
 namespace {
@@ -66,8 +67,7 @@ template <CacheElement C>
 
 template <class C>
 class DecodeFormatsTest : public ::testing::Test {};
-using CacheTypes = ::testing::Types<float, bf16, fp16, int8, fp8>;
-TYPED_TEST_SUITE(DecodeFormatsTest, CacheTypes);
+TYPED_TEST_SUITE(DecodeFormatsTest, TestTypes<CacheTypes>);
 
 const std::vector<Shape> shapes = {{1, 1, 20, 32, 8},   {2, 3, 140, 33, 8},   {1, 16, 700, 512, 64}, {4, 9, 140, 96, 64},
                                    {1, 63, 300, 64, 0}, {2, 128, 97, 130, 8}, {13, 5, 385, 256, 32}};

@@ -18,6 +18,7 @@
 #include "sampler.hpp"
 #include "support/checkpoint_folder.hpp"
 #include "support/thrown.hpp"
+#include "support/type_lists.hpp"
 
 namespace {
 
@@ -129,8 +130,8 @@ struct AddedBits<mla::fp8> {
 
 template <class C>
 class PerplexityTest : public ::testing::Test {};
-using CacheTypes = ::testing::Types<float, mla::bf16, mla::fp16, mla::int8, mla::fp8>;
-TYPED_TEST_SUITE(PerplexityTest, CacheTypes, );
+using FloatCaches = mla::TestTypes<mla::Without<double, mla::CacheTypes>>;
+TYPED_TEST_SUITE(PerplexityTest, FloatCaches, );
 
 TYPED_TEST(PerplexityTest, HeldOutTextCostsHardlyMoreThanInTransformers) {
     const Expected expected;

@@ -20,6 +20,7 @@
 #include "support/allocations.hpp"
 #include "support/executors.hpp"
 #include "support/thrown.hpp"
+#include "support/type_lists.hpp"
 
 namespace {
 
@@ -45,8 +46,7 @@ mla::SerialExecutor serial;
 
 template <class S>
 class LinearTest : public ::testing::Test {};
-using StorageTypes = ::testing::Types<double, float, bf16, fp16>;
-TYPED_TEST_SUITE(LinearTest, StorageTypes, );
+TYPED_TEST_SUITE(LinearTest, mla::TestTypes<mla::StorageTypes>, );
 
 /// N(0, 1/in), which keeps the size of activations.
 template <Storage S>

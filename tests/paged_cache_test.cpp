@@ -21,6 +21,7 @@
 #include "support/allocations.hpp"
 #include "support/paged_walk.hpp"
 #include "support/thrown.hpp"
+#include "support/type_lists.hpp"
 
 namespace {
 
@@ -55,8 +56,7 @@ class PagedCacheTest : public ::testing::Test {
     const Config config = mla::testing::small_config();
     Generator generator{1};
 };
-using StorageTypes = ::testing::Types<double, float, bf16, fp16>;
-TYPED_TEST_SUITE(PagedCacheTest, StorageTypes, );
+TYPED_TEST_SUITE(PagedCacheTest, mla::TestTypes<mla::StorageTypes>, );
 
 /// Tokens [count, dim] in rows of dim + 2.
 template <Compute A>

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -13,7 +14,9 @@
 #include "mla/testing/conformance.hpp"
 #include "support/attention_result.hpp"
 #include "support/kernels.hpp"
+#include "support/stored_rows.hpp"
 #include "support/thrown.hpp"
+#include "support/type_lists.hpp"
 
 namespace mla {
 namespace {
@@ -38,8 +41,7 @@ AttentionResult<A> run(const AttentionProblem<C, A>& problem) {
 
 template <class C>
 class PrefillExpandedTest : public ::testing::Test {};
-using StorageTypes = ::testing::Types<double, float, bf16, fp16>;
-TYPED_TEST_SUITE(PrefillExpandedTest, StorageTypes);
+TYPED_TEST_SUITE(PrefillExpandedTest, TestTypes<StorageTypes>);
 
 TYPED_TEST(PrefillExpandedTest, MatchesTheReferenceAtEveryPairOfSizes) {
     for (const AttentionShape& shape : expanded_shapes()) {
@@ -48,9 +50,41 @@ TYPED_TEST(PrefillExpandedTest, MatchesTheReferenceAtEveryPairOfSizes) {
     }
 }
 
-TEST(PrefillExpandedTest, WeightsAndCacheMayDifferInType) {
-    const Verdict verdict = judge(expanded_problem<bf16>({20, 3, 150, 33, 10, 13, 11}), prefill<float>);
-    EXPECT_TRUE(verdict.passed()) << verdict;
+template <class C>
+class PrefillFormatsTest : public ::testing::Test {};
+TYPED_TEST_SUITE(PrefillFormatsTest, TestTypes<CacheTypes>);
+
+/// Weights of type S over a cache of type C.
+template <Storage S, CacheElement C>
+void expect_reference(const Config& config, Index T, const StoredRows<C>& rows) {
+    using A = compute_t<S>;
+    testing::Generator generator(2);
+    const Index H = config.num_attention_heads;
+    const auto q = testing::gaussian_values<A>(generator, T * config.q_dim());
+    const Index weights = H * (config.qk_nope_head_dim + config.v_head_dim);
+    const double sigma = 1.0 / std::sqrt(static_cast<double>(config.kv_lora_rank));
+    const auto kv_b = testing::gaussian_values<S>(generator, weights * config.kv_lora_rank, sigma);
+    AttentionWeights tensors;
+    tensors.kv_b_proj = {kv_b.data(), weights, config.kv_lora_rank};
+    AttentionResult<A> result{T, H, config.v_head_dim};
+    prefill<S>(HeadsView<const A>(q.data(), T, H, config.qk_head_dim()), rows.view(), tensors.kv_b_proj,
+               static_cast<A>(config.softmax_scale()), result.out_view(), result.lse_view());
+    const auto expected =
+        reference::attend_expanded_form(config, tensors, testing::widened(q, T * H, config.qk_head_dim()), rows.matrix());
+    const double tolerance = testing::sum_tolerance<A>(config.qk_head_dim() + 2 * config.kv_lora_rank + rows.length);
+    const auto error = testing::compare(result.out, expected.output.values);
+    EXPECT_TRUE(testing::within(error, tolerance)) << "weights of " << name(dtype_of<S>) << ": " << error;
+}
+
+TYPED_TEST(PrefillFormatsTest, MatchesTheReferenceOnTheRowsAsTheyReadBackWithWeightsOfEveryType) {
+    Config config;
+    config.num_attention_heads = 3;
+    config.kv_lora_rank = 33;
+    config.qk_nope_head_dim = 13;
+    config.qk_rope_head_dim = 10;
+    config.v_head_dim = 11;
+    const StoredRows<TypeParam> rows(150, config.kv_lora_rank, config.qk_rope_head_dim, 1);
+    for (const Index T : {2, 20}) for_each_type(StorageTypes{}, [&]<class S>() { expect_reference<S>(config, T, rows); });
 }
 
 // Layout ------------------------------------------------------------------------------------------------------------

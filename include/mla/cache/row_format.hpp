@@ -12,7 +12,7 @@
 
 namespace mla {
 
-/// An element of a row whose latent is stored in eight bits. Such a row starts on a multiple of `quantised_alignment` bytes and
+/// The elements of rows whose latent is stored in eight bits. Such a row starts on a multiple of `quantised_alignment` bytes and
 /// is
 ///
 ///     latent   Dc bytes, filled up with zeros to a multiple of 4
@@ -22,10 +22,14 @@ namespace mla {
 /// Of fp8 with Dc 512 and Dr 64 that is FlashMLA's row of 656 bytes (its README, "FP8 KV cache"). int8 has one scale a token:
 /// RMSNorm leaves the values of a latent alike, so that a scale for each 128 would lower the error by an
 /// eighth only: from 0.74 % to 0.65 % of N(0, 1) values.
-template <class C>
-concept Quantised = std::is_same_v<C, int8> || std::is_same_v<C, fp8>;
+using QuantisedTypes = TypeList<int8, fp8>;
 
-/// A type that a cache can be made of.
+template <class C>
+concept Quantised = is_listed<C, QuantisedTypes>;
+
+/// The types that a cache can be made of.
+using CacheTypes = Joined<StorageTypes, QuantisedTypes>;
+
 template <class C>
 concept CacheElement = Storage<C> || Quantised<C>;
 

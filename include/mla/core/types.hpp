@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "mla/core/type_list.hpp"
+
 #if defined(__FAST_MATH__)
 #error "mla: masking relies on IEEE infinities and NaN; build without -ffast-math"
 #endif
@@ -86,9 +88,12 @@ static_assert(std::is_trivially_copyable_v<bf16> && sizeof(bf16) == 2);
 static_assert(std::is_trivially_copyable_v<fp16> && sizeof(fp16) == 2);
 static_assert(std::is_trivially_copyable_v<int8> && sizeof(int8) == 1);
 
-/// A type that weights and caches can be stored in.
+/// The types that weights and caches can be stored in. Tests and benchmarks go over this list, so that no type exists without
+/// them.
+using StorageTypes = TypeList<double, float, bf16, fp16>;
+
 template <class S>
-concept Storage = std::is_same_v<S, double> || std::is_same_v<S, float> || std::is_same_v<S, bf16> || std::is_same_v<S, fp16>;
+concept Storage = is_listed<S, StorageTypes>;
 
 /// A type that is computed in: every storage type but double computes in float.
 template <class A>

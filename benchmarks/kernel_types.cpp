@@ -1,0 +1,20 @@
+// Prints the types that kernels exist for, a list a line: what kernel_types_test.py holds tests and benchmarks against.
+#include <iostream>
+
+#include "mla/cache/row_format.hpp"
+
+namespace {
+
+template <class List>
+void print(const char* list) {
+    std::cout << list;
+    mla::for_each_type(List{}, []<class T>() { std::cout << ' ' << mla::cache_type_name<T>(); });
+    std::cout << '\n';
+}
+
+}  // namespace
+
+int main() {
+    print<mla::StorageTypes>("storage");
+    print<mla::CacheTypes>("cache");
+}

@@ -1,0 +1,116 @@
+"""The innermost loops of the product tiles have the products that they should have, and keep everything in registers.
+
+usage: check_loops.py <objdump> <object file of tiles.cpp>...
+
+Prints what each loop consists of.
+"""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
+INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)\s*(?:#.*)?$")
+TARGET = re.compile(r"^([0-9a-f]+) <")
+EXPECTED = re.compile(r"Loops<([0-9, ]+)>")
+
+# What multiplies and adds operands of a type, by its name in the function's: first the pairs.
+PRODUCTS = (
+    ("mla::simd::Bf16Pair", re.compile(r"vdpbf16ps$")),
+    ("", re.compile(r"vfmadd\d+ps$")),
+)
+VECTOR = re.compile(r"%[xyz]mm\d+")
+MEMORY = re.compile(r"\(%\w+[,)]")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    address: int
+    mnemonic: str
+    operands: str
+
+    def jumps_to(self):
+        target = TARGET.match(self.operands)
+        return int(target.group(1), 16) if target and self.mnemonic.startswith("j") else None
+
+    def reads_vector(self):
+        """From memory, by itself or for another operation."""
+        return bool(VECTOR.search(self.operands) and MEMORY.search(self.operands)) and not self.writes_vector()
+
+    def writes_vector(self):
+        return bool(VECTOR.search(self.operands)) and self.operands.endswith(")")
+
+
+def functions(listing):
+    """{name: instructions} of a listing in AT&T syntax."""
+    found, current = {}, None
+    for line in listing.splitlines():
+        if header := FUNCTION.match(line):
+            current = found.setdefault(header.group(1), [])
+        elif (match := INSTRUCTION.match(line)) and current is not None:
+            current.append(Instruction(int(match.group(1), 16), match.group(2), match.group(3)))
+    return found
+
+
+def innermost_loops(instructions):
+    """The instructions between each jump back and its target that hold no other jump back whole."""
+    begin = instructions[0].address
+    spans = [(i.jumps_to(), i.address) for i in instructions if i.jumps_to() is not None and begin <= i.jumps_to() <= i.address]
+    for first, last in spans:
+        if not any(first <= other[0] and other[1] <= last for other in spans if other != (first, last)):
+            yield [i for i in instructions if first <= i.address <= last]
+
+
+def stack_of(instructions):
+    """What addresses the stack: rbp does where it is made a frame pointer, else it is a register like any other."""
+    framed = any(i.mnemonic.startswith("mov") and i.operands == "%rsp,%rbp" for i in instructions)
+    return re.compile(r"\(%(rsp|rbp)[,)]" if framed else r"\(%rsp[,)]")
+
+
+def check(name, instructions):
+    """What is wrong with a function, and a line for each of its loops of products. Those add up in registers: a loop that writes
+    vectors anywhere but to the stack is another."""
+    stack = stack_of(instructions)
+    product = next(pattern for operand, pattern in PRODUCTS if operand in name)
+    wrong, seen, counts = [], [], []
+    for loop in innermost_loops(instructions):
+        products = [i for i in loop if product.match(i.mnemonic)]
+        if not products or any(i.writes_vector() and not stack.search(i.operands) for i in loop):
+            continue
+        counts.append(len(products))
+        loads, folded = (sum(i.reads_vector() for i in of) for of in (loop, products))
+        seen.append(f"  {len(products)} products, {loads} vector loads ({folded} folded into products), {len(loop)} instructions")
+        spilled = [i for i in loop if VECTOR.search(i.operands) and stack.search(i.operands)]
+        wrong += [f"{name}: {i.mnemonic} {i.operands} spills in the loop of {len(products)} products" for i in spilled]
+    expected = {int(count) for count in EXPECTED.search(name).group(1).split(",")}
+    if set(counts) != expected:  # a compiler may write a loop twice
+        wrong.append(f"{name}: loops of {sorted(counts)} products, must be {sorted(expected)}")
+    return wrong, seen
+
+
+def check_listing(listing):
+    """What is wrong with a listing; prints its loops."""
+    checked = {name: body for name, body in functions(listing).items() if EXPECTED.search(name)}
+    wrong = [] if checked else ["no function names its loops"]
+    for name, body in checked.items():
+        found, seen = check(name, body)
+        wrong += found
+        print(name, *seen, sep="\n")
+    return wrong
+
+
+def main():
+    objdump, *objects = sys.argv[1:]
+    wrong = []
+    for path in objects:
+        command = [objdump, "--disassemble", "--demangle", "--no-show-raw-insn", path]
+        listing = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        print(path)
+        wrong += [f"{path}: {problem}" for problem in check_listing(listing)]
+    print("\n".join(wrong), file=sys.stderr)
+    return 1 if wrong or not objects else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
