@@ -79,7 +79,7 @@ MLA_ALWAYS_INLINE PackedBatch<Arch> load_units(const Int16Pair* pairs) {
 }
 
 template <class Arch, class A>
-    requires(has_dot_int16<Arch>)
+    requires(has_dot_int16<Arch>&& std::is_same_v<A, std::int32_t>)
 MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const PackedBatch<Arch>& a, const PackedBatch<Arch>& b, const Batch<Arch, A>& sum) {
     return dot_s16<Arch>(sum, a, b);
 }
