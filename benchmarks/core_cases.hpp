@@ -57,16 +57,22 @@ template <CacheElement C>
                                          [&](Index capacity) { return LatentCache<C>(config, capacity); });
 }
 
+/// What decoding `queries` tokens over `length` cached ones amounts to, absorbed.
+template <CacheElement C>
+[[nodiscard]] Work decode_work(const Config& config, Index queries, Index length, Index threads) {
+    return {.flops = absorbed_flops(config, queries, length),
+            .bytes = cached_bytes<C>(config, length),
+            .tokens = static_cast<double>(queries),
+            .type = dot_type<C>,
+            .threads = threads};
+}
+
 /// Decoding: `queries` tokens over `length` cached ones, absorbed.
 template <CacheElement C>
 class DecodeCase : public Case {
   public:
     DecodeCase(const Config& config, Index queries, Index length, Index threads)
-        : Case({.flops = absorbed_flops(config, queries, length),
-                .bytes = cached_bytes<C>(config, length),
-                .tokens = static_cast<double>(queries),
-                .type = dot_type<C>,
-                .threads = threads}),
+        : Case(decode_work<C>(config, queries, length, threads)),
           scale_(static_cast<float>(config.softmax_scale())),
           buffers_(queries, config.num_attention_heads, config.cache_dim(), config.kv_lora_rank),
           caches_(latent_caches<C>(config, length)) {

@@ -15,10 +15,10 @@ from pathlib import Path
 from findings import findings
 from measurements import load
 from plots import draw
-from tables import comparison, kernel_table, machine_table, quality, serving
+from tables import comparison, kernel_table, libraries, machine_table, quality, serving
 
 KERNELS = ("linear", "decode", "prefill", "layer")
-PROGRAMS = ("roofline", *KERNELS, "serving", "compare", "quality")
+PROGRAMS = ("roofline", *KERNELS, "serving", "libraries", "compare", "quality")
 
 # What a quick run measures, in about two minutes on two cores; {threads} is all of them. A full one measures every case.
 QUICK = {
@@ -28,6 +28,7 @@ QUICK = {
     "prefill": r"/bf16/T:512/L:(512|2048)/threads:{threads}$",
     "layer": r"/bf16/T:1/L:4096/threads:{threads}$",
     "serving": r"v2_lite/.*/threads:{threads}$",
+    "libraries": r"/decode/.*/L:4096/q:1/threads:{threads}$|/o_proj/.*/T:64/threads:{threads}$",
     "compare": r"/T:1/L:(1024|4096|16384|65536)/|/T:512/|v2_lite/.*/T:2048/",
     "quality": r".",
 }
@@ -132,10 +133,11 @@ def write_report(out, measurements):
     plots = plot_lines(draw(measurements, out))
     machine, found, compared = machine_section(measurements), findings(measurements), comparison(measurements)
     skipped, served, cost = skipped_lines(measurements), serving(measurements), quality(measurements)
+    beside = libraries(measurements)
     title = ["# Multi-head latent attention on this machine", ""]
-    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *served, *cost, *compared]
+    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *served, *beside, *cost, *compared]
     (out / "report.md").write_text("\n".join(page), encoding="utf-8")
-    return "\n".join(["", *machine, *skipped, *found, *served, *cost, *compared])
+    return "\n".join(["", *machine, *skipped, *found, *served, *beside, *cost, *compared])
 
 
 def main(arguments=None):

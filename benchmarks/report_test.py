@@ -44,6 +44,11 @@ def served(name, seconds, ratio):
     return case(f"serving/{name}", seconds, 1e11 * seconds, tokens_per_s=4 / seconds, ratio=ratio)
 
 
+def beside(library, seconds):
+    """A product of 4e8 flop, ours or another library's."""
+    return case(f"libraries/{library}/linear/deepseek_v3/o_proj/fp32/T:8/threads:2", seconds, 4e8)
+
+
 def recorded(*cases):
     return {"context": {"date": "today", "num_cpus": 2, "isa": "test", "compiler": "test"}, "benchmarks": list(cases)}
 
@@ -154,6 +159,13 @@ class Report(unittest.TestCase):
             row = self.row(shown, "cascade/deepseek_v2_lite/bf16/requests:16/threads:2")[1:]
             self.assertEqual(row, ["50.0 ms", "80", "25", "1.34×"])
 
+    def test_kernels_are_held_against_the_fastest_library(self):
+        text, printed = self.report_of(beside("mla", 0.002), beside("eigen", 0.008), beside("onednn", 0.004))
+        for shown in (text, printed):
+            self.assertEqual(self.row(shown, "case")[1:], ["mla", "Eigen", "oneDNN", "mla vs the best other"])
+            row = self.row(shown, "linear/deepseek_v3/o_proj/fp32/T:8/threads:2")[1:]
+            self.assertEqual(row, ["200 (50 %)", "50 (12 %)", "100 (25 %)", "2.00×"])
+
     def test_kernels_other_than_the_comparison_have_their_tables(self):
         text, _ = self.report_of(case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 8e6))
         row = self.row(text, "deepseek_v3/bf16/L:1024/q:1/threads:2")[1:]
@@ -183,6 +195,7 @@ FAKE_CASES = {
     "prefill": [case("prefill/deepseek_v3/bf16/T:2048/L:2048/threads:2", 1.0)],
     "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
     "serving": [served("paged/deepseek_v3/bf16/page:64/L:16384/threads:2", 1.0, 1.0)],
+    "libraries": [beside("mla", 1.0)],
     "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
     "quality": [quality("bf16", 2.0, 0.064, 512)],
 }
