@@ -15,7 +15,7 @@ from pathlib import Path
 from findings import findings
 from measurements import load
 from plots import draw
-from tables import comparison, kernel_table, libraries, machine_table, quality, serving
+from tables import comparison, kernel_table, layer_shares, libraries, machine_table, quality, serving
 
 KERNELS = ("linear", "decode", "prefill", "layer")
 PROGRAMS = ("roofline", *KERNELS, "serving", "libraries", "compare", "quality")
@@ -26,7 +26,7 @@ QUICK = {
     "linear": r"/(q_b_proj|q_proj|o_proj)/bf16/T:(1|64)/threads:{threads}$",
     "decode": r"/(fp32|bf16)/L:(1024|16384|65536)/q:1/threads:{threads}$",
     "prefill": r"/bf16/T:512/L:(512|2048)/threads:{threads}$",
-    "layer": r"/bf16/T:1/L:4096/threads:{threads}$",
+    "layer": r"/bf16/T:1/L:(4096|65536)/threads:{threads}$",
     "serving": r"v2_lite/.*/threads:{threads}$",
     "libraries": r"/decode/.*/L:4096/q:1/threads:{threads}$|/o_proj/.*/T:64/threads:{threads}$",
     "compare": r"/T:1/L:(1024|4096|16384|65536)/|/T:512/|v2_lite/.*/T:2048/",
@@ -130,14 +130,13 @@ def skipped_lines(measurements):
 
 def write_report(out, measurements):
     """Writes report.md and the plots; returns what belongs on the screen, which ends with the comparison."""
-    plots = plot_lines(draw(measurements, out))
-    machine, found, compared = machine_section(measurements), findings(measurements), comparison(measurements)
-    skipped, served, cost = skipped_lines(measurements), serving(measurements), quality(measurements)
-    beside = libraries(measurements)
-    title = ["# Multi-head latent attention on this machine", ""]
-    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *served, *beside, *cost, *compared]
+    machine, skipped = machine_section(measurements), skipped_lines(measurements)
+    sections = (findings, layer_shares, serving, libraries, quality, comparison)
+    told = [*skipped, *[line for section in sections for line in section(measurements)]]
+    page = ["# Multi-head latent attention on this machine", "", *machine, *kernel_sections(measurements)]
+    page += [*plot_lines(draw(measurements, out)), *told]
     (out / "report.md").write_text("\n".join(page), encoding="utf-8")
-    return "\n".join(["", *machine, *skipped, *found, *served, *beside, *cost, *compared])
+    return "\n".join(["", *machine, *told])
 
 
 def main(arguments=None):

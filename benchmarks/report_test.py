@@ -159,6 +159,13 @@ class Report(unittest.TestCase):
             row = self.row(shown, "cascade/deepseek_v2_lite/bf16/requests:16/threads:2")[1:]
             self.assertEqual(row, ["50.0 ms", "80", "25", "1.34×"])
 
+    def test_a_layers_step_is_divided(self):
+        step = case("layer/deepseek_v3/bf16/T:1/L:1024/threads:2", 0.02, projections_pct=80.04, attention_pct=19.5, rest_pct=0.46)
+        prompt = case("layer/deepseek_v3/bf16/T:512/L:512/threads:2", 0.2)
+        text, printed = self.report_of(step, prompt)
+        for shown in (text, printed):
+            self.assertEqual(self.row(shown, "deepseek_v3, bf16")[1:], ["1024", "2", "20.0 ms", "80.0", "19.5", "0.5"])
+
     def test_kernels_are_held_against_the_fastest_library(self):
         text, printed = self.report_of(beside("mla", 0.002), beside("eigen", 0.008), beside("onednn", 0.004))
         for shown in (text, printed):

@@ -28,6 +28,8 @@ struct Work {
     Index threads = 1;
 };
 
+using Counters = std::vector<std::pair<std::string, double>>;
+
 /// One measured thing with its data. Made when its turn comes, gone when the next one's does.
 class Case {
   public:
@@ -47,7 +49,9 @@ class Case {
     [[nodiscard]] const Work& work() const noexcept { return work_; }
     [[nodiscard]] ThreadTeam& team() const { return Machine::instance().team(work_.threads); }
     /// Counters beside those that every case has.
-    std::vector<std::pair<std::string, double>> counters;
+    Counters counters;
+    /// Further ones, which the steps so far tell.
+    [[nodiscard]] virtual Counters step_counters() const { return {}; }
 
   private:
     Work work_;
@@ -173,6 +177,7 @@ inline void set_counters(benchmark::State& state, const Case& measured, double s
     state.counters["fp32_GFLOPS"] = 1e-9 * mean(&Limits::fp32);
     state.counters["dram_GBps"] = 1e-9 * mean(&Limits::read);
     for (const auto& [name, value] : measured.counters) state.counters[name] = value;
+    for (const auto& [name, value] : measured.step_counters()) state.counters[name] = value;
 }
 
 inline void run_case(benchmark::State& state, const std::string& name, const MakeCase& make) try {

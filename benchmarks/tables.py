@@ -30,6 +30,27 @@ def kernel_table(measurements, program):
     return table(header, rows) if rows else []
 
 
+def layer_shares(measurements):
+    """Where the time of a layer's decode step goes."""
+    rows = []
+    for name, parts, case in measurements.named("layer/"):
+        if "attention_pct" not in case:
+            continue
+        _, preset, kind, *_ = name.split("/")
+        shares = [f"{case[share]:.1f}" for share in ("projections_pct", "attention_pct", "rest_pct")]
+        rows.append([f"{preset}, {kind}", str(parts["L"]), str(parts["threads"]), milliseconds(case["median_s"]), *shares])
+    if not rows:
+        return []
+    return [
+        "## Where a layer's step goes",
+        "",
+        "Percent of the time of a step of one token. Attention: between absorbing the query and decompressing the output.",
+        "",
+        *table(["layer", "cached tokens", "threads", "median", "projections", "attention", "norms, rope and append"], rows),
+        "",
+    ]
+
+
 def serving(measurements):
     """Many requests at once, each case beside the one it took turns with."""
     cases = measurements.named("serving/")
