@@ -44,12 +44,6 @@ template <CacheElement C>
     return static_cast<double>(length * RowFormat<C>{config.kv_lora_rank, config.qk_rope_head_dim}.elements()) * sizeof(C);
 }
 
-/// The type whose dot product an attention kernel could use over a cache of C.
-template <CacheElement C>
-inline constexpr DType dot_type = DType::f32;
-template <Storage C>
-inline constexpr DType dot_type<C> = dtype_of<C>;
-
 template <CacheElement C>
 [[nodiscard]] Ring<LatentCache<C>> latent_caches(const Config& config, Index length) {
     const double bytes = cached_bytes<C>(config, length);
@@ -63,7 +57,7 @@ template <CacheElement C>
     return {.flops = absorbed_flops(config, queries, length),
             .bytes = cached_bytes<C>(config, length),
             .tokens = static_cast<double>(queries),
-            .type = dot_type<C>,
+            .peak = dot_rate<C>,
             .threads = threads};
 }
 
@@ -115,7 +109,7 @@ class PrefillCase : public Case {
         : Case({.flops = expanded_flops(config, queries, length),
                 .bytes = cached_bytes<C>(config, length) + expansion_parameters(config) * sizeof(C),
                 .tokens = static_cast<double>(queries),
-                .type = dtype_of<C>,
+                .peak = dot_rate<C>,
                 .threads = threads}),
           scale_(static_cast<float>(config.softmax_scale())),
           buffers_(queries, config.num_attention_heads, config.qk_head_dim(), config.v_head_dim),
@@ -153,7 +147,7 @@ class GroupedCase : public Case {
         : Case({.flops = grouped_flops(config, queries, length),
                 .bytes = static_cast<double>(2 * length * config.kv_dim()) * sizeof(C),
                 .tokens = static_cast<double>(queries),
-                .type = dtype_of<C>,
+                .peak = dot_rate<C>,
                 .threads = threads}),
           scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))),
           buffers_(queries, config.num_attention_heads, config.head_dim, config.head_dim),

@@ -74,7 +74,7 @@ template <Storage S, class LayerConfig>
     return {.flops = layer_flops(config, queries, length),
             .bytes = layer_parameters(config) * sizeof(S) + cache_bytes,
             .tokens = static_cast<double>(queries),
-            .type = dtype_of<S>,
+            .peak = dot_rate<S>,
             .threads = threads};
 }
 

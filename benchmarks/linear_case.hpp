@@ -54,7 +54,7 @@ template <Storage S>
 [[nodiscard]] Work linear_work(const Shape& shape, Index tokens, Index threads) {
     return {.flops = 2.0 * static_cast<double>(tokens * shape.heads * shape.in * shape.out),
             .bytes = static_cast<double>(shape.heads * shape.in * shape.out) * sizeof(S),
-            .type = dtype_of<S>,
+            .peak = dot_rate<S>,
             .threads = threads};
 }
 

@@ -124,6 +124,17 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
 #endif
 }
 
+/// The probe of the dot product that values of C fit into, scales apart; of fp32 where the machine has no narrower one.
+using ArithmeticProbe = double (*)(ThreadTeam&);
+template <class C>
+inline constexpr ArithmeticProbe dot_rate = fma_rate;
+template <>
+inline constexpr ArithmeticProbe dot_rate<bf16> = simd::has_dot_bf16<Arch> ? dot_bf16_rate : fma_rate;
+template <>
+inline constexpr ArithmeticProbe dot_rate<fp8> = dot_rate<bf16>;
+template <>
+inline constexpr ArithmeticProbe dot_rate<int8> = simd::has_dot_int8<Arch> ? dot_int8_rate : fma_rate;
+
 /// Bytes of the largest cache of the processor that a core can use.
 [[nodiscard]] inline Index last_level_cache_bytes() {
     Index largest = Index{32} << 20;

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from findings import findings
+from goals import goals
 from measurements import load
 from plots import draw
 from tables import comparison, kernel_table, layer_shares, libraries, machine_table, quality, serving
@@ -104,9 +105,9 @@ def kernel_sections(measurements):
         "## Kernels",
         "",
         "Times are medians. Each percentage is of what probes of registers and of DRAM reached right before and after the case: the",
-        "peak of the type (bf16: its dot product, where the CPU has one), of fp32, of memory. Steps work on changing caches and",
-        "weights, as many as exceed the processor's caches, as a model of many layers does. Flops that a causal mask hides do not",
-        "count, nor does decompression in prefill.",
+        "peak of the type (bf16 and fp8: the dot product of bf16, int8: that of bytes, where the CPU has it; else fp32), of fp32, of",
+        "memory. Steps work on changing caches and weights, as many as exceed the processor's caches, as a model of many layers does.",
+        "Flops that a causal mask hides do not count, nor does decompression in prefill.",
         "",
     ]
     for program in KERNELS:
@@ -131,7 +132,7 @@ def skipped_lines(measurements):
 def write_report(out, measurements):
     """Writes report.md and the plots; returns what belongs on the screen, which ends with the comparison."""
     machine, skipped = machine_section(measurements), skipped_lines(measurements)
-    sections = (findings, layer_shares, serving, libraries, quality, comparison)
+    sections = (goals, findings, layer_shares, serving, libraries, quality, comparison)
     told = [*skipped, *[line for section in sections for line in section(measurements)]]
     page = ["# Multi-head latent attention on this machine", "", *machine, *kernel_sections(measurements)]
     page += [*plot_lines(draw(measurements, out)), *told]

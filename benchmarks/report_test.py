@@ -159,6 +159,34 @@ class Report(unittest.TestCase):
             row = self.row(shown, "cascade/deepseek_v2_lite/bf16/requests:16/threads:2")[1:]
             self.assertEqual(row, ["50.0 ms", "80", "25", "1.34×"])
 
+    def goal(self, what, *cases):
+        """The cells of a goal's row behind its unit, and the goals that have a row."""
+        text, _ = self.report_of(*cases)
+        section = text[text.index("## Goals"):]
+        return self.row(section, what)[2:], section
+
+    def test_goals_name_the_lowest_case(self):
+        cases = [case(f"decode/deepseek_v3/bf16/L:{length}/q:1/threads:2", 1.0, 4e9 * share) for length, share in ((1024, 95), (4096, 81))]
+        row, section = self.goal("decode, bf16, 128 heads", *cases)
+        self.assertEqual(row, ["92", "1 of 2", "81", "95", "decode/deepseek_v3/bf16/L:4096/q:1/threads:2"])
+        self.assertNotIn("decode, fp32", section)
+        self.assertNotIn("2 threads", section)
+
+    def test_goals_hold_more_queries_and_threads_against_one(self):
+        cases = [case(f"decode/deepseek_v3/bf16/L:1024/q:{queries}/threads:{threads}", 1.0, flops)
+                 for queries, threads, flops in ((1, 1, 1e11), (1, 2, 1.5e11), (4, 2, 1.2e11))]
+        row, section = self.goal("decode, 4 queries", *cases)
+        self.assertEqual(row, ["100", "0 of 1", "80", "80", "decode/deepseek_v3/bf16/L:1024/q:4/threads:2"])
+        row = self.row(section, "decode and prefill, 2 threads")[2:]
+        self.assertEqual(row, ["190", "0 of 1", "150", "150", "decode/deepseek_v3/bf16/L:1024/q:1/threads:2"])
+
+    def test_goals_hold_geometries_against_their_neighbours(self):
+        # 128 heads stand behind 8 in the alphabet, not here; the case of 1 head is bounded by memory.
+        names = {heads: f"decode/H{heads}_Dc256/fp32/L:4096/q:1/threads:1" for heads in (1, 8, 128)}
+        cases = [case(names[1], 1.0, 4e9, 20e9), case(names[8], 1.0, 4e9 * 20), case(names[128], 1.0, 4e9 * 90)]
+        row, _ = self.goal("decode, other geometries", *cases)
+        self.assertEqual(row, ["50", "2 of 3", "22", "450", names[8]])
+
     def test_a_layers_step_is_divided(self):
         step = case("layer/deepseek_v3/bf16/T:1/L:1024/threads:2", 0.02, projections_pct=80.04, attention_pct=19.5, rest_pct=0.46)
         prompt = case("layer/deepseek_v3/bf16/T:512/L:512/threads:2", 0.2)

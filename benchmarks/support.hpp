@@ -22,9 +22,9 @@ namespace mla::bench {
 /// What one step of a case amounts to.
 struct Work {
     double flops = 0.0;
-    double bytes = 0.0;   ///< of cache and weights, each read once
-    double tokens = 1.0;  ///< query tokens
-    DType type = DType::f32;
+    double bytes = 0.0;               ///< of cache and weights, each read once
+    double tokens = 1.0;              ///< query tokens
+    ArithmeticProbe peak = fma_rate;  ///< what products of its type could reach
     Index threads = 1;
 };
 
@@ -59,16 +59,16 @@ class Case {
 
 /// The machine's limits for a case, as probed: flop/s and bytes/s.
 struct Limits {
-    double type = 0.0;  ///< of the dot product that the type could have; fp32 where the machine has none for it
+    double type = 0.0;
     double fp32 = 0.0;
     double read = 0.0;
 };
 
-[[nodiscard]] inline Limits probe_limits(DType type, Index threads) {
+[[nodiscard]] inline Limits probe_limits(ArithmeticProbe peak, Index threads) {
     Machine& machine = Machine::instance();
     Limits limits;
     limits.fp32 = fma_rate(machine.team(threads));
-    limits.type = type == DType::bf16 && simd::has_dot_bf16<Arch> ? dot_bf16_rate(machine.team(threads)) : limits.fp32;
+    limits.type = peak == ArithmeticProbe{fma_rate} ? limits.fp32 : peak(machine.team(threads));
     limits.read = machine.read_rate(threads);
     return limits;
 }
@@ -183,7 +183,7 @@ inline void set_counters(benchmark::State& state, const Case& measured, double s
 inline void run_case(benchmark::State& state, const std::string& name, const MakeCase& make) try {
     Case& measured = current_case(name, make);
     const Work& work = measured.work();
-    const Limits before = probe_limits(work.type, work.threads);
+    const Limits before = probe_limits(work.peak, work.threads);
     std::vector<double> seconds, ratios;
     const auto timed = [](Case& each) {
         const auto start = Clock::now();
@@ -195,7 +195,7 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
         if (Case* const reference = measured.reference()) ratios.push_back(timed(*reference) / seconds.back());
     }
     if (!ratios.empty()) state.counters["ratio"] = median(std::move(ratios));
-    set_counters(state, measured, median(std::move(seconds)), before, probe_limits(work.type, work.threads));
+    set_counters(state, measured, median(std::move(seconds)), before, probe_limits(work.peak, work.threads));
 } catch (const std::bad_alloc&) {
     state.SkipWithError("not enough memory");
 } catch (const std::exception& error) {
