@@ -44,12 +44,6 @@ template <CacheElement C>
     return static_cast<double>(length * RowFormat<C>{config.kv_lora_rank, config.qk_rope_head_dim}.elements()) * sizeof(C);
 }
 
-/// The type whose dot product an attention kernel could use over a cache of C.
-template <CacheElement C>
-inline constexpr DType dot_type = DType::f32;
-template <Storage C>
-inline constexpr DType dot_type<C> = dtype_of<C>;
-
 template <CacheElement C>
 [[nodiscard]] Ring<LatentCache<C>> latent_caches(const Config& config, Index length) {
     const double bytes = cached_bytes<C>(config, length);
@@ -57,16 +51,22 @@ template <CacheElement C>
                                          [&](Index capacity) { return LatentCache<C>(config, capacity); });
 }
 
+/// What decoding `queries` tokens over `length` cached ones amounts to, absorbed.
+template <CacheElement C>
+[[nodiscard]] Work decode_work(const Config& config, Index queries, Index length, Index threads) {
+    return {.flops = absorbed_flops(config, queries, length),
+            .bytes = cached_bytes<C>(config, length),
+            .tokens = static_cast<double>(queries),
+            .peak = dot_rate<C>,
+            .threads = threads};
+}
+
 /// Decoding: `queries` tokens over `length` cached ones, absorbed.
 template <CacheElement C>
 class DecodeCase : public Case {
   public:
     DecodeCase(const Config& config, Index queries, Index length, Index threads)
-        : Case({.flops = absorbed_flops(config, queries, length),
-                .bytes = cached_bytes<C>(config, length),
-                .tokens = static_cast<double>(queries),
-                .type = dot_type<C>,
-                .threads = threads}),
+        : Case(decode_work<C>(config, queries, length, threads)),
           scale_(static_cast<float>(config.softmax_scale())),
           buffers_(queries, config.num_attention_heads, config.cache_dim(), config.kv_lora_rank),
           caches_(latent_caches<C>(config, length)) {
@@ -115,7 +115,7 @@ class PrefillCase : public Case {
         : Case({.flops = expanded_flops(config, queries, length),
                 .bytes = cached_bytes<C>(config, length) + expansion_parameters(config) * sizeof(S),
                 .tokens = static_cast<double>(queries),
-                .type = dtype_of<S>,
+                .peak = dot_rate<S>,
                 .threads = threads}),
           scale_(static_cast<float>(config.softmax_scale())),
           buffers_(queries, config.num_attention_heads, config.qk_head_dim(), config.v_head_dim),
@@ -167,7 +167,7 @@ class GroupedCase : public Case {
         : Case({.flops = grouped_flops(config, queries, length),
                 .bytes = static_cast<double>(2 * length * config.kv_dim()) * sizeof(C),
                 .tokens = static_cast<double>(queries),
-                .type = dtype_of<C>,
+                .peak = dot_rate<C>,
                 .threads = threads}),
           scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))),
           buffers_(queries, config.num_attention_heads, config.head_dim, config.head_dim),

@@ -1,5 +1,6 @@
-// A whole MLA layer: layer/<preset>/<type of cache and weights>/T:<new tokens>/L:<cached tokens>/threads:<n>.
-#include "layer_case.hpp"
+// A whole MLA layer: layer/<preset>/<type of cache and weights>/T:<new tokens>/L:<cached tokens>/threads:<n>. A step of one token
+// also tells where its time goes.
+#include "layer_profile.hpp"
 #include "program.hpp"
 
 namespace mla::bench {
@@ -12,7 +13,8 @@ void add_layer(const presets::Preset& preset) {
     const auto add = [&](Index tokens, Index length) {
         for (const Index threads : thread_counts())
             add_case("layer/" + weights + part("T", tokens) + part("L", length) + part("threads", threads), [=] {
-                return mla_layer_case<S>({weights, "mla"}, config, tokens, length, threads);
+                return tokens == 1 ? profiled_decode_case<S>({weights, "mla"}, config, length, threads)
+                                   : mla_layer_case<S>({weights, "mla"}, config, tokens, length, threads);
             });
     };
     for (const Index length : cached_lengths()) add(1, length);

@@ -22,7 +22,7 @@ class LayerCase : public Case {
 
     LayerCase(const Work& work, std::shared_ptr<Layers> layers, Ring<Cache> caches, Index queries, Index length)
         : Case(work), layers_(std::move(layers)), caches_(std::move(caches)), length_(length) {
-        const Index hidden = layers_->first().config().hidden_size;
+        const Index hidden = config().hidden_size;
         x_.resize(queries, hidden);
         y_.resize(queries, hidden);
         std::copy_n(random_values<float>(x_.size()).get(), x_.size(), x_.data());
@@ -30,12 +30,17 @@ class LayerCase : public Case {
         counters.emplace_back("cache_bytes_a_token", static_cast<double>(caches_.first().bytes_per_token()));
     }
 
-    void step() override {
+    void step() override { run(team()); }
+    [[nodiscard]] MatrixView<const float> result() const override { return {y_.data(), y_.rows(), y_.cols()}; }
+
+  protected:
+    void run(ExecutorRef executor) {
         Cache& cache = caches_.turn();
         cache.truncate(length_ - x_.rows());
-        layers_->turn().forward(x_, positions_, cache, y_, team(), workspace_);
+        layers_->turn().forward(x_, positions_, cache, y_, executor, workspace_);
     }
-    [[nodiscard]] MatrixView<const float> result() const override { return {y_.data(), y_.rows(), y_.cols()}; }
+    [[nodiscard]] const auto& config() const { return layers_->first().config(); }
+    [[nodiscard]] const Cache& cache() const { return caches_.first(); }
 
   private:
     std::shared_ptr<Layers> layers_;
@@ -69,7 +74,7 @@ template <Storage S, class LayerConfig>
     return {.flops = layer_flops(config, queries, length),
             .bytes = layer_parameters(config) * sizeof(S) + cache_bytes,
             .tokens = static_cast<double>(queries),
-            .type = dtype_of<S>,
+            .peak = dot_rate<S>,
             .threads = threads};
 }
 

@@ -109,6 +109,23 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
 #endif
 }
 
+/// int16 dot products: operations a second, or 0 where there is no such instruction. A product of sums, not of the operands
+/// alone, is none that the compiler could compute once before the loop; its latency, 3 and 1 cycles at two a cycle, stays hidden.
+[[nodiscard]] inline double dot_int16_rate([[maybe_unused]] ThreadTeam& team) {
+#if defined(__AVX2__)
+    using Integers = xsimd::batch<std::int32_t, Arch>;
+    using Packed = simd::PackedBatch<Arch>;
+    return rate(team, [](Index) {
+        register_burst<Integers, Packed>([](const Integers& sum, const Packed& a, const Packed&) MLA_ALWAYS_INLINE_LAMBDA {
+            return simd::dot_s16<Arch>(sum, xsimd::bitwise_cast<Packed>(sum), a);
+        });
+        return burst_operations(Integers::size, 2);
+    });
+#else
+    return 0.0;
+#endif
+}
+
 /// int8 dot products: operations a second, or 0 where there is no such instruction.
 [[nodiscard]] inline double dot_int8_rate([[maybe_unused]] ThreadTeam& team) {
 #if defined(__AVX512VNNI__)
@@ -123,6 +140,19 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     return 0.0;
 #endif
 }
+
+/// The probe of the dot product that values of C fit into, scales apart; of fp32 where the machine has no narrower one.
+using ArithmeticProbe = double (*)(ThreadTeam&);
+template <class C>
+inline constexpr ArithmeticProbe dot_rate = fma_rate;
+template <>
+inline constexpr ArithmeticProbe dot_rate<bf16> = simd::has_dot_bf16<Arch> ? dot_bf16_rate : fma_rate;
+template <>
+inline constexpr ArithmeticProbe dot_rate<fp8> = dot_rate<bf16>;
+template <>
+inline constexpr ArithmeticProbe dot_rate<int8> = simd::has_dot_int8<Arch>    ? dot_int8_rate
+                                                  : simd::has_dot_int16<Arch> ? dot_int16_rate
+                                                                              : fma_rate;
 
 /// Bytes of the largest cache of the processor that a core can use.
 [[nodiscard]] inline Index last_level_cache_bytes() {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 KINDS = ("mla", "gqa", "mha")
 MEMORY_GIB = 16  # in which tokens are fitted
 KIND_NAMES = {"mla": "MLA", "gqa": "GQA", "mha": "MHA"}
+LIBRARY_NAMES = {"mla": "mla", "eigen": "Eigen", "openblas": "OpenBLAS", "onednn": "oneDNN"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Measurements:
     def decoded(self, what, model, kind):
         """{L: counters} of decode steps of one token, by L."""
         return {key[1]: case for key, case in sorted(self.compared(what, model, kind).items()) if key[0] == 1}
+
+    def beside_libraries(self):
+        """{case: {library: counters}} of the kernels beside other libraries, in the order they ran."""
+        found = {}
+        for name, _, case in self.named("libraries/"):
+            _, library, rest = name.split("/", 2)
+            found.setdefault(rest, {})[library] = case
+        return found
 
     def quality(self):
         """{cache type: counters} of reading held-out text, in the order they ran."""

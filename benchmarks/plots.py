@@ -52,11 +52,11 @@ def _cache_bytes(pyplot, measurements, folder):
 
 
 def _percent_of_peak(pyplot, measurements, folder):
-    """Decode of one query over cached tokens, on the most threads measured."""
+    """Decode of one query over cached tokens, of the models' geometries on the most threads measured."""
     series = {}
     for name, parts, case in measurements.named("decode/"):
         _, preset, cache_type, *_ = name.split("/")
-        if parts["q"] == 1:
+        if parts["q"] == 1 and "_Dc" not in preset:
             series.setdefault((parts["threads"], preset, cache_type), []).append((parts["L"], case["peak_pct"]))
     if not series:
         return []

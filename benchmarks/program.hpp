@@ -77,6 +77,7 @@ inline void add_context() {
         };
         add("fp32_GFLOPS", fma_rate(machine.team(threads)));
         if (simd::has_dot_bf16<Arch>) add("bf16_GFLOPS", dot_bf16_rate(machine.team(threads)));
+        if (simd::has_dot_int16<Arch>) add("int16_GOPS", dot_int16_rate(machine.team(threads)));
         if (simd::has_dot_int8<Arch>) add("int8_GOPS", dot_int8_rate(machine.team(threads)));
         add("dram_GBps", machine.read_rate(threads));
         if (thread_counts().back() == 1) break;

@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 
 from findings import findings
+from goals import goals
 from measurements import load
 from plots import draw
-from tables import accuracy, comparison, kernel_table, machine_table, quality, serving
+from tables import accuracy, comparison, kernel_table, layer_shares, libraries, machine_table, quality, serving
 
 KERNELS = ("linear", "decode", "prefill", "grouped", "layer")
-PROGRAMS = ("roofline", *KERNELS, "serving", "compare", "quality", "accuracy")
+PROGRAMS = ("roofline", *KERNELS, "serving", "libraries", "compare", "quality", "accuracy")
 
 # What a quick run measures, in about two minutes on two cores; {threads} is all of them. A full one measures every case.
 QUICK = {
@@ -27,8 +28,9 @@ QUICK = {
     "decode": r"/(fp32|bf16)/L:(1024|16384|65536)/q:1/threads:{threads}$",
     "prefill": r"/bf16/T:512/L:(512|2048)/threads:{threads}$",
     "grouped": r"/bf16/L:16384/threads:{threads}$",
-    "layer": r"/bf16/T:1/L:4096/threads:{threads}$",
+    "layer": r"/bf16/T:1/L:(4096|65536)/threads:{threads}$",
     "serving": r"v2_lite/.*/threads:{threads}$",
+    "libraries": r"/decode/.*/L:4096/q:1/threads:{threads}$|/o_proj/.*/T:64/threads:{threads}$",
     "compare": r"/T:1/L:(1024|4096|16384|65536)/|/T:512/|v2_lite/.*/T:2048/",
     "quality": r".",
     "accuracy": r"/L:1024/",
@@ -105,9 +107,9 @@ def kernel_sections(measurements):
         "## Kernels",
         "",
         "Times are medians. Each percentage is of what probes of registers and of DRAM reached right before and after the case: the",
-        "peak of the type (bf16: its dot product, where the CPU has one), of fp32, of memory. Steps work on changing caches and",
-        "weights, as many as exceed the processor's caches, as a model of many layers does. Flops that a causal mask hides do not",
-        "count, nor does decompression in prefill.",
+        "peak of the type (bf16 and fp8: the dot product of bf16, int8: that of bytes, where the CPU has it; else fp32), of fp32, of",
+        "memory. Steps work on changing caches and weights, as many as exceed the processor's caches, as a model of many layers does.",
+        "Flops that a causal mask hides do not count, nor does decompression in prefill.",
         "",
     ]
     for program in KERNELS:
@@ -131,14 +133,13 @@ def skipped_lines(measurements):
 
 def write_report(out, measurements):
     """Writes report.md and the plots; returns what belongs on the screen, which ends with the comparison."""
-    plots = plot_lines(draw(measurements, out))
-    machine, found, compared = machine_section(measurements), findings(measurements), comparison(measurements)
-    skipped, served = skipped_lines(measurements), serving(measurements)
-    cost = [*quality(measurements), *accuracy(measurements)]
-    title = ["# Multi-head latent attention on this machine", ""]
-    page = [*title, *machine, *kernel_sections(measurements), *plots, *skipped, *found, *served, *cost, *compared]
+    machine, skipped = machine_section(measurements), skipped_lines(measurements)
+    sections = (goals, findings, layer_shares, serving, libraries, quality, accuracy, comparison)
+    told = [*skipped, *[line for section in sections for line in section(measurements)]]
+    page = ["# Multi-head latent attention on this machine", "", *machine, *kernel_sections(measurements)]
+    page += [*plot_lines(draw(measurements, out)), *told]
     (out / "report.md").write_text("\n".join(page), encoding="utf-8")
-    return "\n".join(["", *machine, *skipped, *found, *served, *cost, *compared])
+    return "\n".join(["", *machine, *told])
 
 
 def main(arguments=None):

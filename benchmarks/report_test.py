@@ -48,6 +48,11 @@ def served(name, seconds, ratio):
     return case(f"serving/{name}", seconds, 1e11 * seconds, tokens_per_s=4 / seconds, ratio=ratio)
 
 
+def beside(library, seconds):
+    """A product of 4e8 flop, ours or another library's."""
+    return case(f"libraries/{library}/linear/deepseek_v3/o_proj/fp32/T:8/threads:2", seconds, 4e8)
+
+
 def recorded(*cases):
     return {"context": {"date": "today", "num_cpus": 2, "isa": "test", "compiler": "test"}, "benchmarks": list(cases)}
 
@@ -164,6 +169,48 @@ class Report(unittest.TestCase):
             row = self.row(shown, "cascade/deepseek_v2_lite/bf16/requests:16/threads:2")[1:]
             self.assertEqual(row, ["50.0 ms", "80", "25", "1.34×"])
 
+    def goal(self, what, *cases):
+        """The cells of a goal's row behind its unit, and the goals that have a row."""
+        text, _ = self.report_of(*cases)
+        section = text[text.index("## Goals"):]
+        return self.row(section, what)[2:], section
+
+    def test_goals_name_the_lowest_case(self):
+        cases = [case(f"decode/deepseek_v3/bf16/L:{length}/q:1/threads:2", 1.0, 4e9 * share) for length, share in ((1024, 95), (4096, 81))]
+        row, section = self.goal("decode, bf16, 128 heads", *cases)
+        self.assertEqual(row, ["92", "1 of 2", "81", "95", "decode/deepseek_v3/bf16/L:4096/q:1/threads:2"])
+        self.assertNotIn("decode, fp32", section)
+        self.assertNotIn("2 threads", section)
+
+    def test_goals_hold_more_queries_and_threads_against_one(self):
+        cases = [case(f"decode/deepseek_v3/bf16/L:1024/q:{queries}/threads:{threads}", 1.0, flops)
+                 for queries, threads, flops in ((1, 1, 1e11), (1, 2, 1.5e11), (4, 2, 1.2e11))]
+        row, section = self.goal("decode, 4 queries", *cases)
+        self.assertEqual(row, ["100", "0 of 1", "80", "80", "decode/deepseek_v3/bf16/L:1024/q:4/threads:2"])
+        row = self.row(section, "decode and prefill, 2 threads")[2:]
+        self.assertEqual(row, ["190", "0 of 1", "150", "150", "decode/deepseek_v3/bf16/L:1024/q:1/threads:2"])
+
+    def test_goals_hold_geometries_against_their_neighbours(self):
+        # 128 heads stand behind 8 in the alphabet, not here; the case of 1 head is bounded by memory.
+        names = {heads: f"decode/H{heads}_Dc256/fp32/L:4096/q:1/threads:1" for heads in (1, 8, 128)}
+        cases = [case(names[1], 1.0, 4e9, 20e9), case(names[8], 1.0, 4e9 * 20), case(names[128], 1.0, 4e9 * 90)]
+        row, _ = self.goal("decode, other geometries", *cases)
+        self.assertEqual(row, ["50", "2 of 3", "22", "450", names[8]])
+
+    def test_a_layers_step_is_divided(self):
+        step = case("layer/deepseek_v3/bf16/T:1/L:1024/threads:2", 0.02, projections_pct=80.04, attention_pct=19.5, rest_pct=0.46)
+        prompt = case("layer/deepseek_v3/bf16/T:512/L:512/threads:2", 0.2)
+        text, printed = self.report_of(step, prompt)
+        for shown in (text, printed):
+            self.assertEqual(self.row(shown, "deepseek_v3, bf16")[1:], ["1024", "2", "20.0 ms", "80.0", "19.5", "0.5"])
+
+    def test_kernels_are_held_against_the_fastest_library(self):
+        text, printed = self.report_of(beside("mla", 0.002), beside("eigen", 0.008), beside("onednn", 0.004))
+        for shown in (text, printed):
+            self.assertEqual(self.row(shown, "case")[1:], ["mla", "Eigen", "oneDNN", "mla vs the best other"])
+            row = self.row(shown, "linear/deepseek_v3/o_proj/fp32/T:8/threads:2")[1:]
+            self.assertEqual(row, ["200 (50 %)", "50 (12 %)", "100 (25 %)", "2.00×"])
+
     def test_kernels_other_than_the_comparison_have_their_tables(self):
         text, _ = self.report_of(case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 8e6))
         row = self.row(text, "deepseek_v3/bf16/L:1024/q:1/threads:2")[1:]
@@ -194,6 +241,7 @@ FAKE_CASES = {
     "grouped": [case("grouped/deepseek_v3/bf16/L:2048/threads:2", 1.0)],
     "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
     "serving": [served("paged/deepseek_v3/bf16/page:64/L:16384/threads:2", 1.0, 1.0)],
+    "libraries": [beside("mla", 1.0)],
     "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
     "quality": [quality("bf16", 2.0, 0.064, 512)],
     "accuracy": [accuracy("bf16", "flat", 2e-3, 1e-2)],

@@ -88,7 +88,7 @@ class PagedBatches {
 
 template <CacheElement C>
 [[nodiscard]] Work batch_work(const Config& config, const std::vector<RequestShape>& shapes, Index threads) {
-    Work work{.tokens = 0.0, .type = dot_type<C>, .threads = threads};
+    Work work{.tokens = 0.0, .peak = dot_rate<C>, .threads = threads};
     for (const RequestShape& shape : shapes) {
         work.flops += absorbed_flops(config, shape.queries, shape.length);
         work.bytes += cached_bytes<C>(config, shape.length);
@@ -208,7 +208,7 @@ class LayerBatchCase : public Case {
     static constexpr Index page_size = 64;
 
     static Work work_of(const Config& config, const std::vector<RequestShape>& shapes, Index threads) {
-        Work work{.bytes = layer_parameters(config) * sizeof(S), .tokens = 0.0, .type = dtype_of<S>, .threads = threads};
+        Work work{.bytes = layer_parameters(config) * sizeof(S), .tokens = 0.0, .peak = dot_rate<S>, .threads = threads};
         for (const RequestShape& shape : shapes) {
             work.flops += layer_flops(config, shape.queries, shape.length);
             work.bytes += cached_bytes<C>(config, shape.length);

@@ -27,11 +27,13 @@ using FloatCacheTypes = Without<double, CacheTypes>;
 /// What one step of a case amounts to.
 struct Work {
     double flops = 0.0;
-    double bytes = 0.0;   ///< of cache and weights, each read once
-    double tokens = 1.0;  ///< query tokens
-    DType type = DType::f32;
+    double bytes = 0.0;               ///< of cache and weights, each read once
+    double tokens = 1.0;              ///< query tokens
+    ArithmeticProbe peak = fma_rate;  ///< what products of its type could reach
     Index threads = 1;
 };
+
+using Counters = std::vector<std::pair<std::string, double>>;
 
 /// One measured thing with its data. Made when its turn comes, gone when the next one's does.
 class Case {
@@ -52,7 +54,9 @@ class Case {
     [[nodiscard]] const Work& work() const noexcept { return work_; }
     [[nodiscard]] ThreadTeam& team() const { return Machine::instance().team(work_.threads); }
     /// Counters beside those that every case has.
-    std::vector<std::pair<std::string, double>> counters;
+    Counters counters;
+    /// Further ones, which the steps so far tell.
+    [[nodiscard]] virtual Counters step_counters() const { return {}; }
 
   private:
     Work work_;
@@ -60,16 +64,16 @@ class Case {
 
 /// The machine's limits for a case, as probed: flop/s and bytes/s.
 struct Limits {
-    double type = 0.0;  ///< of the dot product that the type could have; fp32 where the machine has none for it
+    double type = 0.0;
     double fp32 = 0.0;
     double read = 0.0;
 };
 
-[[nodiscard]] inline Limits probe_limits(DType type, Index threads) {
+[[nodiscard]] inline Limits probe_limits(ArithmeticProbe peak, Index threads) {
     Machine& machine = Machine::instance();
     Limits limits;
     limits.fp32 = fma_rate(machine.team(threads));
-    limits.type = type == DType::bf16 && simd::has_dot_bf16<Arch> ? dot_bf16_rate(machine.team(threads)) : limits.fp32;
+    limits.type = peak == ArithmeticProbe{fma_rate} ? limits.fp32 : peak(machine.team(threads));
     limits.read = machine.read_rate(threads);
     return limits;
 }
@@ -178,12 +182,13 @@ inline void set_counters(benchmark::State& state, const Case& measured, double s
     state.counters["fp32_GFLOPS"] = 1e-9 * mean(&Limits::fp32);
     state.counters["dram_GBps"] = 1e-9 * mean(&Limits::read);
     for (const auto& [name, value] : measured.counters) state.counters[name] = value;
+    for (const auto& [name, value] : measured.step_counters()) state.counters[name] = value;
 }
 
 inline void run_case(benchmark::State& state, const std::string& name, const MakeCase& make) try {
     Case& measured = current_case(name, make);
     const Work& work = measured.work();
-    const Limits before = probe_limits(work.type, work.threads);
+    const Limits before = probe_limits(work.peak, work.threads);
     std::vector<double> seconds, ratios;
     const auto timed = [](Case& each) {
         const auto start = Clock::now();
@@ -195,7 +200,7 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
         if (Case* const reference = measured.reference()) ratios.push_back(timed(*reference) / seconds.back());
     }
     if (!ratios.empty()) state.counters["ratio"] = median(std::move(ratios));
-    set_counters(state, measured, median(std::move(seconds)), before, probe_limits(work.type, work.threads));
+    set_counters(state, measured, median(std::move(seconds)), before, probe_limits(work.peak, work.threads));
 } catch (const std::bad_alloc&) {
     state.SkipWithError("not enough memory");
 } catch (const std::exception& error) {

@@ -1,7 +1,7 @@
 """The tables of a report."""
 
 from text import milliseconds, ratio, rounded, significant, table
-from measurements import KIND_NAMES, KINDS, MEMORY_GIB, MODELS
+from measurements import KIND_NAMES, KINDS, LIBRARY_NAMES, MEMORY_GIB, MODELS
 
 
 def machine_table(measurements):
@@ -30,6 +30,27 @@ def kernel_table(measurements, program):
     return table(header, rows) if rows else []
 
 
+def layer_shares(measurements):
+    """Where the time of a layer's decode step goes."""
+    rows = []
+    for name, parts, case in measurements.named("layer/"):
+        if "attention_pct" not in case:
+            continue
+        _, preset, kind, *_ = name.split("/")
+        shares = [f"{case[share]:.1f}" for share in ("projections_pct", "attention_pct", "rest_pct")]
+        rows.append([f"{preset}, {kind}", str(parts["L"]), str(parts["threads"]), milliseconds(case["median_s"]), *shares])
+    if not rows:
+        return []
+    return [
+        "## Where a layer's step goes",
+        "",
+        "Percent of the time of a step of one token. Attention: between absorbing the query and decompressing the output.",
+        "",
+        *table(["layer", "cached tokens", "threads", "median", "projections", "attention", "norms, rope and append"], rows),
+        "",
+    ]
+
+
 def serving(measurements):
     """Many requests at once, each case beside the one it took turns with."""
     cases = measurements.named("serving/")
@@ -47,6 +68,29 @@ def serving(measurements):
         "same batch with its shared prefix read once for each request.",
         "",
         *table(header, rows),
+        "",
+    ]
+
+
+def libraries(measurements):
+    """Our kernels beside the matrix products of other libraries, those that were there."""
+    cases = measurements.beside_libraries()
+    if not cases:
+        return []
+    names = [library for library in LIBRARY_NAMES if any(library in measured for measured in cases.values())]
+    rows = []
+    for name, measured in cases.items():
+        rates = {library: case["GFLOPS"] for library, case in measured.items()}
+        cells = [f"{rates[each]:.0f} ({measured[each]['peak_pct']:.0f} %)" if each in rates else "–" for each in names]
+        best = max((rate for library, rate in rates.items() if library != "mla"), default=None)
+        rows.append([name, *cells, ratio(rates["mla"] / best if best and "mla" in rates else None)])
+    return [
+        "## Beside libraries",
+        "",
+        "GFLOP/s, and percent of the type's peak. A library decodes with two products over the whole cache and a softmax between; in a",
+        "projection it lays out its weights beforehand, where it has a way to. Each result was held against ours before it was timed.",
+        "",
+        *table(["case", *[LIBRARY_NAMES[library] for library in names], "mla vs the best other"], rows),
         "",
     ]
 

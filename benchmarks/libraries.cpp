@@ -1,0 +1,89 @@
+// Our kernels beside other libraries' matrix products, those that were found when this was built:
+// libraries/<mla|eigen|openblas|onednn>/<case>, where <case> is named as among decode and linear:
+//   decode   absorbed, of the library as two products with a softmax between
+//   linear   projections of all heads together; those of one head each would be a call a head
+// A case is left out where the library cannot be told how many threads to use.
+#include "eigen_product.hpp"
+#include "library_cases.hpp"
+#include "program.hpp"
+
+#ifdef MLA_BENCH_OPENBLAS
+#include "openblas_product.hpp"
+#endif
+#ifdef MLA_BENCH_ONEDNN
+#include "onednn_product.hpp"
+#endif
+
+namespace mla::bench {
+namespace {
+
+/// Calls `add(std::type_identity<Product>)` for each library that multiplies matrices of S.
+template <Storage S, class Add>
+void for_each_product(Add add) {
+    if constexpr (std::is_same_v<S, float>) add(std::type_identity<EigenProduct>());
+#ifdef MLA_BENCH_OPENBLAS
+    if constexpr (std::is_same_v<S, float>) add(std::type_identity<OpenBlasProduct>());
+#endif
+#ifdef MLA_BENCH_ONEDNN
+    add(std::type_identity<OneDnnProduct<S>>());
+#endif
+}
+
+/// The case `name` on `threads` threads as ours and as each library's. `ours()` returns a case,
+/// `theirs(std::type_identity<Product>)` too.
+template <Storage S, class Ours, class Theirs>
+void add_beside(const std::string& name, Index threads, Ours ours, Theirs theirs) {
+    add_case("libraries/mla/" + name + part("threads", threads), ours);
+    for_each_product<S>([&]<class Product>(std::type_identity<Product> product) {
+        if (!Product::use_threads(threads)) return;
+        add_case(std::string("libraries/") + Product::library + "/" + name + part("threads", threads), [=] {
+            static_cast<void>(Product::use_threads(threads));
+            return theirs(product);
+        });
+    });
+}
+
+template <Storage S>
+void add_decode(const presets::Preset& preset) {
+    const Config config = preset.config();
+    for (const Index length : {1024, 4096, 16384, 65536})
+        for (const Index queries : {1, 4})
+            for (const Index threads : thread_counts())
+                add_beside<S>(
+                    std::string("decode/") + preset.name + "/" + name(dtype_of<S>) + part("L", length) + part("q", queries),
+                    threads, [=] { return std::make_unique<DecodeCase<S>>(config, queries, length, threads); },
+                    [=]<class Product>(std::type_identity<Product>) {
+                        return std::make_unique<LibraryDecodeCase<Product>>(config, queries, length, threads);
+                    });
+}
+
+template <Storage S>
+void add_linear(const presets::Preset& preset) {
+    for (const Shape& shape : shapes(preset.config())) {
+        if (shape.heads > 1) continue;
+        const std::string weights = std::string(preset.name) + "/" + shape.name + "/" + name(dtype_of<S>);
+        for (const Index tokens : {1, 8, 64, 512})
+            for (const Index threads : thread_counts())
+                add_beside<S>(
+                    "linear/" + weights + part("T", tokens), threads,
+                    [=] { return std::make_unique<LinearCase<S>>(weights, shape, tokens, threads); },
+                    [=]<class Product>(std::type_identity<Product>) {
+                        return std::make_unique<LibraryLinearCase<Product>>(shape, tokens, threads);
+                    });
+    }
+}
+
+/// bf16 only with a dot product of it.
+void add_cases(const Presets& wanted) {
+    for (const presets::Preset& preset : wanted) {
+        add_decode<float>(preset);
+        if constexpr (simd::has_dot_bf16<Arch>) add_decode<bf16>(preset);
+        add_linear<float>(preset);
+        if constexpr (simd::has_dot_bf16<Arch>) add_linear<bf16>(preset);
+    }
+}
+
+}  // namespace
+}  // namespace mla::bench
+
+int main(int argc, char** argv) { return mla::bench::run_program(argc, argv, mla::bench::add_cases); }
