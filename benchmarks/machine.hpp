@@ -71,7 +71,10 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     const Operand a = Operand::load_aligned(factors);
     const Operand b = Operand::load_aligned(factors + Operand::size);
     Sum sum[probe_sums];
-    simd::unroll<probe_sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Sum::load_aligned(memory + i * Sum::size); });
+    simd::unroll<probe_sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
+        sum[i] = Sum::load_aligned(memory + i * Sum::size);
+        simd::keep_in_register(sum[i]);
+    });
     for (int round = 0; round < probe_rounds; round += probe_unroll)
         simd::unroll<probe_unroll * probe_sums>(
             [&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i % probe_sums] = step(sum[i % probe_sums], a, b); });

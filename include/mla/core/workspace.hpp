@@ -2,37 +2,13 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
-#include <new>
 #include <span>
 #include <utility>
 
 #include "mla/core/errors.hpp"
-#include "mla/core/types.hpp"
+#include "mla/core/memory.hpp"
 
 namespace mla {
-
-/// Every scratch array starts on a cache line, which is also the widest vector.
-inline constexpr std::size_t scratch_alignment = 64;
-
-namespace detail {
-
-struct AlignedDelete {
-    void operator()(void* memory) const noexcept { ::operator delete(memory, std::align_val_t{scratch_alignment}); }
-};
-
-template <class T>
-using AlignedArray = std::unique_ptr<T[], AlignedDelete>;
-
-/// Uninitialised storage for `count` trivial elements, aligned to a cache line.
-template <class T>
-[[nodiscard]] AlignedArray<T> allocate_aligned(Index count) {
-    static_assert(std::is_trivially_copyable_v<T>);
-    const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
-    return AlignedArray<T>(static_cast<T*>(::operator new(bytes, std::align_val_t{scratch_alignment})));
-}
-
-}  // namespace detail
 
 /// Carves arrays out of one piece of memory, in order. Without memory it only counts, so that the same code that carves
 /// a layout also sizes it.

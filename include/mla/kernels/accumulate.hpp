@@ -1,6 +1,7 @@
 // Accumulate: probabilities times a block's values.
 #pragma once
 
+#include "mla/kernels/prefetch.hpp"
 #include "mla/kernels/softmax.hpp"
 
 namespace mla::detail {
@@ -14,10 +15,10 @@ struct ListedColumns {
     MLA_ALWAYS_INLINE const U* row(Index k) const { return rows[first + k] + column; }
 };
 
-/// out [width rows, value_dim] = rescale · out + Pᵀ · values, with P [tokens, width] in units.
+/// out [width rows, value_dim] = rescale · out + Pᵀ · values, with P [tokens, width] in units. Fetches `next` meanwhile.
 template <class Arch, Compute A, class U>
 void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U* p, const PanelFactors<Arch, A>& factors, A* out,
-                      Index out_stride) noexcept {
+                      Index out_stride, Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr int M = Shape::value_rows;
     const Index vectors = divide_up(block.value_dim, Shape::lanes);
@@ -29,8 +30,11 @@ void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U*
             for (Index row = 0; row < width; row += M) {
                 simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
                 tile.clear();
-                tile.multiply(units, simd::ColumnOperand<U>{p + row, width},
-                              ListedColumns<U>{block.values, 0, vector * Shape::lanes});
+                for (Index k = 0; k < units; k += prefetch_depth) {
+                    tile.multiply(std::min(prefetch_depth, units - k), simd::ColumnOperand<U>{p + k * width + row, width},
+                                  ListedColumns<U>{block.values, k, vector * Shape::lanes});
+                    next.step();
+                }
                 A* const target = out + row * out_stride + vector * Shape::lanes;
                 if constexpr (is_quantised<U>) {
                     tile.add_steps_to_scaled(target, out_stride, factors.rescale + row, factors.step + row);

@@ -26,7 +26,23 @@ void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, 
     PanelFactors<Arch, A> factors;
     softmax_panel(block, tokens, group, first, width, scores, factors);
     accumulate_panel(block, tokens, width, reinterpret_cast<const U*>(scores), factors, group.out + first * group.out_stride,
-                     group.out_stride);
+                     group.out_stride, next);
+}
+
+/// Steps of prefetching while `rows` rows attend to one block of `tokens`.
+template <class Arch, Compute A, class U>
+[[nodiscard]] constexpr Index prefetch_steps(Index rows, Index tokens, Index depth, Index value_dim) noexcept {
+    using Shape = AttentionTile<Arch, A>;
+    const auto passes = [](Index units) { return divide_up(units, prefetch_depth); };
+    const Index padded = round_up(rows, Shape::lanes);
+    const Index pairs = padded / Shape::panel_rows;
+    const Index singles = divide_up(padded - pairs * Shape::panel_rows, Shape::lanes);
+    const Index score_tiles =
+        pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
+    const Index strips = divide_up(divide_up(value_dim, Shape::lanes), Shape::template value_vectors<U>);
+    const Index steps = score_tiles * passes(divide_up(depth, values_per_unit<U>)) +
+                        padded / Shape::value_rows * strips * passes(divide_up(tokens, values_per_unit<U>));
+    return std::max<Index>(steps, 1);
 }
 
 /// Lets every row of the group attend to the keys of the block that it may see, and fetches `next` meanwhile.

@@ -39,9 +39,11 @@ void attend_latents(const SplitItem<A>& item, const View& cache) noexcept {
     for (Index t = item.begin; t < item.end; t += block_tokens) {
         const auto next = list(t + rows.size());
         if (item.rows.few()) {
-            attend_few_latents<Arch>(item, rows, format, t, next.prefetch(format.elements(), few_steps(rows.size())));
+            attend_few_latents<Arch>(
+                item, rows, format, t,
+                next.prefetch(format.elements(), few_value_steps<Arch, A>(item.rows.rows, rows.size(), format.latent_dim)));
         } else {
-            const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, rows.size(), format.values());
+            const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, rows.size(), format.values(), format.latent_dim);
             attend_block<Arch>(item.rows, stage_latents<Arch, U>(rows, format, t, buffer), item.scores,
                                next.prefetch(format.elements(), steps));
         }

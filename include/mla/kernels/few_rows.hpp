@@ -29,13 +29,17 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const (&keys)[T], Index depth, Inde
     }
 }
 
+/// Keys that are scored at a time. R×T sums, R queries and a key: 4×4 take 21 of 32 registers, 4×2 take 13 of 16.
+template <class Arch, Compute A>
+inline constexpr int few_keys = static_cast<int>(std::min<Index>(simd::lanes<Arch, A>,
+                                                                 simd::vector_registers<Arch> == 32 ? 4 : 2));
+
 /// scores [R, block_tokens] = rows of queries [R, depth] · keys.
 template <class Arch, int R, Compute A, Storage K>
 void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores, Prefetch& next) noexcept {
     using Batch = simd::Batch<Arch, A>;
     constexpr Index width = simd::lanes<Arch, A>;
-    // R×T sums, R queries and a key: 4×4 take 21 of 32 registers, 4×2 take 13 of 16.
-    constexpr int T = static_cast<int>(std::min<Index>(width, simd::vector_registers<Arch> == 32 ? 4 : 2));
+    constexpr int T = few_keys<Arch, A>;
     const Index whole = depth / width * width;
     for (Index first = 0; first < tokens; first += width) {
         Batch sums[simd::extent<R>][simd::extent<width>];
@@ -90,12 +94,19 @@ A softmax_row(Index tokens, Index visible, A* scores, A& max, A& sum) noexcept {
 /// Tokens between two steps of prefetching.
 inline constexpr Index few_step = 4;
 
+/// Vectors of values summed at a time by `rows` rows. R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as
+/// wide with 16.
+template <class Arch>
+[[nodiscard]] constexpr int few_vectors(Index rows) noexcept {
+    const int widest = rows == 1 ? 8 : rows == 2 ? 8 : 4;
+    return simd::vector_registers<Arch> == 32 || rows == 1 ? widest : widest / 2;
+}
+
 /// out [R, value_dim] = rescale · out + P · values, with P [R, block_tokens].
 template <class Arch, int R, Compute A, Storage K>
 void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* rescale, A* out, Index out_stride,
                     Prefetch& next) noexcept {
-    // R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as wide with 16.
-    constexpr int widest = (R == 1 ? 8 : 16 / R) / (simd::vector_registers<Arch> == 32 || R == 1 ? 1 : 2);
+    constexpr int widest = few_vectors<Arch>(R);
     constexpr Index width = simd::lanes<Arch, A>;
     const Index vectors = divide_up(block.value_dim, width);
     Index vector = 0;
@@ -130,8 +141,17 @@ void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, Pre
     accumulate_few<Arch, R>(block, tokens, scores, rescale, group.out, group.out_stride, next);
 }
 
-/// Steps of prefetching in scoring `tokens` keys by few rows, and about as many in multiplying their values.
-[[nodiscard]] constexpr Index few_steps(Index tokens) noexcept { return divide_up(tokens, few_step); }
+/// Steps of prefetching in scoring `tokens` keys by few rows.
+template <class Arch, Compute A>
+[[nodiscard]] constexpr Index few_score_steps(Index tokens) noexcept {
+    return round_up(tokens, simd::lanes<Arch, A>) / few_keys<Arch, A>;
+}
+
+/// Steps of prefetching in multiplying the values of `tokens` keys, `value_dim` each, by `rows` rows.
+template <class Arch, Compute A>
+[[nodiscard]] constexpr Index few_value_steps(Index rows, Index tokens, Index value_dim) noexcept {
+    return divide_up(divide_up(value_dim, simd::lanes<Arch, A>), few_vectors<Arch>(rows)) * divide_up(tokens, few_step);
+}
 
 /// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows ×
 /// block_tokens. Keys and values may be of any storage type; `values` is fetched while keys are scored, `next` while values are

@@ -8,6 +8,9 @@
 
 namespace mla::detail {
 
+/// Units of a tile's products between two steps of prefetching.
+inline constexpr Index prefetch_depth = 24;
+
 /// Brings the lines of some rows into L2 in order, a few at each step, so that the requests spread over the arithmetic that
 /// hides them. Bursts would fill the miss buffers and stall the loads beside them.
 class Prefetch {

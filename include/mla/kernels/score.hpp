@@ -9,20 +9,6 @@ namespace mla::detail {
 /// Units of a score that are summed in registers before they join it. One sum over all 576 values of a DeepSeek row would carry
 /// twice the rounding error of four of 144; the three extra passes over a tile cost about 1 %.
 inline constexpr Index score_depth = 144;
-/// Units between two steps of prefetching.
-inline constexpr Index prefetch_depth = 24;
-
-/// Steps of prefetching in scoring one block of `tokens` by `rows` rows.
-template <class Arch, Compute A, class U>
-[[nodiscard]] constexpr Index prefetch_steps(Index rows, Index tokens, Index depth) noexcept {
-    using Shape = AttentionTile<Arch, A>;
-    const Index pairs = rows / Shape::panel_rows;
-    const Index singles = divide_up(rows - pairs * Shape::panel_rows, Shape::lanes);
-    const Index tiles =
-        pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
-    return std::max<Index>(tiles * divide_up(divide_up(depth, values_per_unit<U>), prefetch_depth), 1);
-}
-
 /// Units [begin, end) of every key and query, and of whole numbers what those of each key stand for.
 struct Piece {
     Index begin;

@@ -58,6 +58,20 @@ MLA_ALWAYS_INLINE void keep_in_register([[maybe_unused]] Vector& vector) {
 #endif
 }
 
+/// The same, and the vector is made here: not once before a loop, where it would take a register for good.
+template <class Vector>
+MLA_ALWAYS_INLINE void make_in_register([[maybe_unused]] Vector& vector) {
+#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX__)
+    typename Vector::register_type bits = vector;
+#if defined(__AVX512F__)
+    asm volatile("" : "+v"(bits));
+#else
+    asm volatile("" : "+x"(bits));
+#endif
+    vector = Vector(bits);
+#endif
+}
+
 /// Vector registers: an AVX-512 or AArch64 tile may keep twice as many accumulators.
 template <class Arch>
 inline constexpr int vector_registers =
