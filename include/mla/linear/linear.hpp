@@ -28,17 +28,37 @@ struct PanelRange {
     Index k_end;
 };
 
+/// k between two bursts of fetching.
+inline constexpr Index linear_fetch_k = 16;
+
+/// Fetches the cache line at `panel` of each of `count` rows.
+template <Storage S>
+MLA_ALWAYS_INLINE void fetch_lines(const S* panel, Index count) noexcept {
+    for (Index k = 0; k < count; ++k) __builtin_prefetch(panel + k * panel_columns, 0, 2);
+}
+
 /// y [M, columns] (+)= x [M, depth] · panel [depth, panel_columns]; the products for k = 0 overwrite y, later ones add to it.
+/// Fetches the same piece of the panel at `next` meanwhile, unless it is null.
 template <class Arch, int M, Compute A, Storage S>
-void multiply_panel(Index depth, simd::RowOperand<A> x, const S* panel, MatrixView<A> y, bool accumulate) {
+void multiply_panel(Index depth, simd::RowOperand<A> x, const S* panel, const S* next, MatrixView<A> y, bool accumulate) {
     // One or two rows read the panel a whole row at a time: enough independent sums to hide the latency of an FMA.
     constexpr int whole_row = static_cast<int>(std::min<Index>(panel_columns / simd::lanes<Arch, A>, 4));
     constexpr int N = M <= 2 ? whole_row : 2;
+    constexpr Index line = 64 / static_cast<Index>(sizeof(S));
     using Tile = simd::Tile<Arch, A, M, N>;
     for (Index column = 0; column < y.cols; column += Tile::columns) {
         Tile tile;
         tile.clear();
-        tile.multiply(depth, x, simd::StridedRows<S>{panel + column, panel_columns});
+        if (next != nullptr && column % line == 0) {
+            for (Index k = 0; k < depth; k += linear_fetch_k) {
+                const Index count = std::min(linear_fetch_k, depth - k);
+                fetch_lines(next + k * panel_columns + column, count);
+                tile.multiply(count, simd::RowOperand<A>{x.data + k, x.stride},
+                              simd::StridedRows<S>{panel + k * panel_columns + column, panel_columns});
+            }
+        } else {
+            tile.multiply(depth, x, simd::StridedRows<S>{panel + column, panel_columns});
+        }
         A* target = y.data + column;
         if (column + Tile::columns <= y.cols) {
             accumulate ? tile.add_to(target, y.stride) : tile.store(target, y.stride);
@@ -54,22 +74,25 @@ void multiply_panel(Index depth, simd::RowOperand<A> x, const S* panel, MatrixVi
     }
 }
 
-/// Rows in tiles of 12 (or 6), 8, 4, 2 and 1, so that no row is computed twice. Each tile of activations runs over all panels.
+/// Rows in tiles of 12 (or 6), 8, 4, 2 and 1, so that no row is computed twice. Each tile of activations runs over all panels;
+/// the first brings them in, each while it multiplies the one before.
 template <class Arch, Compute A, Storage S>
 void multiply_rows(MatrixView<const A> x, const PanelRange<S>& range, MatrixView<A> y) {
     Index row = 0;
+    const auto piece = [&](Index p) { return range.weight.panel(range.index, p) + range.k_begin * panel_columns; };
     const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
         for (; row + M <= x.rows; row += M)
             for (Index p = range.panel_begin; p < range.panel_end; ++p) {
                 const Index first = p * panel_columns;
                 const Index columns = std::min(panel_columns, range.weight.out() - first);
+                const S* const next = row == 0 && p + 1 < range.panel_end ? piece(p + 1) : nullptr;
                 multiply_panel<Arch, M>(range.k_end - range.k_begin, simd::RowOperand<A>{x.row(row) + range.k_begin, x.stride},
-                                        range.weight.panel(range.index, p) + range.k_begin * panel_columns,
-                                        MatrixView<A>(y.row(row) + first, M, columns, y.stride), range.k_begin > 0);
+                                        piece(p), next, MatrixView<A>(y.row(row) + first, M, columns, y.stride),
+                                        range.k_begin > 0);
             }
     };
     tiles(std::integral_constant<int, linear_tile_rows<Arch>>{});
-    if constexpr (linear_tile_rows<Arch> > 8) tiles(std::integral_constant<int, 8>{});
+    if constexpr (linear_tile_rows < Arch >> 8) tiles(std::integral_constant<int, 8>{});
     tiles(std::integral_constant<int, 4>{});
     tiles(std::integral_constant<int, 2>{});
     tiles(std::integral_constant<int, 1>{});
@@ -101,8 +124,9 @@ void linear_panels(MatrixView<const A> x, const PackedMatrix<S>& weight, Index i
 /// y [T, out] = x [T, in] · W (+ bias [out], when not null). y does not overlap x.
 template <class Arch = simd::DefaultArch, Compute A, Storage S>
 void linear(MatrixView<const A> x, const PackedMatrix<S>& weight, const A* bias, MatrixView<A> y, ExecutorRef executor) noexcept {
-    // Up to 8 panels an item reuse a tile's activations; at least 16 items keep several threads even.
-    const Index group = std::clamp<Index>(weight.panels() / 16, 1, 8);
+    // Up to 4 panels an item reuse a tile's activations, and a block of k of each (64 KiB of float) stays in L2 for the next
+    // rows; at least 16 items keep several threads even.
+    const Index group = std::clamp<Index>(weight.panels() / 16, 1, 4);
     for_each_item(executor, divide_up(weight.panels(), group), [&](Index item, Index) {
         const Index begin = item * group;
         const Index end = std::min(begin + group, weight.panels());
