@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "support/kernels.hpp"
 #include "support/layer.hpp"
 #include "support/thrown.hpp"
 
@@ -134,9 +135,7 @@ TYPED_TEST(AttentionBatchTest, ForksThatShareTheirPrefixAgreeWithCopies) {
     served.positions = {500, 500, 501, 502, 500};
     const Matrix found = served.run(served.paged(), {.share_prefix = true});
     const Matrix expected = served.run(served.contiguous());
-    const double rounding = std::is_same_v<detail::Unit<simd::DefaultArch, float, TypeParam>, float>
-                                ? 0.0
-                                : 2.0 * testing::rounded_probabilities<bf16>;
+    const double rounding = 2.0 * decode_allowance<TypeParam>;
     EXPECT_TRUE(
         testing::within(compare(found, expected), 2.0 * testing::layer_tolerance<float>(served.config, 503) + 2.0 * rounding));
     EXPECT_FALSE(same_bits(found, expected));  // it was indeed computed in another order

@@ -10,6 +10,7 @@
 #include "mla/testing/compare.hpp"
 #include "mla/testing/tolerance.hpp"
 #include "support/attention_result.hpp"
+#include "support/kernels.hpp"
 #include "support/stored_rows.hpp"
 
 namespace mla {
@@ -83,9 +84,7 @@ void check(const Batch& b) {
         }
     }
     if (found.empty()) return;
-    const double rounding =
-        std::is_same_v<detail::Unit<simd::DefaultArch, float, C>, float> ? 0.0 : testing::rounded_probabilities<bf16>;
-    const double tolerance = testing::sum_tolerance<float>(dim + b.length) + rounding;
+    const double tolerance = testing::sum_tolerance<float>(dim + b.length) + decode_allowance<C>;
     const auto error = testing::compare(found, expected);
     const auto lse_error = testing::compare(found_lse, expected_lse);
     EXPECT_TRUE(testing::within(error, tolerance)) << b << ": " << error << ", tolerance " << tolerance;

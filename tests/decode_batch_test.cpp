@@ -55,12 +55,9 @@ template <LatentSource View>
     return result;
 }
 
-/// Tolerance of float arithmetic, and of rounded probabilities where the machine multiplies pairs of bf16.
 template <CacheElement C>
 [[nodiscard]] double tolerance(const Shape& s) {
-    const double rounding =
-        std::is_same_v<detail::Unit<simd::DefaultArch, float, C>, float> ? 0.0 : testing::rounded_probabilities<bf16>;
-    return sum_tolerance<float>(s.Dc + s.Dr + s.L) + rounding;
+    return sum_tolerance<float>(s.Dc + s.Dr + s.L) + decode_allowance<C>;
 }
 
 // Formats and pages -------------------------------------------------------------------------------------------------

@@ -47,6 +47,31 @@ TEST(DotTest, Bf16AddsTheTwoProductsOfEachLaneToItsSum) {
 #endif
 }
 
+TEST(DotTest, Int16AddsTheTwoProductsOfEachLaneToItsSum) {
+#if defined(__AVX2__)
+    std::mt19937 generator(3);
+    std::uniform_int_distribution<int> draw(-32767, 32767);
+    std::array<std::int16_t, 2 * lane_count> a;
+    std::array<std::int16_t, 2 * lane_count> b;
+    std::array<std::int32_t, lane_count> expected;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        a[i] = static_cast<std::int16_t>(draw(generator) / 2);
+        b[i] = static_cast<std::int16_t>(draw(generator) / 2);
+    }
+    for (std::int32_t& sum : expected) sum = draw(generator);
+    // The largest pair that a lane holds.
+    for (std::size_t i = 0; i < 2; ++i) a[i] = b[i] = 32767;
+    expected[0] = 0;
+    std::array<std::int32_t, lane_count> sums;
+    dot_s16<Arch>(xsimd::batch<std::int32_t, Arch>::load_unaligned(expected.data()), packed(a), packed(b))
+        .store_unaligned(sums.data());
+    for (std::size_t i = 0; i < a.size(); ++i) expected[i / 2] += a[i] * b[i];
+    EXPECT_EQ(sums, expected);
+#else
+    GTEST_SKIP() << "built without AVX2";
+#endif
+}
+
 TEST(DotTest, Int8MultipliesUnsignedWithSignedBytesAndAddsFourToEachLane) {
 #if defined(__AVX512VNNI__)
     std::mt19937 generator(2);

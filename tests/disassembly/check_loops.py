@@ -18,6 +18,7 @@ EXPECTED = re.compile(r"Loops<([0-9, ]+)>")
 # What multiplies and adds operands of a type, by its name in the function's: first the pairs.
 PRODUCTS = (
     ("mla::simd::Bf16Pair", re.compile(r"vdpbf16ps$")),
+    ("mla::simd::Int16Pair", re.compile(r"vpmaddwd$")),
     ("", re.compile(r"vfmadd\d+ps$")),
 )
 VECTOR = re.compile(r"%[xyz]mm\d+")

@@ -23,10 +23,13 @@ struct PackedExpansion {
     [[nodiscard]] ExpansionWeights<S> weights() const { return {key, value}; }
 };
 
-/// What our absorbed kernel rounds on its way over a cache of C: probabilities, where pairs of bf16 are multiplied at once.
-template <Storage C, Compute A = compute_t<C>>
+/// What our absorbed kernel rounds on its way over a cache of C: probabilities, where pairs of bf16 are multiplied at once, and
+/// queries and rope keys too, where pairs of int16 are.
+template <CacheElement C, Compute A = std::conditional_t<std::is_same_v<C, double>, double, float>>
 inline constexpr double decode_allowance =
-    std::is_same_v<detail::Unit<simd::DefaultArch, A, C>, A> ? 0.0 : testing::rounded_probabilities<bf16>;
+    std::is_same_v<detail::Unit<simd::DefaultArch, A, C>, A>      ? 0.0
+    : detail::is_quantised<detail::Unit<simd::DefaultArch, A, C>> ? testing::rounded_to_int16
+                                                                  : testing::rounded_probabilities<bf16>;
 
 inline constexpr auto decode = [](auto q, auto cache, auto scale, auto out, auto lse) {
     Workspace workspace;

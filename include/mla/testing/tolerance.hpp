@@ -54,4 +54,12 @@ inline constexpr double storage_tolerance = std::is_same_v<S, compute_t<S>> ? 0.
 template <Storage S>
 inline constexpr double rounded_probabilities = unit_roundoff<S>;
 
+/// Added error when a query is rounded to multiples of 1/8191 of its largest value, a rope key of 1/4095, and probabilities of
+/// 1/32767 of the largest of 96.
+/// Derivation: rounding to a step errs by step/√12. The largest of 576 normal values lies near 3.3, of 64 near 2.6: queries err
+/// by 1.2e-4 of themselves, rope keys by 1.9e-4, and with them scores of deviation 1 by as much; a probability errs by 8.8e-6 of
+/// the largest, which is at most √96 = 9.8 times their rms: 8.6e-5. Together 2.4e-4; a factor of 2 is left for shorter, spikier
+/// rows.
+inline constexpr double rounded_to_int16 = 0x1p-11;
+
 }  // namespace mla::testing
