@@ -13,6 +13,8 @@
 namespace mla::simd {
 namespace {
 
+#if defined(__AVX2__)
+
 using Arch = DefaultArch;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -20,8 +22,6 @@ constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
 /// Lengths around those of a vector, and of none.
 const std::vector<Index> lengths = {0, 1, 7, 8, 15, 16, 17, 31, 33, 64, 67};
-
-#if defined(__AVX2__)
 
 TEST(Int16PairTest, RoundsToTheNearestMultipleOfAStepThatTheLargestValueSets) {
     for (const Index count : lengths) {
@@ -62,9 +62,9 @@ TEST(Int16PairTest, BytesAreWidenedAndInterleavedWithTheirNeighbours) {
             second.emplace_back(static_cast<std::int8_t>(127 - i * 53));
         }
         std::vector<std::int16_t> wide(static_cast<std::size_t>(count) + 1, 12345);
-        widen(first.data(), count, wide.data());
+        widen<Arch>(first.data(), count, wide.data());
         std::vector<Int16Pair> pairs(static_cast<std::size_t>(count) + 1, Int16Pair(1, 2));
-        interleave(first.data(), second.data(), count, pairs.data());
+        interleave<Arch>(first.data(), second.data(), count, pairs.data());
         for (std::size_t i = 0; i < first.size(); ++i) {
             EXPECT_EQ(wide[i], first[i].bits);
             EXPECT_EQ(pairs[i].bits, Int16Pair(first[i].bits, second[i].bits).bits);

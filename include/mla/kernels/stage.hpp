@@ -84,14 +84,14 @@ template <class Arch, Compute A>
 }
 
 /// The same of bytes.
-template <Compute A>
+template <class Arch, Compute A>
 [[nodiscard]] RowList<simd::Int16Pair> pair_rows(const RowList<int8>& rows, Index dim, A* buffer) noexcept {
     const Index stride = staged_stride<A>(dim);
     auto* pairs = reinterpret_cast<simd::Int16Pair*>(buffer);
     RowList<simd::Int16Pair> list;
     for (Index t = 0; t < rows.size(); t += 2, pairs += stride) {
         if (t + 1 < rows.size()) {
-            simd::interleave(rows[t], rows[t + 1], dim, pairs);
+            simd::interleave<Arch>(rows[t], rows[t + 1], dim, pairs);
         } else {
             for (Index i = 0; i < dim; ++i) pairs[i] = {rows[t][i].bits, 0};
         }
@@ -113,7 +113,7 @@ template <class Arch, Compute A>
     for (Index t = 0; t < rows.size(); ++t, pairs += stride) {
         auto* const numbers = reinterpret_cast<std::int16_t*>(pairs);
         const auto* const rope_key = reinterpret_cast<const bf16*>(rows[t] + format.rope_offset());
-        simd::widen(rows[t], format.latent_dim, numbers);
+        simd::widen<Arch>(rows[t], format.latent_dim, numbers);
         std::fill(numbers + format.latent_dim, numbers + rope, std::int16_t{0});
         steps.latent[t] = format.scale(rows[t], 0);
         steps.rope[t] = simd::quantise<Arch>(rope_key, format.rope_dim, Int16Range::rope_key, numbers + rope);
@@ -130,7 +130,7 @@ template <class Arch, class U, Compute A, CacheElement C>
     Block<U> block{.keys = {}, .values = {}, .value_dim = format.latent_dim, .begin = begin};
     if constexpr (is_quantised<U>) {
         block.keys = widen_rows<Arch>(rows, format, buffer.keys, block.steps);
-        block.values = pair_rows(rows, format.latent_dim, buffer.values);
+        block.values = pair_rows<Arch>(rows, format.latent_dim, buffer.values);
     } else if constexpr (std::is_same_v<U, A>) {
         block.keys = place_rows<Arch, U>(rows, format.values(), format.latent_dim, buffer.keys,
                                          [&](const C* row, A* target) { format.template read<Arch>(row, target); });

@@ -67,6 +67,18 @@ MLA_ALWAYS_INLINE PackedBatch<Arch> pair_lanes(const Batch<Arch, float>& first, 
     return xsimd::bitwise_cast<PackedBatch<Arch>>(low | (high << 16));
 }
 
+/// wide[i] = bytes[i] for i in [0, count). Defined where has_dot_int16<Arch>, as is all that follows.
+template <class Arch>
+void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept;
+
+/// pairs[i] = {first[i], second[i]} for i in [0, count).
+template <class Arch>
+void interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) noexcept;
+
+/// numbers[i] = round(values[i] / step) for i in [0, count), within ±range; returns step.
+template <class Arch, Storage S>
+float quantise(const S* values, Index count, float range, std::int16_t* numbers) noexcept;
+
 #if defined(__AVX2__)
 template <class Arch, class A>
     requires(has_dot_int16<Arch>)
@@ -100,7 +112,6 @@ MLA_ALWAYS_INLINE void store_narrow(std::int16_t* target, const Batch<Arch, std:
     }
 }
 
-/// numbers[i] = round(values[i] / step) for i in [0, count), within ±range; returns step.
 template <class Arch, Storage S>
 float quantise(const S* values, Index count, float range, std::int16_t* numbers) noexcept {
     constexpr Index width = lanes<Arch, float>;
@@ -114,8 +125,8 @@ float quantise(const S* values, Index count, float range, std::int16_t* numbers)
     return steps.step;
 }
 
-/// wide[i] = bytes[i] for i in [0, count).
-inline void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept {
+template <class Arch>
+void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept {
     const Index whole = count / 16 * 16;
     for (Index i = 0; i < whole; i += 16) {
         const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i));
@@ -124,8 +135,8 @@ inline void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept {
     for (Index i = whole; i < count; ++i) wide[i] = bytes[i].bits;
 }
 
-/// pairs[i] = {first[i], second[i]} for i in [0, count).
-inline void interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) noexcept {
+template <class Arch>
+void interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) noexcept {
     const Index whole = count / 16 * 16;
     const auto store = [](Int16Pair* target, __m128i bytes) MLA_ALWAYS_INLINE_LAMBDA {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm256_cvtepi8_epi16(bytes));
