@@ -28,7 +28,7 @@ inline constexpr double narrow_goal<bf16> = 3e-3;
 template <>
 inline constexpr double narrow_goal<fp16> = 1e-3;
 template <>
-inline constexpr double narrow_goal<int8> = 1e-2;
+inline constexpr double narrow_goal<int8> = 1e-3;
 template <>
 inline constexpr double narrow_goal<fp8> = 3e-3;
 
