@@ -66,36 +66,17 @@ template <class Arch, class U, Compute A, CacheElement C, class Read>
 
 /// Rows [tokens / 2] of pairs: value i of two neighbouring tokens. What the last token lacks beside it is 0, as is the tail of a
 /// row.
-template <class Arch, Compute A>
-[[nodiscard]] RowList<simd::Bf16Pair> pair_rows(const RowList<bf16>& rows, Index dim, A* buffer) noexcept {
+template <class Arch, class U, Compute A, class C>
+[[nodiscard]] RowList<U> pair_rows(const RowList<C>& rows, Index dim, A* buffer) noexcept {
     const Index stride = staged_stride<A>(dim);
-    auto* pairs = reinterpret_cast<simd::Bf16Pair*>(buffer);
-    RowList<simd::Bf16Pair> list;
+    U* pairs = reinterpret_cast<U*>(buffer);
+    RowList<U> list;
     for (Index t = 0; t < rows.size(); t += 2, pairs += stride) {
-        if (t + 1 < rows.size()) {
-            simd::interleave<Arch>(rows[t], rows[t + 1], dim, pairs);
-        } else {
-            for (Index i = 0; i < dim; ++i) pairs[i].bits = rows[t][i].bits;
-        }
+        const bool alone = t + 1 == rows.size();
+        simd::interleave<Arch>(rows[t], rows[alone ? t : t + 1], dim, pairs);
+        if (alone)
+            for (Index i = 0; i < dim; ++i) pairs[i].bits &= 0xffffU;
         for (Index i = dim; i < stride; ++i) pairs[i].bits = 0;
-        list.add(pairs);
-    }
-    return list;
-}
-
-/// The same of bytes.
-template <class Arch, Compute A>
-[[nodiscard]] RowList<simd::Int16Pair> pair_rows(const RowList<int8>& rows, Index dim, A* buffer) noexcept {
-    const Index stride = staged_stride<A>(dim);
-    auto* pairs = reinterpret_cast<simd::Int16Pair*>(buffer);
-    RowList<simd::Int16Pair> list;
-    for (Index t = 0; t < rows.size(); t += 2, pairs += stride) {
-        if (t + 1 < rows.size()) {
-            simd::interleave<Arch>(rows[t], rows[t + 1], dim, pairs);
-        } else {
-            for (Index i = 0; i < dim; ++i) pairs[i] = {rows[t][i].bits, 0};
-        }
-        std::fill(pairs + dim, pairs + stride, simd::Int16Pair(0, 0));
         list.add(pairs);
     }
     return list;
@@ -130,7 +111,7 @@ template <class Arch, class U, Compute A, CacheElement C>
     Block<U> block{.keys = {}, .values = {}, .value_dim = format.latent_dim, .begin = begin};
     if constexpr (is_quantised<U>) {
         block.keys = widen_rows<Arch>(rows, format, buffer.keys, block.steps);
-        block.values = pair_rows<Arch>(rows, format.latent_dim, buffer.values);
+        block.values = pair_rows<Arch, U>(rows, format.latent_dim, buffer.values);
     } else if constexpr (std::is_same_v<U, A>) {
         block.keys = place_rows<Arch, U>(rows, format.values(), format.latent_dim, buffer.keys,
                                          [&](const C* row, A* target) { format.template read<Arch>(row, target); });
@@ -138,7 +119,7 @@ template <class Arch, class U, Compute A, CacheElement C>
     } else {
         block.keys = place_rows<Arch, U>(rows, format.values(), Index{0}, buffer.keys,
                                          [&](const bf16* row, bf16* target) { std::copy_n(row, format.values(), target); });
-        block.values = pair_rows<Arch>(rows, format.latent_dim, buffer.values);
+        block.values = pair_rows<Arch, U>(rows, format.latent_dim, buffer.values);
     }
     return block;
 }
@@ -153,7 +134,7 @@ template <class Arch, class U, Compute A, Storage C>
     if constexpr (std::is_same_v<U, A>) {
         block.values = place_rows<Arch, U>(values, dim, dim, buffer.values, read);
     } else {
-        block.values = pair_rows<Arch>(values, dim, buffer.values);
+        block.values = pair_rows<Arch, U>(values, dim, buffer.values);
     }
     return block;
 }
