@@ -1,8 +1,10 @@
 // Absorbed attention of many requests: pages, formats, mixed batches, trees, sinks, and a prefix that all share.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <string>
@@ -47,12 +49,26 @@ std::ostream& operator<<(std::ostream& stream, const Shape& s) {
 }
 
 template <LatentSource View>
-[[nodiscard]] AttentionResult<float> attend_alone(const std::vector<float>& queries, Index T, Index H, const View& cache) {
+[[nodiscard]] AttentionResult<float> attend_alone(const std::vector<float>& queries, Index T, Index H, const View& cache,
+                                                  float scale) {
     AttentionResult<float> result{T, H, cache.latent_dim};
     Workspace workspace;
-    decode_absorbed(HeadsView<const float>(queries.data(), T, H, cache.row_dim()), cache, scale_of(cache.row_dim()),
-                    result.out_view(), result.lse_view(), workspace, SerialExecutor{});
+    decode_absorbed(HeadsView<const float>(queries.data(), T, H, cache.row_dim()), cache, scale, result.out_view(),
+                    result.lse_view(), workspace, SerialExecutor{});
     return result;
+}
+
+template <LatentSource View>
+[[nodiscard]] AttentionResult<float> attend_alone(const std::vector<float>& queries, Index T, Index H, const View& cache) {
+    return attend_alone(queries, T, H, cache, scale_of(cache.row_dim()));
+}
+
+template <CacheElement C>
+[[nodiscard]] reference::Attended attend_reference(const std::vector<float>& queries, Index T, Index H, const StoredRows<C>& rows,
+                                                   float scale) {
+    const Index dim = rows.format.values();
+    return reference::attend_absorbed(testing::widened(queries, T * H, dim), T, H, rows.matrix(), rows.format.latent_dim,
+                                      static_cast<double>(scale));
 }
 
 template <CacheElement C>
@@ -67,18 +83,47 @@ class DecodeFormatsTest : public ::testing::Test {};
 TYPED_TEST_SUITE(DecodeFormatsTest, TestTypes<CacheTypes>);
 
 const std::vector<Shape> shapes = {{1, 1, 20, 32, 8},   {2, 3, 140, 33, 8},   {1, 16, 700, 512, 64}, {4, 9, 140, 96, 64},
-                                   {1, 63, 300, 64, 0}, {2, 128, 97, 130, 8}, {13, 5, 385, 256, 32}};
+                                   {1, 63, 300, 64, 0}, {2, 128, 97, 130, 8}, {13, 5, 385, 256, 32}, {1, 9, 130, 33, 7}};
 
 TYPED_TEST(DecodeFormatsTest, MatchesTheReferenceOnTheRowsAsTheyReadBack) {
     for (const Shape& s : shapes) {
         const StoredRows<TypeParam> rows(s.L, s.Dc, s.Dr, 1);
         const auto queries = random_queries(s.T * s.H * (s.Dc + s.Dr), 2);
         const auto result = attend_alone(queries, s.T, s.H, rows.view());
-        const auto expected = reference::attend_absorbed(testing::widened(queries, s.T * s.H, s.Dc + s.Dr), s.T, s.H,
-                                                         rows.matrix(), s.Dc, static_cast<double>(scale_of(s.Dc + s.Dr)));
+        const auto expected = attend_reference(queries, s.T, s.H, rows, scale_of(s.Dc + s.Dr));
         const auto error = testing::compare(result.out, expected.output.values);
         EXPECT_TRUE(within(error, tolerance<TypeParam>(s))) << s << ": " << error;
         EXPECT_TRUE(within(testing::compare(result.lse, expected.lse.values), tolerance<TypeParam>(s))) << s;
+    }
+}
+
+TYPED_TEST(DecodeFormatsTest, AScaleMayBeNegativeAndLarge) {
+    const StoredRows<TypeParam> rows(140, 96, 16, 1);
+    auto queries = random_queries(2 * 9 * 112, 2);
+    for (float& value : queries) value = -value;
+    const auto expected = attend_alone(queries, 2, 9, rows.view(), 0.125F);
+    for (float& value : queries) value /= -128.0F;
+    EXPECT_TRUE(attend_alone(queries, 2, 9, rows.view(), -16.0F).same(expected));  // powers of two change no bits
+}
+
+TYPED_TEST(DecodeFormatsTest, NaNInATokenReachesAllThatSeeItAndLeavesTheOthersRightOrNaN) {
+    constexpr Index T = 3, H = 5, L = 140, Dc = 32, dim = 40;
+    StoredRows<TypeParam> rows(L, Dc, dim - Dc, 1);
+    const auto queries = random_queries(T * H * dim, 2);
+    const auto expected = attend_reference(queries, T, H, rows, scale_of(dim));
+    const std::vector<float> poisoned(static_cast<std::size_t>(dim), not_a_number<float>);
+    rows.format.template write<simd::DefaultArch>(poisoned.data(), rows.elements.data() + (L - 1) * rows.stride);
+    const auto result = attend_alone(queries, T, H, rows.view());
+    for (Index row = 0; row < T * H; ++row) {
+        const float* const out = result.out.data() + row * Dc;
+        if (row >= (T - 1) * H) {
+            EXPECT_TRUE(result.is_nan(row)) << row << " sees the token";
+            continue;
+        }
+        if (std::all_of(out, out + Dc, [](float value) { return std::isnan(value); })) continue;
+        const double* const right = expected.output.row(row);
+        const auto error = testing::compare(std::vector<float>(out, out + Dc), std::vector<double>(right, right + Dc));
+        EXPECT_TRUE(within(error, tolerance<TypeParam>({T, H, L, Dc, dim - Dc}))) << row << ": " << error;
     }
 }
 
@@ -113,6 +158,37 @@ TYPED_TEST(DecodeFormatsTest, ExpandedAttentionReadsPagesAndFormatsToo) {
     const auto expected = run(LatentView<float>{plain.data(), L, Dc, Dr, Dc + Dr});
     EXPECT_TRUE(run(rows.view()).same(expected));
     EXPECT_TRUE(run(ScatteredRows<TypeParam>(rows, 16, 9).view()).same(expected));
+}
+
+TEST(DecodeInt8Test, AHostsScalesMayBeNegative) {
+    StoredRows<int8> rows(200, 64, 16, 1);
+    for (Index t = 0; t < rows.length; t += 3) {
+        int8* const row = rows.elements.data() + t * rows.stride;
+        const float scale = -rows.format.scale(row, 0);
+        std::memcpy(static_cast<void*>(row + rows.format.scale_offset()), &scale, sizeof scale);
+    }
+    const auto queries = random_queries(9 * 80, 2);
+    const auto error = testing::compare(attend_alone(queries, 1, 9, rows.view()).out,
+                                        attend_reference(queries, 1, 9, rows, scale_of(80)).output.values);
+    EXPECT_TRUE(within(error, tolerance<int8>({1, 9, 200, 64, 16}))) << error;
+}
+
+/// Whole numbers, so that scores are exact up to the scale, and so large that the largest and the maximum, which are rounded
+/// apart, may differ by much of 1.
+TEST(DecodeInt8Test, TheLargestOfScoresFarFromZeroKeepsItsWeight) {
+    constexpr Index H = 64, L = 192, Dc = 64;
+    std::vector<float> tokens;
+    std::vector<float> queries;
+    Generator generator(3);
+    for (Index i = 0; i < L * Dc; ++i) tokens.push_back(i % Dc == 0 ? 127.0F : static_cast<float>(generator() % 3));
+    for (Index i = 0; i < H * Dc; ++i) queries.push_back(i % Dc == 0 ? 8191.0F : static_cast<float>(generator() % 3));
+    StoredRows<int8> rows(L, Dc, 0, 1);
+    append(MatrixView<const float>(tokens.data(), L, Dc), rows.format,
+           MatrixView<int8>(rows.elements.data(), L, rows.format.elements(), rows.stride));
+    constexpr float scale = 0.37F;
+    const auto error = testing::compare(attend_alone(queries, 1, H, rows.view(), scale).out,
+                                        attend_reference(queries, 1, H, rows, scale).output.values);
+    EXPECT_TRUE(within(error, 0.05)) << error;  // scores near 4e5 are rounded to 1/32: half of that is an error of 1.6 % each
 }
 
 // Batches -----------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ TEST(Int16PairTest, BytesAreWidenedAndInterleavedWithTheirNeighbours) {
 TEST(Int16PairTest, LanesArePairedFirstInTheLowHalf) {
     constexpr auto width = static_cast<std::size_t>(lanes<Arch, float>);
     float first[width], second[width];
-    for (std::size_t i = 0; i < width; ++i) first[i] = static_cast<float>(i) + 0.5F, second[i] = 32766.0F - static_cast<float>(i);
+    for (std::size_t i = 0; i < width; ++i) first[i] = static_cast<float>(i) - 3.5F, second[i] = static_cast<float>(i) - 32766.0F;
     std::uint32_t pairs[width];
     pair_lanes<Arch>(Batch<Arch, float>::load_unaligned(first), Batch<Arch, float>::load_unaligned(second))
         .store_unaligned(pairs);

@@ -34,9 +34,7 @@ struct Arrays {
     int* none;
     float* floats;
 };
-Arrays arrays(Arena& arena) {
-    return {arena.take<double>(3), arena.take<char>(65), arena.take<int>(0), arena.take<float>(16)};
-}
+Arrays arrays(Arena& arena) { return {arena.take<double>(3), arena.take<char>(65), arena.take<int>(0), arena.take<float>(16)}; }
 constexpr std::size_t arrays_bytes = 256;
 
 /// One array of `bytes` bytes.
@@ -48,6 +46,14 @@ struct alignas(scratch_alignment) Line {
     std::byte bytes[scratch_alignment];
 };
 std::span<std::byte> bytes_in(std::vector<Line>& lines) { return std::as_writable_bytes(std::span<Line>(lines)); }
+
+TEST(AllocationTest, ArraysStartOnACacheLineAndThoseOfALargePageOnALargePage) {
+    const auto address = [](const auto& array) { return reinterpret_cast<std::uintptr_t>(array.get()); };
+    for (const mla::Index count : {0, 1, 1000, (1 << 21) - 1})
+        EXPECT_EQ(address(mla::detail::allocate_aligned<std::byte>(count)) % mla::scratch_alignment, 0U) << count;
+    for (const mla::Index count : {1 << 21, 5000000})
+        EXPECT_EQ(address(mla::detail::allocate_aligned<std::byte>(count)) % mla::detail::large_page, 0U) << count;
+}
 
 TEST(ArenaTest, WithoutMemoryItOnlyCounts) {
     Arena arena;

@@ -98,7 +98,7 @@ inline constexpr Index few_step = 4;
 /// wide with 16.
 template <class Arch>
 [[nodiscard]] constexpr int few_vectors(Index rows) noexcept {
-    const int widest = rows == 1 ? 8 : rows == 2 ? 8 : 4;
+    const int widest = rows <= 2 ? 8 : 4;
     return simd::vector_registers<Arch> == 32 || rows == 1 ? widest : widest / 2;
 }
 

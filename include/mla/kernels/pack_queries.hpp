@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "mla/kernels/row_group.hpp"
 
@@ -14,12 +15,12 @@ struct Scale {
     A of_scores;  ///< positive
 };
 
-/// Queries of the type computed in take the scale, which then costs nothing; those that are rounded do not, so that a query
-/// that came as bf16 stays what it was.
+/// Queries of the type computed in take the scale, which then costs nothing; those that are rounded take its sign only, so that a
+/// query that came as bf16 stays what it was.
 template <class U, Compute A>
 [[nodiscard]] Scale<A> place_scale(A scale) noexcept {
-    const bool apart = !std::is_same_v<U, A> && scale > A(0);
-    return apart ? Scale<A>{A(1), scale} : Scale<A>{scale, A(1)};
+    if (std::is_same_v<U, A> || scale == A(0)) return {scale, A(1)};
+    return {std::copysign(A(1), scale), std::abs(scale)};
 }
 
 /// One query [depth] in units, times a scale; zeros of no query.
@@ -69,17 +70,20 @@ void pack_panels(const RowGroup<A>& group, Index latent_dim, A scale, Query quer
     constexpr Index block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
     const Index units = units_of<U>(group.depth, latent_dim);
     const Index padded = round_up(group.rows, Shape::lanes);
+    const auto scales = place_scale<U>(scale);
     for (Index first = 0; first < padded; first += Shape::panel_rows) {
         const Index width = std::min(Shape::panel_rows, padded - first);
         QueryUnits<Arch, U, A> sources[simd::extent<Shape::panel_rows>];
         for (Index r = 0; r < width; ++r) {
-            if (first + r < group.rows) sources[r] = {query(first + r), group.depth, latent_dim, place_scale<U>(scale)};
+            if (first + r < group.rows) sources[r] = {query(first + r), group.depth, latent_dim, scales};
             group.factors[first + r] = sources[r].factor();
         }
         U* panel = reinterpret_cast<U*>(group.queries) + first * units;
-        for (Index begin = 0; begin < units; begin += block)
+        for (Index begin = 0; begin < units; begin += block) {
+            const Index end = std::min(begin + block, units);
             for (Index r = 0; r < width; ++r)
-                for (Index k = begin; k < std::min(begin + block, units); ++k) panel[k * width + r] = sources[r][k];
+                for (Index k = begin; k < end; ++k) panel[k * width + r] = sources[r][k];
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 
 namespace mla::detail {
 
-/// Tile shapes of the attention kernels on one instruction set, for rows multiplied in units of U.
+/// Tile shapes of the attention kernels on one instruction set; U: the unit of the products.
 /// Score tile: tokens × rows, rows in vectors. 32 registers: 12×2 sums, 2 queries, 1 broadcast key = 27; 16: 6×2, 15 in all.
 /// A single vector of rows takes 12 tokens on either, enough sums to hide the latency of an FMA.
 /// Value tile: rows × values, values in vectors. 32 registers: 8×3 sums, 3 values, 1 broadcast = 28; 16: 4×3 = 12, 16 in all.

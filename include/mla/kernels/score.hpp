@@ -9,11 +9,12 @@ namespace mla::detail {
 /// Units of a score that are summed in registers before they join it. One sum over all 576 values of a DeepSeek row would carry
 /// twice the rounding error of four of 144; the three extra passes over a tile cost about 1 %.
 inline constexpr Index score_depth = 144;
+
 /// Units [begin, end) of every key and query, and of whole numbers what those of each key stand for.
 struct Piece {
     Index begin;
     Index end;
-    const float* steps = nullptr;
+    const float* steps;
 };
 
 /// scores [M tokens, N vectors of rows] (+)= a piece of keys [first, first + M) · the same of packed queries; the first piece

@@ -1,6 +1,8 @@
 // Softmax: a block's scores become probabilities in the unit of the next product, and the running maxima and sums move on.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "mla/kernels/row_group.hpp"
@@ -81,14 +83,17 @@ simd::Batch<Arch, A> exponentiate_quantised(Index tokens, Index width, const sim
     return total;
 }
 
-/// weight[token] = its share of the largest step of the block, in whole numbers up to Int16Range::probability. Returns what one
-/// of them stands for. A step that is NaN makes all NaN.
+/// weight[token] = its share of the largest step of the block, in whole numbers up to ±Int16Range::probability. Returns what one
+/// of them stands for. A token whose step is no number weighs 0: rows that see it have a sum of NaN, the others do not mind it.
 template <Compute A>
 [[nodiscard]] A weigh_steps(const float* steps, Index tokens, A* weight) noexcept {
     A largest(0);
-    for (Index t = 0; t < tokens; ++t) largest = steps[t] <= largest ? largest : static_cast<A>(steps[t]);
-    const A per_step = largest > A(0) ? Int16Range::probability / largest : A(0);
-    for (Index t = 0; t < tokens; ++t) weight[t] = static_cast<A>(steps[t]) * per_step;
+    for (Index t = 0; t < tokens; ++t) {
+        weight[t] = std::isfinite(steps[t]) ? static_cast<A>(steps[t]) : A(0);
+        largest = std::max(largest, std::abs(weight[t]));
+    }
+    if (largest == A(0)) return A(0);
+    for (Index t = 0; t < tokens; ++t) weight[t] *= Int16Range::probability / largest;
     return largest / Int16Range::probability;
 }
 
@@ -100,7 +105,8 @@ template <class Arch, class U, Compute A>
 void softmax_panel(const Block<U>& block, Index tokens, const RowGroup<A>& group, Index first, Index width, A* scores,
                    PanelFactors<Arch, A>& factors) noexcept {
     using Batch = simd::Batch<Arch, A>;
-    A weight[simd::extent < is_quantised<U> ? block_tokens : 1 > ];
+    constexpr Index weights = is_quantised<U> ? block_tokens : 1;
+    A weight[simd::extent<weights>];
     A step(0);
     if constexpr (is_quantised<U>) step = weigh_steps(block.steps.latent, tokens, weight);
     for (Index column = 0; column < width; column += simd::lanes<Arch, A>) {

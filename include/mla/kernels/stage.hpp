@@ -83,7 +83,7 @@ template <class Arch, class U, Compute A, class C>
 }
 
 /// Rows [latent | rope key] of whole numbers, each part from a pair on: the latent's are its bytes, of the rope key as many as
-/// Int16Range allows. Sets the steps of both.
+/// Int16Range allows. Sets the steps of both. What is beside an odd last value meets a query's 0.
 template <class Arch, Compute A>
 [[nodiscard]] RowList<simd::Int16Pair> widen_rows(const RowList<int8>& rows, const RowFormat<int8>& format, A* buffer,
                                                   TokenSteps& steps) noexcept {
@@ -95,10 +95,8 @@ template <class Arch, Compute A>
         auto* const numbers = reinterpret_cast<std::int16_t*>(pairs);
         const auto* const rope_key = reinterpret_cast<const bf16*>(rows[t] + format.rope_offset());
         simd::widen<Arch>(rows[t], format.latent_dim, numbers);
-        std::fill(numbers + format.latent_dim, numbers + rope, std::int16_t{0});
         steps.latent[t] = format.scale(rows[t], 0);
         steps.rope[t] = simd::quantise<Arch>(rope_key, format.rope_dim, Int16Range::rope_key, numbers + rope);
-        if (format.rope_dim % 2 != 0) numbers[rope + format.rope_dim] = 0;
         list.add(pairs);
     }
     return list;

@@ -31,10 +31,12 @@ struct PanelRange {
 /// k between two bursts of fetching.
 inline constexpr Index linear_fetch_k = 16;
 
-/// Fetches the cache line at `panel` of each of `count` rows.
+/// Fetches columns [0, columns) of `count` rows of a panel, whose lines start at the first.
 template <Storage S>
-MLA_ALWAYS_INLINE void fetch_lines(const S* panel, Index count) noexcept {
-    for (Index k = 0; k < count; ++k) __builtin_prefetch(panel + k * panel_columns, 0, 2);
+MLA_ALWAYS_INLINE void fetch_rows(const S* panel, Index columns, Index count) noexcept {
+    constexpr Index line = 64 / static_cast<Index>(sizeof(S));
+    for (Index k = 0; k < count; ++k)
+        for (Index n = 0; n < columns; n += line) __builtin_prefetch(panel + k * panel_columns + n, 0, 2);
 }
 
 /// y [M, columns] (+)= x [M, depth] · panel [depth, panel_columns]; the products for k = 0 overwrite y, later ones add to it.
@@ -44,20 +46,18 @@ void multiply_panel(Index depth, simd::RowOperand<A> x, const S* panel, const S*
     // One or two rows read the panel a whole row at a time: enough independent sums to hide the latency of an FMA.
     constexpr int whole_row = static_cast<int>(std::min<Index>(panel_columns / simd::lanes<Arch, A>, 4));
     constexpr int N = M <= 2 ? whole_row : 2;
-    constexpr Index line = 64 / static_cast<Index>(sizeof(S));
     using Tile = simd::Tile<Arch, A, M, N>;
     for (Index column = 0; column < y.cols; column += Tile::columns) {
         Tile tile;
         tile.clear();
-        if (next != nullptr && column % line == 0) {
-            for (Index k = 0; k < depth; k += linear_fetch_k) {
-                const Index count = std::min(linear_fetch_k, depth - k);
-                fetch_lines(next + k * panel_columns + column, count);
-                tile.multiply(count, simd::RowOperand<A>{x.data + k, x.stride},
-                              simd::StridedRows<S>{panel + k * panel_columns + column, panel_columns});
-            }
-        } else {
-            tile.multiply(depth, x, simd::StridedRows<S>{panel + column, panel_columns});
+        // The second half of a line comes with the first.
+        const bool fetches = next != nullptr && column * static_cast<Index>(sizeof(S)) % 64 == 0;
+        const Index step = fetches ? linear_fetch_k : depth;
+        for (Index k = 0; k < depth; k += step) {
+            const Index count = std::min(step, depth - k);
+            if (fetches) fetch_rows(next + k * panel_columns + column, Tile::columns, count);
+            tile.multiply(count, simd::RowOperand<A>{x.data + k, x.stride},
+                          simd::StridedRows<S>{panel + k * panel_columns + column, panel_columns});
         }
         A* target = y.data + column;
         if (column + Tile::columns <= y.cols) {

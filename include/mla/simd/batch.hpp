@@ -44,23 +44,10 @@ template <auto Count>
 inline constexpr std::size_t extent = static_cast<std::size_t>(Count);
 
 /// Hides from the compiler where a vector came from, so that it stays in its register. GCC would rather load it anew for each
-/// use, as an operand in memory: a tile of 4×3 sums then does 16 loads for its 12 products where 7 suffice.
+/// use, as an operand in memory: a tile of 4×3 sums then does 16 loads for its 12 products where 7 suffice. Nor is it made once
+/// before a loop, where it would take a register for good.
 template <class Vector>
 MLA_ALWAYS_INLINE void keep_in_register([[maybe_unused]] Vector& vector) {
-#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX__)
-    typename Vector::register_type bits = vector;
-#if defined(__AVX512F__)
-    asm("" : "+v"(bits));
-#else
-    asm("" : "+x"(bits));
-#endif
-    vector = Vector(bits);
-#endif
-}
-
-/// The same, and the vector is made here: not once before a loop, where it would take a register for good.
-template <class Vector>
-MLA_ALWAYS_INLINE void make_in_register([[maybe_unused]] Vector& vector) {
 #if defined(__GNUC__) && !defined(__clang__) && defined(__AVX__)
     typename Vector::register_type bits = vector;
 #if defined(__AVX512F__)

@@ -59,12 +59,12 @@ struct Steps {
     }
 };
 
-/// Pairs two vectors of whole numbers from 0 to 32767 lane by lane.
+/// Pairs two vectors of whole numbers of at most ±32767 lane by lane.
 template <class Arch>
 MLA_ALWAYS_INLINE PackedBatch<Arch> pair_lanes(const Batch<Arch, float>& first, const Batch<Arch, float>& second) {
     const auto low = xsimd::nearbyint_as_int(first);
     const auto high = xsimd::nearbyint_as_int(second);
-    return xsimd::bitwise_cast<PackedBatch<Arch>>(low | (high << 16));
+    return xsimd::bitwise_cast<PackedBatch<Arch>>((low & 0xffff) | (high << 16));
 }
 
 /// wide[i] = bytes[i] for i in [0, count). Defined where has_dot_int16<Arch>, as is all that follows.

@@ -68,11 +68,11 @@ struct Tile {
 
     MLA_ALWAYS_INLINE void clear() {
         Batch<Arch, A> zero(A(0));
-        // Where GCC sees that a sum of __m256i starts from zeros, it carries it through the loop twice, once as integers of 32 bits.
-        if constexpr (std::is_integral_v<A>) make_in_register(zero);
-        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
-            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = zero; });
-        });
+        // Where GCC sees that a sum of __m256i starts from zeros, it carries it through the loop twice, once as integers of 32
+        // bits.
+        if constexpr (std::is_integral_v<A>) keep_in_register(zero);
+        unroll<M>([&](auto m)
+                      MLA_ALWAYS_INLINE_LAMBDA { unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = zero; }); });
     }
 
     MLA_ALWAYS_INLINE void store(A* c, Index stride) const {
