@@ -81,7 +81,7 @@ TYPED_TEST(EigenTest, PacksWhatWasWrittenThroughEigen) {
     const mla::PackedMatrix<float> packed(tensor_ref(matrix));
     for (Index out = 0; out < 5; ++out)
         for (Index in = 0; in < 4; ++in)
-            EXPECT_EQ(packed.panel(0, 0)[in * mla::panel_columns + out], static_cast<float>(8 * out + in + 1));
+            EXPECT_EQ(packed.panel(0, 0)[in * mla::panel_columns<float> + out], static_cast<float>(8 * out + in + 1));
 }
 
 TEST(EigenTest, TypesAreThoseOfTheScalars) {

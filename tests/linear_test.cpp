@@ -67,15 +67,15 @@ bool same_bits(const A* a, const A* b, Index count) {
 
 // Packing -------------------------------------------------------------------------------------------------------------
 
-/// Panels [panel][in][32] of the weight, zeros behind its last column: from `element(in, out)`.
+/// Panels [panel][in][panel_columns] of the weight, zeros behind its last column: from `element(in, out)`.
 template <Storage S, class Element>
 void expect_packed(const PackedMatrix<S>& packed, Index index, Element element) {
     for (Index p = 0; p < packed.panels(); ++p)
         for (Index k = 0; k < packed.in(); ++k)
-            for (Index n = 0; n < panel_columns; ++n) {
-                const Index column = p * panel_columns + n;
+            for (Index n = 0; n < panel_columns<S>; ++n) {
+                const Index column = p * panel_columns<S> + n;
                 const double expected = column < packed.out() ? element(k, column) : 0.0;
-                ASSERT_EQ(static_cast<double>(packed.panel(index, p)[k * panel_columns + n]), expected) << k << ", " << column;
+                ASSERT_EQ(static_cast<double>(packed.panel(index, p)[k * panel_columns<S> + n]), expected) << k << ", " << column;
             }
 }
 
@@ -137,7 +137,7 @@ TYPED_TEST(LinearTest, PackingATransposeGivesTheSamePanels) {
     packed.pack(0, TensorRef(weight.data(), out, in));
     packed.pack_transposed(1, TensorRef(transposed.data(), in, out));
     for (Index p = 0; p < packed.panels(); ++p)
-        EXPECT_EQ(std::memcmp(packed.panel(0, p), packed.panel(1, p), sizeof(TypeParam) * in * panel_columns), 0);
+        EXPECT_EQ(std::memcmp(packed.panel(0, p), packed.panel(1, p), sizeof(TypeParam) * in * panel_columns<TypeParam>), 0);
 }
 
 TEST(PackedMatrixTest, KeepsMatricesApartAndStatesItsSize) {
@@ -151,8 +151,8 @@ TEST(PackedMatrixTest, KeepsMatricesApartAndStatesItsSize) {
     for (Index index = 0; index < 3; ++index)
         expect_packed(packed, index, [&](Index, Index) { return static_cast<double>(index + 1); });
     EXPECT_EQ(packed.count(), 3);
-    EXPECT_EQ(packed.panels(), 2);
-    EXPECT_EQ(packed.bytes(), 3U * 2U * 5U * 32U * 2U);
+    EXPECT_EQ(packed.panels(), 3);
+    EXPECT_EQ(packed.bytes(), 3U * 3U * 5U * 16U * 2U);
 
     const PackedMatrix<float> single(TensorRef(ones.data(), 33, 5));
     EXPECT_EQ(single.count(), 1);
@@ -304,18 +304,19 @@ TYPED_TEST(LinearTest, NoRowsAreNoWork) {
 
 TYPED_TEST(LinearTest, ARangeOfPanelsLeavesTheOtherColumnsAlone) {
     using A = typename Product<TypeParam>::A;
-    constexpr Index out = 150;  // panels 0 … 4, the last one ragged
+    constexpr Index out = 150;  // the last panel is ragged
     const Product<TypeParam> product(14, 40, out);
+    const Index panels = product.packed().panels();
     const auto all = product.rows(0, 14, serial);
     for (const Index T : {3, 14})
-        for (Index begin = 0; begin <= 5; ++begin)
-            for (Index end = begin; end <= 5; ++end) {
+        for (Index begin = 0; begin <= panels; ++begin)
+            for (Index end = begin; end <= panels; ++end) {
                 std::vector<A> y(static_cast<std::size_t>(T * out), product.untouched);
                 mla::linear_panels<>(product.x().row_range(0, T), product.packed(), 0, begin, end,
                                      MatrixView<A>(y.data(), T, out));
                 std::vector<A> expected(y.size(), product.untouched);
                 for (Index t = 0; t < T; ++t)
-                    for (Index n = begin * panel_columns; n < std::min(end * panel_columns, out); ++n) {
+                    for (Index n = begin * panel_columns<TypeParam>; n < std::min(end * panel_columns<TypeParam>, out); ++n) {
                         const auto cell = static_cast<std::size_t>(t * out + n);
                         expected[cell] = all[cell];
                     }

@@ -19,36 +19,42 @@ template <int Widest, int N>
 using RowTiles = std::conditional_t<(Widest > 8), Loops<Widest * N, 8 * N, 4 * N, 2 * N, N>, Loops<Widest * N, 4 * N, 2 * N, N>>;
 template <class U>
 using ValueTiles = Loops<Shape::value_rows * Shape::value_vectors<U>, Shape::value_rows * 2, Shape::value_rows>;
+/// Tiles of `Rows` rows by two vectors, and by one for the last panel where a tile takes two.
+template <int Rows>
+using LinearTiles =
+    std::conditional_t<(2 * simd::lanes<Arch, float> > panel_columns<float>), Loops<Rows * 2, Rows>, Loops<Rows * 2>>;
 
 template <class U, int N, class Expected>
 [[gnu::flatten]] void score(const detail::Block<U>& block, Index tokens, Index units, const U* panel, float* scores,
-                            detail::Prefetch& next) {
+                            simd::Prefetch& next) {
     detail::score_panel<Arch, N>(block, tokens, units, panel, scores, next);
 }
 
 template <class U, class Expected>
 [[gnu::flatten]] void accumulate(const detail::Block<U>& block, Index tokens, Index width, const U* p,
                                  const detail::PanelFactors<Arch, float>& factors, float* out, Index out_stride,
-                                 detail::Prefetch& next) {
+                                 simd::Prefetch& next) {
     detail::accumulate_panel<Arch>(block, tokens, width, p, factors, out, out_stride, next);
 }
 
 template <class S, int M, class Expected>
-[[gnu::flatten]] void linear(Index depth, simd::RowOperand<float> x, const S* panel, const S* next, MatrixView<float> y) {
-    detail::multiply_panel<Arch, M>(depth, x, panel, next, y, true);
+[[gnu::flatten]] void linear(const simd::RowOperand<float>& x, const detail::WeightPiece<S>& piece, const MatrixView<float>& y,
+                             simd::Prefetch& next) {
+    detail::multiply_tiles<Arch, M>(x, piece, y, next);
 }
 
 constexpr int pair = Shape::score_tokens_pair;
 constexpr int single = Shape::score_tokens_single;
 constexpr int rows = detail::linear_tile_rows<Arch>;
 
-#define MLA_ATTENTION_TILES(U)                                                                                                  \
-    template void score<U, 2, RowTiles<pair, 2>>(const detail::Block<U>&, Index, Index, const U*, float*, detail::Prefetch&);   \
-    template void score<U, 1, RowTiles<single, 1>>(const detail::Block<U>&, Index, Index, const U*, float*, detail::Prefetch&); \
-    template void accumulate<U, ValueTiles<U>>(const detail::Block<U>&, Index, Index, const U*,                                 \
-                                               const detail::PanelFactors<Arch, float>&, float*, Index, detail::Prefetch&)
-#define MLA_LINEAR_TILES(S) \
-    template void linear<S, rows, Loops<rows * 2>>(Index, simd::RowOperand<float>, const S*, const S*, MatrixView<float>)
+#define MLA_ATTENTION_TILES(U)                                                                                                \
+    template void score<U, 2, RowTiles<pair, 2>>(const detail::Block<U>&, Index, Index, const U*, float*, simd::Prefetch&);   \
+    template void score<U, 1, RowTiles<single, 1>>(const detail::Block<U>&, Index, Index, const U*, float*, simd::Prefetch&); \
+    template void accumulate<U, ValueTiles<U>>(const detail::Block<U>&, Index, Index, const U*,                               \
+                                               const detail::PanelFactors<Arch, float>&, float*, Index, simd::Prefetch&)
+#define MLA_LINEAR_TILES(S)                                                                                         \
+    template void linear<S, rows, LinearTiles<rows>>(const simd::RowOperand<float>&, const detail::WeightPiece<S>&, \
+                                                     const MatrixView<float>&, simd::Prefetch&)
 
 MLA_ATTENTION_TILES(float);
 MLA_ATTENTION_TILES(simd::Int16Pair);

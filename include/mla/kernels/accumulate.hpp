@@ -1,8 +1,8 @@
 // Accumulate: probabilities times a block's values.
 #pragma once
 
-#include "mla/kernels/prefetch.hpp"
 #include "mla/kernels/softmax.hpp"
+#include "mla/simd/prefetch.hpp"
 
 namespace mla::detail {
 
@@ -12,13 +12,13 @@ struct ListedColumns {
     const RowList<U>& rows;
     Index first;
     Index column;
-    MLA_ALWAYS_INLINE const U* row(Index k) const { return rows[first + k] + column; }
+    MLA_ALWAYS_INLINE const U* at(Index k, Index n) const { return rows[first + k] + column + n; }
 };
 
 /// out [width rows, value_dim] = rescale · out + Pᵀ · values, with P [tokens, width] in units. Fetches `next` meanwhile.
 template <class Arch, Compute A, class U>
 void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U* p, const PanelFactors<Arch, A>& factors, A* out,
-                      Index out_stride, Prefetch& next) noexcept {
+                      Index out_stride, simd::Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr int M = Shape::value_rows;
     const Index vectors = divide_up(block.value_dim, Shape::lanes);
@@ -30,8 +30,8 @@ void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U*
             for (Index row = 0; row < width; row += M) {
                 simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
                 tile.clear();
-                for (Index k = 0; k < units; k += prefetch_depth) {
-                    tile.multiply(std::min(prefetch_depth, units - k), simd::ColumnOperand<U>{p + k * width + row, width},
+                for (Index k = 0; k < units; k += simd::prefetch_depth) {
+                    tile.multiply(std::min(simd::prefetch_depth, units - k), simd::ColumnOperand<U>{p + k * width + row, width},
                                   ListedColumns<U>{block.values, k, vector * Shape::lanes});
                     next.step();
                 }

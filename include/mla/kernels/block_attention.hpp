@@ -9,7 +9,7 @@ namespace mla::detail {
 
 /// Lets rows [first, first + N vectors) of the group attend to the block. `scores` holds block_tokens × panel_rows.
 template <class Arch, int N, Compute A, class U>
-void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, A* scores, Prefetch& next) noexcept {
+void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, A* scores, simd::Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr Index width = N * Shape::lanes;
     const Index tokens = std::min(block.count(), group.visible[first + width - 1] - block.begin);
@@ -33,7 +33,7 @@ void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, 
 template <class Arch, Compute A, class U>
 [[nodiscard]] constexpr Index prefetch_steps(Index rows, Index tokens, Index depth, Index value_dim) noexcept {
     using Shape = AttentionTile<Arch, A>;
-    const auto passes = [](Index units) { return divide_up(units, prefetch_depth); };
+    const auto passes = [](Index units) { return divide_up(units, simd::prefetch_depth); };
     const Index padded = round_up(rows, Shape::lanes);
     const Index pairs = padded / Shape::panel_rows;
     const Index singles = divide_up(padded - pairs * Shape::panel_rows, Shape::lanes);
@@ -47,7 +47,7 @@ template <class Arch, Compute A, class U>
 
 /// Lets every row of the group attend to the keys of the block that it may see, and fetches `next` meanwhile.
 template <class Arch, Compute A, class U>
-void attend_block(const RowGroup<A>& group, const Block<U>& block, A* scores, Prefetch next) noexcept {
+void attend_block(const RowGroup<A>& group, const Block<U>& block, A* scores, simd::Prefetch next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     const Index padded = round_up(group.rows, Shape::lanes);
     Index first = 0;

@@ -18,7 +18,7 @@ template <Compute A>
 /// Lets few rows attend to one block: to its rows of any storage type where they lie, when whole vectors make their latents.
 template <class Arch, Compute A, CacheElement C>
 void attend_few_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin,
-                        const Prefetch& next) noexcept {
+                        const simd::Prefetch& next) noexcept {
     if constexpr (Storage<C>) {
         if (format.latent_dim % simd::lanes<Arch, A> == 0)
             return attend_few<Arch>(item.rows, Block<C>{rows, rows, format.latent_dim, begin}, item.scores, {}, next);

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "mla/kernels/block_attention.hpp"
-#include "mla/kernels/prefetch.hpp"
+#include "mla/simd/prefetch.hpp"
 #include "mla/simd/reduce.hpp"
 
 namespace mla::detail {
@@ -36,7 +36,7 @@ inline constexpr int few_keys = static_cast<int>(std::min<Index>(simd::lanes<Arc
 
 /// scores [R, block_tokens] = rows of queries [R, depth] · keys.
 template <class Arch, int R, Compute A, Storage K>
-void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores, Prefetch& next) noexcept {
+void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores, simd::Prefetch& next) noexcept {
     using Batch = simd::Batch<Arch, A>;
     constexpr Index width = simd::lanes<Arch, A>;
     constexpr int T = few_keys<Arch, A>;
@@ -105,7 +105,7 @@ template <class Arch>
 /// out [R, value_dim] = rescale · out + P · values, with P [R, block_tokens].
 template <class Arch, int R, Compute A, Storage K>
 void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* rescale, A* out, Index out_stride,
-                    Prefetch& next) noexcept {
+                    simd::Prefetch& next) noexcept {
     constexpr int widest = few_vectors<Arch>(R);
     constexpr Index width = simd::lanes<Arch, A>;
     const Index vectors = divide_up(block.value_dim, width);
@@ -128,7 +128,8 @@ void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* re
 }
 
 template <class Arch, int R, Compute A, Storage K>
-void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, Prefetch values, Prefetch next) noexcept {
+void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, simd::Prefetch values,
+                 simd::Prefetch next) noexcept {
     const Index tokens = std::min(block.count(), group.visible[group.rows - 1] - block.begin);
     if (tokens <= 0) return;
     score_few<Arch, R>(block, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores, values);
@@ -157,8 +158,8 @@ template <class Arch, Compute A>
 /// block_tokens. Keys and values may be of any storage type; `values` is fetched while keys are scored, `next` while values are
 /// summed.
 template <class Arch, Compute A, Storage K>
-void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, const Prefetch& values,
-                const Prefetch& next) noexcept {
+void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, const simd::Prefetch& values,
+                const simd::Prefetch& next) noexcept {
     switch (group.rows) {
         case 1: return attend_rows<Arch, 1>(group, block, scores, values, next);
         case 2: return attend_rows<Arch, 2>(group, block, scores, values, next);

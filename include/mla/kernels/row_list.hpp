@@ -5,7 +5,7 @@
 #include <span>
 
 #include "mla/core/types.hpp"
-#include "mla/kernels/prefetch.hpp"
+#include "mla/simd/prefetch.hpp"
 
 namespace mla::detail {
 
@@ -26,12 +26,12 @@ class RowList {
         return static_cast<const T*>(rows_[static_cast<std::size_t>(index)]);
     }
     /// Fetches the rows in about `steps` steps.
-    [[nodiscard]] Prefetch prefetch(Index row_elements, Index steps) const noexcept {
-        return Prefetch(pointers(), {}, row_elements * static_cast<Index>(sizeof(T)), steps);
+    [[nodiscard]] simd::Prefetch prefetch(Index row_elements, Index steps) const noexcept {
+        return simd::Prefetch(pointers(), {}, row_elements * static_cast<Index>(sizeof(T)), steps);
     }
     /// Fetches the rows, then those of `more`.
-    [[nodiscard]] Prefetch prefetch(const RowList& more, Index row_elements, Index steps) const noexcept {
-        return Prefetch(pointers(), more.pointers(), row_elements * static_cast<Index>(sizeof(T)), steps);
+    [[nodiscard]] simd::Prefetch prefetch(const RowList& more, Index row_elements, Index steps) const noexcept {
+        return simd::Prefetch(pointers(), more.pointers(), row_elements * static_cast<Index>(sizeof(T)), steps);
     }
 
   private:

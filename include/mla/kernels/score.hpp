@@ -1,8 +1,8 @@
 // Score: a block's keys times the packed queries of a panel of rows.
 #pragma once
 
-#include "mla/kernels/prefetch.hpp"
 #include "mla/kernels/row_group.hpp"
+#include "mla/simd/prefetch.hpp"
 
 namespace mla::detail {
 
@@ -21,14 +21,14 @@ struct Piece {
 /// overwrites.
 template <class Arch, int M, int N, Compute A, class U>
 MLA_ALWAYS_INLINE void score_tile(const RowList<U>& keys, Index first, const Piece& piece, const U* panel, A* scores,
-                                  Prefetch& next) noexcept {
+                                  simd::Prefetch& next) noexcept {
     constexpr Index width = N * simd::lanes<Arch, A>;
     simd::ListedOperand<U, M> operand;
     simd::unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { operand.rows[m] = keys[first + m] + piece.begin; });
     simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
     tile.clear();
-    for (Index k = piece.begin; k < piece.end; k += prefetch_depth) {
-        const Index count = std::min(prefetch_depth, piece.end - k);
+    for (Index k = piece.begin; k < piece.end; k += simd::prefetch_depth) {
+        const Index count = std::min(simd::prefetch_depth, piece.end - k);
         tile.multiply(count, operand, simd::StridedRows<U>{panel + k * width, width});
         operand.advance_k(count);
         next.step();
@@ -45,7 +45,8 @@ MLA_ALWAYS_INLINE void score_tile(const RowList<U>& keys, Index first, const Pie
 /// A piece for all of the first `tokens` of a block, in tiles of 12 (or 6), 8, 4, 2 and 1 tokens, so that no key is multiplied
 /// twice.
 template <class Arch, int N, Compute A, class U>
-void score_piece(const RowList<U>& keys, Index tokens, const Piece& piece, const U* panel, A* scores, Prefetch& next) noexcept {
+void score_piece(const RowList<U>& keys, Index tokens, const Piece& piece, const U* panel, A* scores,
+                 simd::Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr int widest = N == 2 ? Shape::score_tokens_pair : Shape::score_tokens_single;
     Index t = 0;
@@ -62,7 +63,7 @@ void score_piece(const RowList<U>& keys, Index tokens, const Piece& piece, const
 /// scores [tokens, N vectors of rows] of the first `tokens` of a block. All tokens pass a piece of the queries before the next
 /// piece: 144 units of 32 rows (18 KiB) stay in L1, where whole queries (72 KiB) would come from L2 for every tile.
 template <class Arch, int N, Compute A, class U>
-void score_panel(const Block<U>& block, Index tokens, Index units, const U* panel, A* scores, Prefetch& next) noexcept {
+void score_panel(const Block<U>& block, Index tokens, Index units, const U* panel, A* scores, simd::Prefetch& next) noexcept {
     const auto pieces = [&](Index first, Index last, Index depth, const float* steps) {
         for (Index begin = first; begin < last; begin += depth)
             score_piece<Arch, N>(block.keys, tokens, {begin, std::min(begin + depth, last), steps}, panel, scores, next);

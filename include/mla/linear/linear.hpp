@@ -5,6 +5,7 @@
 
 #include "mla/core/executor.hpp"
 #include "mla/linear/packed_matrix.hpp"
+#include "mla/simd/prefetch.hpp"
 #include "mla/simd/tile.hpp"
 
 namespace mla {
@@ -14,127 +15,165 @@ namespace detail {
 template <class Arch>
 inline constexpr int linear_tile_rows = simd::vector_registers<Arch> == 32 ? 12 : 6;
 
-/// k of a block: a tile's 12 rows of activations (24 KiB of float) stay in L1 while the panels of an item pass by.
-inline constexpr Index linear_block_k = 512;
+/// Columns of the tiles of one or two rows: with 8 lanes 4 vectors, enough independent sums to hide the latency of an FMA.
+inline constexpr Index linear_few_columns = 32;
 
-/// Panels of one matrix, and the range of k that a pass multiplies.
+/// Vectors of a tile of M rows.
+template <class Arch, int M, Compute A>
+inline constexpr int linear_tile_vectors = M <= 2
+                                               ? static_cast<int>(std::min<Index>(linear_few_columns / simd::lanes<Arch, A>, 4))
+                                               : 2;
+
+/// k of a piece: a tile's 12 rows of activations (24 KiB of float) stay in L1 while the panels of a piece pass by.
+inline constexpr Index linear_piece_k = 512;
+
+/// Columns of a piece: 256 KiB of float, read from L2 by all tiles of rows but the first.
+inline constexpr Index linear_piece_columns = 128;
+
+/// Products for k in [k_begin, k_end) and panels [panel_begin, panel_end) of one matrix.
 template <Storage S>
-struct PanelRange {
-    const PackedMatrix<S>& weight;
+struct WeightPiece {
+    const PackedMatrix<S>* weight;
     Index index;
     Index panel_begin;
     Index panel_end;
     Index k_begin;
     Index k_end;
+
+    [[nodiscard]] Index depth() const noexcept { return k_end - k_begin; }
+    [[nodiscard]] Index panels() const noexcept { return panel_end - panel_begin; }
+    [[nodiscard]] const S* panel(Index p) const noexcept { return weight->panel(index, p) + k_begin * panel_columns<S>; }
+    [[nodiscard]] Index panel_bytes() const noexcept { return depth() * panel_columns<S> * static_cast<Index>(sizeof(S)); }
 };
 
-/// k between two bursts of fetching.
-inline constexpr Index linear_fetch_k = 16;
-
-/// Fetches columns [0, columns) of `count` rows of a panel, whose lines start at the first.
+/// Rows k of panels that lie side by side in a matrix, from a column of the first panel on, as the B of a product.
 template <Storage S>
-MLA_ALWAYS_INLINE void fetch_rows(const S* panel, Index columns, Index count) noexcept {
-    constexpr Index line = 64 / static_cast<Index>(sizeof(S));
-    for (Index k = 0; k < count; ++k)
-        for (Index n = 0; n < columns; n += line) __builtin_prefetch(panel + k * panel_columns + n, 0, 2);
-}
-
-/// y [M, columns] (+)= x [M, depth] · panel [depth, panel_columns]; the products for k = 0 overwrite y, later ones add to it.
-/// Fetches the same piece of the panel at `next` meanwhile, unless it is null.
-template <class Arch, int M, Compute A, Storage S>
-void multiply_panel(Index depth, simd::RowOperand<A> x, const S* panel, const S* next, MatrixView<A> y, bool accumulate) {
-    // One or two rows read the panel a whole row at a time: enough independent sums to hide the latency of an FMA.
-    constexpr int whole_row = static_cast<int>(std::min<Index>(panel_columns / simd::lanes<Arch, A>, 4));
-    constexpr int N = M <= 2 ? whole_row : 2;
-    using Tile = simd::Tile<Arch, A, M, N>;
-    for (Index column = 0; column < y.cols; column += Tile::columns) {
-        Tile tile;
-        tile.clear();
-        // The second half of a line comes with the first.
-        const bool fetches = next != nullptr && column * static_cast<Index>(sizeof(S)) % 64 == 0;
-        const Index step = fetches ? linear_fetch_k : depth;
-        for (Index k = 0; k < depth; k += step) {
-            const Index count = std::min(step, depth - k);
-            if (fetches) fetch_rows(next + k * panel_columns + column, Tile::columns, count);
-            tile.multiply(count, simd::RowOperand<A>{x.data + k, x.stride},
-                          simd::StridedRows<S>{panel + k * panel_columns + column, panel_columns});
-        }
-        A* target = y.data + column;
-        if (column + Tile::columns <= y.cols) {
-            accumulate ? tile.add_to(target, y.stride) : tile.store(target, y.stride);
-            continue;
-        }
-        alignas(64) A edge[simd::extent<M * Tile::columns>];
-        tile.store(edge, Tile::columns);
-        for (Index m = 0; m < M; ++m)
-            for (Index n = 0; n < y.cols - column; ++n) {
-                A& cell = target[m * y.stride + n];
-                cell = accumulate ? cell + edge[m * Tile::columns + n] : edge[m * Tile::columns + n];
-            }
+struct PanelRows {
+    const S* first;
+    Index panel_elements;
+    MLA_ALWAYS_INLINE const S* at(Index k, Index column) const {
+        return first + column / panel_columns<S> * panel_elements + k * panel_columns<S> + column % panel_columns<S>;
     }
+};
+
+/// y [M, columns] (+)= x [M, depth] · N vectors of weights [depth, columns]; of a tile wider than y the rest is left out. Fetches
+/// `next` meanwhile.
+template <class Arch, int M, int N, Compute A, Storage S>
+void multiply_tile(Index depth, simd::RowOperand<A> x, const PanelRows<S>& weights, MatrixView<A> y, bool accumulate,
+                   simd::Prefetch& next) {
+    using Tile = simd::Tile<Arch, A, M, N>;
+    Tile tile;
+    tile.clear();
+    for (Index k = 0; k < depth; k += simd::prefetch_depth) {
+        const PanelRows<S> rows{weights.first + k * panel_columns<S>, weights.panel_elements};
+        tile.multiply(std::min(simd::prefetch_depth, depth - k), simd::RowOperand<A>{x.data + k, x.stride}, rows);
+        next.step();
+    }
+    if (Tile::columns <= y.cols) {
+        accumulate ? tile.add_to(y.data, y.stride) : tile.store(y.data, y.stride);
+        return;
+    }
+    alignas(64) A edge[simd::extent<M * Tile::columns>];
+    tile.store(edge, Tile::columns);
+    for (Index m = 0; m < M; ++m)
+        for (Index n = 0; n < y.cols; ++n) {
+            A& cell = y(m, n);
+            cell = accumulate ? cell + edge[m * Tile::columns + n] : edge[m * Tile::columns + n];
+        }
 }
 
-/// Rows in tiles of 12 (or 6), 8, 4, 2 and 1, so that no row is computed twice. Each tile of activations runs over all panels;
-/// the first brings them in, each while it multiplies the one before.
+/// All columns of a piece for M rows of x [M, in], into y [M, out]. The products for k = 0 overwrite y, later ones add to it.
+template <class Arch, int M, Compute A, Storage S>
+void multiply_tiles(const simd::RowOperand<A>& x, const WeightPiece<S>& piece, const MatrixView<A>& y, simd::Prefetch& next) {
+    constexpr int widest = linear_tile_vectors<Arch, M, A>;
+    constexpr int narrow = static_cast<int>(std::min<Index>(panel_columns<S> / simd::lanes<Arch, A>, widest));
+    const Index panel_elements = piece.weight->in() * panel_columns<S>;
+    const Index end = piece.panel_end * panel_columns<S>;
+    Index column = piece.panel_begin * panel_columns<S>;
+    const auto tiles = [&]<int N>(std::integral_constant<int, N>) {
+        constexpr Index width = N * simd::lanes<Arch, A>;
+        for (; column + width <= end && column < y.cols; column += width) {
+            const Index panel = column / panel_columns<S>;
+            const PanelRows<S> weights{piece.panel(panel) + column % panel_columns<S>, panel_elements};
+            const Index columns = std::min(y.cols - column, width);
+            multiply_tile<Arch, M, N>(piece.depth(), x, weights, MatrixView<A>(y.data + column, M, columns, y.stride),
+                                      piece.k_begin > 0, next);
+        }
+    };
+    tiles(std::integral_constant<int, widest>{});
+    if constexpr (narrow < widest) tiles(std::integral_constant<int, narrow>{});
+}
+
+/// y (+)= x · a piece, rows in tiles of 12 (or 6), 8, 4, 2 and 1, so that no row is computed twice. Fetches `next` meanwhile.
 template <class Arch, Compute A, Storage S>
-void multiply_rows(MatrixView<const A> x, const PanelRange<S>& range, MatrixView<A> y) {
+void multiply_piece(const MatrixView<const A>& x, const WeightPiece<S>& piece, const WeightPiece<S>& next,
+                    const MatrixView<A>& y) {
+    constexpr int widest = linear_tile_rows<Arch>;
+    const void* panels[simd::extent<linear_piece_columns / panel_columns<S>>];
+    for (Index p = 0; p < next.panels(); ++p) panels[p] = next.panel(next.panel_begin + p);
+    const Index tiles_across = divide_up(piece.panels() * panel_columns<S>, 2 * simd::lanes<Arch, A>);
+    const Index steps = divide_up(x.rows, Index{widest}) * tiles_across * divide_up(piece.depth(), simd::prefetch_depth);
+    simd::Prefetch fetch({panels, static_cast<std::size_t>(next.panels())}, {}, next.panel_bytes(), std::max(steps, Index{1}));
     Index row = 0;
-    const auto piece = [&](Index p) { return range.weight.panel(range.index, p) + range.k_begin * panel_columns; };
     const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
         for (; row + M <= x.rows; row += M)
-            for (Index p = range.panel_begin; p < range.panel_end; ++p) {
-                const Index first = p * panel_columns;
-                const Index columns = std::min(panel_columns, range.weight.out() - first);
-                const S* const next = row == 0 && p + 1 < range.panel_end ? piece(p + 1) : nullptr;
-                multiply_panel<Arch, M>(range.k_end - range.k_begin, simd::RowOperand<A>{x.row(row) + range.k_begin, x.stride},
-                                        piece(p), next, MatrixView<A>(y.row(row) + first, M, columns, y.stride),
-                                        range.k_begin > 0);
-            }
+            multiply_tiles<Arch, M>(simd::RowOperand<A>{x.row(row) + piece.k_begin, x.stride}, piece,
+                                    MatrixView<A>(y.row(row), M, y.cols, y.stride), fetch);
     };
-    tiles(std::integral_constant<int, linear_tile_rows<Arch>>{});
-    if constexpr (linear_tile_rows < Arch >> 8) tiles(std::integral_constant<int, 8>{});
+    tiles(std::integral_constant<int, widest>{});
+    if constexpr (widest > 8) tiles(std::integral_constant<int, 8>{});
     tiles(std::integral_constant<int, 4>{});
     tiles(std::integral_constant<int, 2>{});
     tiles(std::integral_constant<int, 1>{});
 }
 
-/// All k of panels [panel_begin, panel_end), a block of k at a time.
-template <class Arch, Compute A, Storage S>
-void multiply_blocks(MatrixView<const A> x, const PackedMatrix<S>& weight, Index index, Index panel_begin, Index panel_end,
-                     MatrixView<A> y) {
-    for (Index k = 0; k < weight.in(); k += linear_block_k) {
-        const PanelRange<S> range{weight, index, panel_begin, panel_end, k, std::min(k + linear_block_k, weight.in())};
-        multiply_rows<Arch, A>(x, range, y);
+/// The piece after one: further down the same panels, then the top of the next `panels`; none after the last.
+template <Storage S>
+[[nodiscard]] WeightPiece<S> piece_after(const WeightPiece<S>& piece, Index panels, Index panel_end) noexcept {
+    WeightPiece<S> next = piece;
+    next.k_begin = piece.k_end;
+    if (next.k_begin >= piece.weight->in()) {
+        next.k_begin = 0;
+        next.panel_begin = piece.panel_end;
+        next.panel_end = std::min(next.panel_begin + panels, panel_end);
     }
+    next.k_end = std::min(next.k_begin + linear_piece_k, piece.weight->in());
+    return next;
 }
 
 }  // namespace detail
 
 /// y [T, panels of W] = x [T, in] · W, on the calling thread, for panels [panel_begin, panel_end) of matrix `index`.
-/// Every element is summed over blocks of k in ascending order, however the work is cut. y does not overlap x.
+/// Every element is summed over pieces of k in ascending order, however the work is cut. y does not overlap x.
 template <class Arch = simd::DefaultArch, Compute A, Storage S>
 void linear_panels(MatrixView<const A> x, const PackedMatrix<S>& weight, Index index, Index panel_begin, Index panel_end,
                    MatrixView<A> y) noexcept {
-    // A single tile of rows reads each panel front to back; more rows go through a block of all panels before the next.
-    const Index step = x.rows <= detail::linear_tile_rows<Arch> ? 1 : std::max<Index>(panel_end - panel_begin, 1);
-    for (Index panel = panel_begin; panel < panel_end; panel += step)
-        detail::multiply_blocks<Arch, A>(x, weight, index, panel, std::min(panel + step, panel_end), y);
+    // A single tile of rows reads its panels front to back.
+    const Index columns = x.rows <= detail::linear_tile_rows<Arch> ? detail::linear_few_columns : detail::linear_piece_columns;
+    const Index panels = columns / panel_columns<S>;
+    detail::WeightPiece<S> piece{
+        &weight, index, panel_begin, std::min(panel_begin + panels, panel_end), 0, std::min(detail::linear_piece_k, weight.in())};
+    while (piece.panels() > 0) {
+        const auto next = detail::piece_after(piece, panels, panel_end);
+        detail::multiply_piece<Arch, A>(x, piece, next, y);
+        piece = next;
+    }
 }
 
 /// y [T, out] = x [T, in] · W (+ bias [out], when not null). y does not overlap x.
 template <class Arch = simd::DefaultArch, Compute A, Storage S>
 void linear(MatrixView<const A> x, const PackedMatrix<S>& weight, const A* bias, MatrixView<A> y, ExecutorRef executor) noexcept {
-    // Up to 4 panels an item reuse a tile's activations, and a block of k of each (64 KiB of float) stays in L2 for the next
-    // rows; at least 16 items keep several threads even.
-    const Index group = std::clamp<Index>(weight.panels() / 16, 1, 4);
+    // Items of two pieces side by side; at least 16 of them keep several threads even.
+    constexpr Index widest = 2 * detail::linear_piece_columns / panel_columns<S>;
+    const Index group = std::clamp<Index>(weight.panels() / 16, 1, widest);
     for_each_item(executor, divide_up(weight.panels(), group), [&](Index item, Index) {
         const Index begin = item * group;
         const Index end = std::min(begin + group, weight.panels());
         linear_panels<Arch, A>(x, weight, 0, begin, end, y);
         if (bias == nullptr) return;
-        const Index last = std::min(end * panel_columns, weight.out());
+        const Index last = std::min(end * panel_columns<S>, weight.out());
         for (Index t = 0; t < x.rows; ++t)
-            for (Index n = begin * panel_columns; n < last; ++n) y(t, n) += bias[n];
+            for (Index n = begin * panel_columns<S>; n < last; ++n) y(t, n) += bias[n];
     });
 }
 

@@ -10,9 +10,11 @@
 
 namespace mla {
 
-/// Columns of a panel: two AVX-512 vectors of float, four of AVX2. One width for every instruction set, so that packed
-/// weights do not depend on the one that packed them.
-inline constexpr Index panel_columns = 32;
+/// Columns of a panel: a tile's, with AVX2 (two vectors of the type computed in), which reads it front to back: of rows twice as
+/// long it would read each half for itself, in steps that use half of the sets of L1. AVX-512 tiles take two panels. One width
+/// for every instruction set, so that packed weights do not depend on the one that packed them.
+template <Storage S>
+inline constexpr Index panel_columns = 64 / static_cast<Index>(sizeof(compute_t<S>));
 
 /// `count` matrices [in, out] (one a head, or a single one) in panels [panel][in][panel_columns], stored as S. The last panel
 /// of a matrix is filled up with zeros. A product reads each panel front to back, once.
@@ -23,10 +25,7 @@ class PackedMatrix {
 
     /// Uninitialised until each matrix has been packed.
     PackedMatrix(Index count, Index in, Index out)
-        : count_(count),
-          in_(in),
-          out_(out),
-          data_(detail::allocate_aligned<S>(count * panels() * panel_elements())) {}
+        : count_(count), in_(in), out_(out), data_(detail::allocate_aligned<S>(count * panels() * panel_elements())) {}
 
     /// A single matrix from a weight [out, in], as checkpoints store it.
     explicit PackedMatrix(const TensorRef& weight) : PackedMatrix(1, weight.cols, weight.rows) { pack(0, weight); }
@@ -46,7 +45,7 @@ class PackedMatrix {
     [[nodiscard]] Index count() const noexcept { return count_; }
     [[nodiscard]] Index in() const noexcept { return in_; }
     [[nodiscard]] Index out() const noexcept { return out_; }
-    [[nodiscard]] Index panels() const noexcept { return divide_up(out_, panel_columns); }
+    [[nodiscard]] Index panels() const noexcept { return divide_up(out_, panel_columns<S>); }
     /// Panel [in, panel_columns] of a matrix.
     [[nodiscard]] const S* panel(Index index, Index panel) const noexcept {
         return data_.get() + (index * panels() + panel) * panel_elements();
@@ -56,7 +55,7 @@ class PackedMatrix {
     }
 
   private:
-    [[nodiscard]] Index panel_elements() const noexcept { return in_ * panel_columns; }
+    [[nodiscard]] Index panel_elements() const noexcept { return in_ * panel_columns<S>; }
 
     static void require_shape(const TensorRef& weight, Index rows, Index cols) {
         require_equal("packed weight rows", weight.rows, "rows", rows);
@@ -70,14 +69,15 @@ class PackedMatrix {
         constexpr Index block = 64;
         for (Index panel = 0; panel < panels(); ++panel) {
             S* const target = data_.get() + (index * panels() + panel) * panel_elements();
-            const Index first = panel * panel_columns;
-            const Index columns = std::min(panel_columns, out_ - first);
+            const Index first = panel * panel_columns<S>;
+            const Index columns = std::min(panel_columns<S>, out_ - first);
             for (Index begin = 0; begin < in_; begin += block) {
                 const Index end = std::min(begin + block, in_);
                 for (Index n = 0; n < columns; ++n)
-                    for (Index k = begin; k < end; ++k) target[k * panel_columns + n] = simd::convert<S>(element(k, first + n));
-                for (Index n = columns; n < panel_columns; ++n)
-                    for (Index k = begin; k < end; ++k) target[k * panel_columns + n] = S(0.0F);
+                    for (Index k = begin; k < end; ++k)
+                        target[k * panel_columns<S> + n] = simd::convert<S>(element(k, first + n));
+                for (Index n = columns; n < panel_columns<S>; ++n)
+                    for (Index k = begin; k < end; ++k) target[k * panel_columns<S> + n] = S(0.0F);
             }
         }
     }

@@ -51,12 +51,12 @@ struct ColumnOperand {
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[k * stride + m]; }
 };
 
-/// Rows k of B, a stride apart: packed weights and queries.
+/// Rows k of B, a stride apart: packed queries.
 template <class B>
 struct StridedRows {
     const B* data;
     Index stride;
-    MLA_ALWAYS_INLINE const B* row(Index k) const { return data + k * stride; }
+    MLA_ALWAYS_INLINE const B* at(Index k, Index column) const { return data + k * stride + column; }
 };
 
 /// M rows by N vectors of accumulators, kept in registers. A: their type, that computed in, or int32 for products of int16.
@@ -121,14 +121,13 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth), in units. Row k of B is b.row(k) and must be readable for `columns` units.
+    /// Adds the products for k in [0, depth), in units. B[k, n] on to the end of its vector lies at b.at(k, n).
     template <class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, Rows b) {
         for (Index k = 0; k < depth; ++k) {
-            const auto* row = b.row(k);
-            decltype(load_units<Arch, A>(row)) right[extent<N>];
+            decltype(load_units<Arch, A>(b.at(k, 0))) right[extent<N>];
             unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
-                right[n] = load_units<Arch, A>(row + n * width);
+                right[n] = load_units<Arch, A>(b.at(k, n * width));
                 if constexpr (M > 2) keep_in_register(right[n]);
             });
             unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {

@@ -6,7 +6,7 @@
 
 #include "mla/core/types.hpp"
 
-namespace mla::detail {
+namespace mla::simd {
 
 /// Units of a tile's products between two steps of prefetching.
 inline constexpr Index prefetch_depth = 24;
@@ -48,4 +48,4 @@ class Prefetch {
     Index lines_ = 0;
 };
 
-}  // namespace mla::detail
+}  // namespace mla::simd
