@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "mla/simd/convert.hpp"
+#include "mla/simd/exp.hpp"
 #include "mla/simd/reduce.hpp"
 #include "mla/simd/tile.hpp"
 #include "mla/testing/random.hpp"
@@ -311,7 +312,7 @@ TYPED_TEST(SimdTest, TilesGoOnFromTheSumsTheyHold) {
     Tile tile;
     tile.clear();
     tile.multiply(4, rows, Rows{product.b.data(), product.b_stride});
-    rows.advance_k(4);
+    rows.advance(4);
     tile.multiply(5, rows, Rows{product.b.data() + 4 * product.b_stride, product.b_stride});
     std::vector<float> c = product.before;
     tile.store(c.data(), product.c_stride);
@@ -337,6 +338,41 @@ void expect_lanes_sum() {
 TYPED_TEST(SimdTest, SumsTheLanesOfEachVectorInOrder) {
     expect_lanes_sum<TypeParam, float>();
     expect_lanes_sum<TypeParam, double>();
+}
+
+// Exponential ---------------------------------------------------------------------------------------------------------
+
+template <class Arch, Compute A>
+A exp_of(A x) {
+    A values[mla::simd::extent<lanes<Arch, A>>];
+    mla::simd::exp<Arch, A>(Batch<Arch, A>(x)).store_unaligned(values);
+    return values[0];
+}
+
+TYPED_TEST(SimdTest, ExponentialErrsByLessThanOneUnitInTheLastPlace) {
+    constexpr int steps = 1'000'003;
+    for (int i = 0; i <= steps; ++i) {
+        const float x = -87.3F + static_cast<float>(i) * (175.0F / steps);
+        const double exact = std::exp(static_cast<double>(x));
+        const float rounded = static_cast<float>(exact);
+        const double unit = static_cast<double>(std::nextafter(rounded, std::numeric_limits<float>::infinity()) - rounded);
+        ASSERT_LT(std::abs(static_cast<double>(exp_of<TypeParam>(x)) - exact), unit) << x;
+        ASSERT_NEAR(exp_of<TypeParam>(static_cast<double>(x)), exact, 1e-15 * exact) << x;
+    }
+}
+
+TYPED_TEST(SimdTest, ExponentialOfTheMaximumIsOneAndOfNothingZero) {
+    const auto expect = []<class A>(A) {
+        EXPECT_EQ((exp_of<TypeParam, A>(A(0))), A(1));
+        EXPECT_EQ((exp_of<TypeParam, A>(A(-0.0))), A(1));
+        EXPECT_EQ((exp_of<TypeParam, A>(-std::numeric_limits<A>::infinity())), A(0));
+        EXPECT_EQ((exp_of<TypeParam, A>(A(-1e30))), A(0));
+        EXPECT_TRUE(std::isnan(exp_of<TypeParam, A>(std::numeric_limits<A>::quiet_NaN())));
+    };
+    expect(1.0F);
+    expect(1.0);
+    EXPECT_EQ(exp_of<TypeParam>(-87.31F), 0.0F);
+    EXPECT_GT(exp_of<TypeParam>(-87.3F), std::numeric_limits<float>::min());
 }
 
 TEST(UnrollTest, CallsEachIndexInOrder) {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)\s*(?:#.*)?$")
 TARGET = re.compile(r"^([0-9a-f]+) <")
-EXPECTED = re.compile(r"Loops<([0-9, ]+)>")
+TILE = re.compile(r"_tile<[^ ]*, (\d+), (\d+), ")  # of rows and vectors
 
 # What multiplies and adds operands of a type, by its name in the function's: first the pairs.
 PRODUCTS = (
@@ -84,16 +84,17 @@ def check(name, instructions):
         seen.append(f"  {len(products)} products, {loads} vector loads ({folded} folded into products), {len(loop)} instructions")
         spilled = [i for i in loop if VECTOR.search(i.operands) and stack.search(i.operands)]
         wrong += [f"{name}: {i.mnemonic} {i.operands} spills in the loop of {len(products)} products" for i in spilled]
-    expected = {int(count) for count in EXPECTED.search(name).group(1).split(",")}
-    if set(counts) != expected:  # a compiler may write a loop twice
-        wrong.append(f"{name}: loops of {sorted(counts)} products, must be {sorted(expected)}")
+    rows, vectors = TILE.search(name).groups()
+    expected = int(rows) * int(vectors)
+    if set(counts) != {expected}:  # a compiler may write a loop twice
+        wrong.append(f"{name}: loops of {sorted(counts)} products, must be {expected}")
     return wrong, seen
 
 
 def check_listing(listing):
     """What is wrong with a listing; prints its loops."""
-    checked = {name: body for name, body in functions(listing).items() if EXPECTED.search(name)}
-    wrong = [] if checked else ["no function names its loops"]
+    checked = {name: body for name, body in functions(listing).items() if TILE.search(name)}
+    wrong = [] if checked else ["no function is a tile"]
     for name, body in checked.items():
         found, seen = check(name, body)
         wrong += found

@@ -37,7 +37,7 @@ template <class U>
 
 /// How large the whole numbers of int16 units may get: sums of their products must stay below 2^31.
 struct Int16Range {
-    static constexpr float query = 8191.0F;  ///< beside 288 bytes (score_depth units), at most 128 each: 2^28
+    static constexpr float query = 8191.0F;  ///< beside 576 bytes (score_depth units), at most 128 each: below 2^30
     static constexpr float rope_key = 4095.0F;
     static constexpr Index rope_units = 32;         ///< 64 products of a query and a rope key: just below 2^31
     static constexpr float probability = 32767.0F;  ///< beside 96 bytes (block_tokens): 2^29

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "mla/kernels/block_attention.hpp"
+#include "mla/simd/exp.hpp"
 #include "mla/simd/prefetch.hpp"
 #include "mla/simd/reduce.hpp"
 
@@ -80,7 +81,7 @@ A softmax_row(Index tokens, Index visible, A* scores, A& max, A& sum) noexcept {
     if (reference == nothing) reference = A(0);
     Batch total(A(0));
     for (Index t = 0; t < tokens; t += width) {
-        const Batch p = xsimd::exp(Batch::load_unaligned(scores + t) - Batch(reference));
+        const Batch p = simd::exp<Arch, A>(Batch::load_unaligned(scores + t) - Batch(reference));
         total += p;
         p.store_unaligned(scores + t);
     }

@@ -6,9 +6,13 @@
 
 namespace mla::detail {
 
-/// Units of a score that are summed in registers before they join it. One sum over all 576 values of a DeepSeek row would carry
-/// twice the rounding error of four of 144; the three extra passes over a tile cost about 1 %.
-inline constexpr Index score_depth = 144;
+/// Units of a score that are summed in registers before they join it: as many as keep a panel's piece of the queries in 18 KiB of
+/// L1, 144 of AVX-512 and 288 of AVX2. More would carry more rounding errors: one sum over all 576 values of a DeepSeek row
+/// twice as much as four of 144.
+template <class Arch, Compute A>
+inline constexpr Index score_depth = std::min<Index>(18 * 1024 /
+                                                         (AttentionTile<Arch, A>::panel_rows * static_cast<Index>(sizeof(A))),
+                                                     288);
 
 /// Units [begin, end) of every key and query, and of whole numbers what those of each key stand for.
 struct Piece {
@@ -20,19 +24,14 @@ struct Piece {
 /// scores [M tokens, N vectors of rows] (+)= a piece of keys [first, first + M) · the same of packed queries; the first piece
 /// overwrites.
 template <class Arch, int M, int N, Compute A, class U>
-MLA_ALWAYS_INLINE void score_tile(const RowList<U>& keys, Index first, const Piece& piece, const U* panel, A* scores,
-                                  simd::Prefetch& next) noexcept {
+MLA_NEVER_INLINE void score_tile(const RowList<U>& keys, Index first, const Piece& piece, const U* panel, A* scores,
+                                 simd::Prefetch& next) noexcept {
     constexpr Index width = N * simd::lanes<Arch, A>;
     simd::ListedOperand<U, M> operand;
     simd::unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { operand.rows[m] = keys[first + m] + piece.begin; });
     simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
     tile.clear();
-    for (Index k = piece.begin; k < piece.end; k += simd::prefetch_depth) {
-        const Index count = std::min(simd::prefetch_depth, piece.end - k);
-        tile.multiply(count, operand, simd::StridedRows<U>{panel + k * width, width});
-        operand.advance_k(count);
-        next.step();
-    }
+    tile.multiply(piece.end - piece.begin, operand, simd::StridedRows<U>{panel + piece.begin * width, width}, next);
     A* const target = scores + first * width;
     if constexpr (is_quantised<U>) {
         piece.begin == 0 ? tile.store_steps(target, width, piece.steps + first)
@@ -70,10 +69,10 @@ void score_panel(const Block<U>& block, Index tokens, Index units, const U* pane
     };
     if constexpr (is_quantised<U>) {
         const Index rope = divide_up(block.value_dim, values_per_unit<U>);
-        pieces(0, rope, score_depth, block.steps.latent);
+        pieces(0, rope, score_depth<Arch, A>, block.steps.latent);
         pieces(rope, units, Int16Range::rope_units, block.steps.rope);
     } else {
-        pieces(0, units, score_depth, nullptr);
+        pieces(0, units, score_depth<Arch, A>, nullptr);
     }
 }
 

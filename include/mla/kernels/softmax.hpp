@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "mla/kernels/row_group.hpp"
+#include "mla/simd/exp.hpp"
 
 namespace mla::detail {
 
@@ -41,7 +42,7 @@ simd::Batch<Arch, A> exponentiate(Index tokens, Index width, const simd::Batch<A
     using Batch = simd::Batch<Arch, A>;
     const auto probability = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
         const Batch score = Batch::load_unaligned(scores + t * width);
-        return xsimd::exp(std::is_same_v<U, A> ? score - reference : xsimd::fms(score, factor, reference));
+        return simd::exp<Arch, A>(std::is_same_v<U, A> ? score - reference : xsimd::fms(score, factor, reference));
     };
     Batch total(A(0));
     if constexpr (std::is_same_v<U, A>) {
@@ -70,7 +71,7 @@ simd::Batch<Arch, A> exponentiate_quantised(Index tokens, Index width, const sim
     using Batch = simd::Batch<Arch, A>;
     Batch total(A(0));
     const auto weighted = [&](Index t) MLA_ALWAYS_INLINE_LAMBDA {
-        const Batch p = xsimd::exp(xsimd::fms(Batch::load_unaligned(scores + t * width), factor, reference));
+        const Batch p = simd::exp<Arch, A>(xsimd::fms(Batch::load_unaligned(scores + t * width), factor, reference));
         total += p;
         // The largest passes 1 where its score and its maximum were rounded differently.
         return xsimd::min(Batch(A(1)), p) * Batch(weight[t]);
@@ -117,10 +118,10 @@ void softmax_panel(const Block<U>& block, Index tokens, const RowGroup<A>& group
         const Batch here = column_maximum<Arch>(tokens, width, factor, scores + column);
         const Batch highest = xsimd::max(before, here);
         const Batch reference = finite_reference(highest);
-        const Batch rescale = xsimd::exp(before - reference);
+        const Batch rescale = simd::exp<Arch, A>(before - reference);
         Batch total;
         if constexpr (is_quantised<U>) {
-            const Batch share = xsimd::exp(here - reference);
+            const Batch share = simd::exp<Arch, A>(here - reference);
             total = share * exponentiate_quantised<Arch>(tokens, width, factor, finite_reference(here), weight, scores + column);
             (share * Batch(step)).store_unaligned(factors.step + column);
         } else {

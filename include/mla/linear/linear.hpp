@@ -51,24 +51,22 @@ template <Storage S>
 struct PanelRows {
     const S* first;
     Index panel_elements;
-    MLA_ALWAYS_INLINE const S* at(Index k, Index column) const {
-        return first + column / panel_columns<S> * panel_elements + k * panel_columns<S> + column % panel_columns<S>;
+    MLA_ALWAYS_INLINE const S* row(Index k) const { return first + k * panel_columns<S>; }
+    MLA_ALWAYS_INLINE Index offset(Index column) const {
+        return column / panel_columns<S> * panel_elements + column % panel_columns<S>;
     }
+    MLA_ALWAYS_INLINE void advance(Index k) { first += k * panel_columns<S>; }
 };
 
 /// y [M, columns] (+)= x [M, depth] · N vectors of weights [depth, columns]; of a tile wider than y the rest is left out. Fetches
 /// `next` meanwhile.
 template <class Arch, int M, int N, Compute A, Storage S>
-void multiply_tile(Index depth, simd::RowOperand<A> x, const PanelRows<S>& weights, MatrixView<A> y, bool accumulate,
-                   simd::Prefetch& next) {
+MLA_NEVER_INLINE void multiply_tile(Index depth, simd::RowOperand<A> x, const PanelRows<S>& weights, MatrixView<A> y,
+                                    bool accumulate, simd::Prefetch& next) {
     using Tile = simd::Tile<Arch, A, M, N>;
     Tile tile;
     tile.clear();
-    for (Index k = 0; k < depth; k += simd::prefetch_depth) {
-        const PanelRows<S> rows{weights.first + k * panel_columns<S>, weights.panel_elements};
-        tile.multiply(std::min(simd::prefetch_depth, depth - k), simd::RowOperand<A>{x.data + k, x.stride}, rows);
-        next.step();
-    }
+    tile.multiply(depth, x, weights, next);
     if (Tile::columns <= y.cols) {
         accumulate ? tile.add_to(y.data, y.stride) : tile.store(y.data, y.stride);
         return;

@@ -20,10 +20,12 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define MLA_ALWAYS_INLINE inline __attribute__((always_inline))
 #define MLA_ALWAYS_INLINE_LAMBDA __attribute__((always_inline))
+#define MLA_NEVER_INLINE __attribute__((noinline))
 #define MLA_RESTRICT __restrict__
 #else
 #define MLA_ALWAYS_INLINE inline
 #define MLA_ALWAYS_INLINE_LAMBDA
+#define MLA_NEVER_INLINE
 #define MLA_RESTRICT
 #endif
 
@@ -56,6 +58,14 @@ MLA_ALWAYS_INLINE void keep_in_register([[maybe_unused]] Vector& vector) {
     asm volatile("" : "+x"(bits));
 #endif
     vector = Vector(bits);
+#endif
+}
+
+/// The same for a pointer, whose offsets then stay parts of the loads: GCC would rather keep a sum of each in a register.
+template <class T>
+MLA_ALWAYS_INLINE void keep_in_register([[maybe_unused]] const T*& pointer) {
+#if defined(__GNUC__) && !defined(__clang__)
+    asm volatile("" : "+r"(pointer));
 #endif
 }
 

@@ -7,6 +7,7 @@
 #include "mla/simd/bf16_pair.hpp"
 #include "mla/simd/convert.hpp"
 #include "mla/simd/int16_pair.hpp"
+#include "mla/simd/prefetch.hpp"
 
 namespace mla::simd {
 
@@ -31,6 +32,7 @@ struct RowOperand {
     const A* data;
     Index stride;  ///< from m to m + 1
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[m * stride + k]; }
+    MLA_ALWAYS_INLINE void advance(Index k) { data += k; }
 };
 
 /// A with adjacent k and rows anywhere: cached keys.
@@ -38,7 +40,7 @@ template <class A, int M>
 struct ListedOperand {
     const A* rows[extent<M>];
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return rows[m][k]; }
-    MLA_ALWAYS_INLINE void advance_k(Index k) {
+    MLA_ALWAYS_INLINE void advance(Index k) {
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { rows[m] += k; });
     }
 };
@@ -49,6 +51,7 @@ struct ColumnOperand {
     const A* data;
     Index stride;  ///< from k to k + 1
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[k * stride + m]; }
+    MLA_ALWAYS_INLINE void advance(Index k) { data += k * stride; }
 };
 
 /// Rows k of B, a stride apart: packed queries.
@@ -56,7 +59,9 @@ template <class B>
 struct StridedRows {
     const B* data;
     Index stride;
-    MLA_ALWAYS_INLINE const B* at(Index k, Index column) const { return data + k * stride + column; }
+    MLA_ALWAYS_INLINE const B* row(Index k) const { return data + k * stride; }
+    static constexpr Index offset(Index column) { return column; }
+    MLA_ALWAYS_INLINE void advance(Index k) { data += k * stride; }
 };
 
 /// M rows by N vectors of accumulators, kept in registers. A: their type, that computed in, or int32 for products of int16.
@@ -121,19 +126,33 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth), in units. B[k, n] on to the end of its vector lies at b.at(k, n).
+    /// Adds the products for k in [0, depth), in units. The vector of B[k, n …] lies at b.row(k) + b.offset(n).
     template <class Operand, class Rows>
-    MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, Rows b) {
+    MLA_ALWAYS_INLINE void multiply(Index depth, const Operand& a, const Rows& b) {
         for (Index k = 0; k < depth; ++k) {
-            decltype(load_units<Arch, A>(b.at(k, 0))) right[extent<N>];
+            const auto* row = b.row(k);
+            if constexpr (M > 2) keep_in_register(row);
+            decltype(load_units<Arch, A>(row)) right[extent<N>];
             unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
-                right[n] = load_units<Arch, A>(b.at(k, n * width));
+                right[n] = load_units<Arch, A>(row + b.offset(n * width));
                 if constexpr (M > 2) keep_in_register(right[n]);
             });
             unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
                 const auto left = broadcast<Arch, A>(a.at(m, k));
                 unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Arch, A>(left, right[n], sum[m][n]); });
             });
+        }
+    }
+
+    /// The same, fetching a little of `next` every `prefetch_depth` units.
+    template <class Operand, class Rows>
+    MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, Rows b, Prefetch& next) {
+        for (; depth > 0; depth -= prefetch_depth) {
+            const Index count = std::min(depth, prefetch_depth);
+            multiply(count, a, b);
+            a.advance(count);
+            b.advance(count);
+            next.step();
         }
     }
 
