@@ -112,18 +112,18 @@ TYPED_TEST(AttentionTest, AnyChunkingEqualsTheWhole) {
 }
 
 TYPED_TEST(AttentionTest, ChunksOfManyRowsWithinOneRangeOfKeysGiveTheBitsOfTheWhole) {
-    // Every chunk has more rows than the path for few of them takes, and no plan splits up to 384 keys.
-    constexpr Index T = 380;
+    // Every chunk has more rows than the path for few of them takes, and no plan splits up to 288 keys.
+    constexpr Index T = 280;
     const Config config = wide_config();
     const Prompt<TypeParam> prompt(config, T, 5);
     const auto layer = this->layer(config);
     const auto whole_absorbed = run<TypeParam>(layer, prompt, Form::absorbed);
     const auto whole_expanded = run<TypeParam>(layer, prompt, Form::expanded);
-    for (const std::vector<Index>& chunks : {std::vector<Index>(T, 1), {1, 379}, {96, 96, 188}, {5, 90, 2, 283}}) {
+    for (const std::vector<Index>& chunks : {std::vector<Index>(T, 1), {1, 279}, {96, 96, 88}, {5, 90, 2, 183}}) {
         LatentCache<TypeParam> cache(config, T);
         EXPECT_TRUE(same_bits(feed(layer, prompt, chunks, cache, Form::absorbed), whole_absorbed));
     }
-    for (const std::vector<Index>& chunks : {std::vector<Index>(T / 5, 5), {5, 375}, {96, 96, 188}, {371, 9}}) {
+    for (const std::vector<Index>& chunks : {std::vector<Index>(T / 5, 5), {5, 275}, {96, 96, 88}, {271, 9}}) {
         LatentCache<TypeParam> cache(config, T);
         EXPECT_TRUE(same_bits(feed(layer, prompt, chunks, cache, Form::expanded), whole_expanded));
     }

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "mla/kernels/decode_absorbed.hpp"
 #include "mla/presets.hpp"
 
@@ -20,7 +22,7 @@ TEST(PlanTest, ItemsCoverEveryRowAndKeyOnce) {
                 EXPECT_EQ(plan.streams, 1);
                 EXPECT_EQ(plan.rows, queries * heads);
                 EXPECT_EQ(plan.keys, keys);
-                EXPECT_EQ(plan.items(), plan.groups() * plan.splits());
+                EXPECT_EQ(plan.items(), plan.groups() * plan.splits);
                 Index rows = 0;
                 for (Index group = 0; group < plan.groups(); ++group) {
                     EXPECT_GE(plan.rows_of(group), 1);
@@ -28,8 +30,10 @@ TEST(PlanTest, ItemsCoverEveryRowAndKeyOnce) {
                     rows += plan.rows_of(group);
                 }
                 EXPECT_EQ(rows, plan.rows);
-                EXPECT_GE(plan.splits() * plan.split_keys, keys);
-                EXPECT_LT((plan.splits() - 1) * plan.split_keys, std::max<Index>(keys, 1));
+                EXPECT_EQ(plan.split_begin(0), 0);
+                EXPECT_EQ(plan.split_begin(plan.splits), keys);
+                for (Index split = 0; split < plan.splits; ++split)
+                    EXPECT_LE(plan.split_begin(split), plan.split_begin(split + 1));
             }
 }
 
@@ -43,14 +47,30 @@ TEST(PlanTest, AGroupHoldsWholeQueriesAndFitsItsCache) {
     EXPECT_EQ(plan_absorbed(1, 1000, 1000).group_rows, rows_in_l2);
 }
 
-TEST(PlanTest, RangesOfKeysAreWholeBlocksAndWorthMerging) {
+TEST(PlanTest, RangesOfKeysAreEvenWholeBlocksAndWorthMerging) {
     for (const Index keys : key_counts)
         for (const Index heads : {1, 128, 1000}) {
             const SplitPlan plan = plan_absorbed(1, heads, keys);
-            EXPECT_EQ(plan.split_keys % detail::block_tokens, 0);
-            EXPECT_GE(plan.split_keys, 4 * detail::block_tokens);
-            EXPECT_LE(plan.splits(), plan.wanted_splits());
+            EXPECT_LE(plan.splits, plan.wanted_splits());
+            const Index blocks = divide_up(keys, detail::block_tokens);
+            for (Index split = 0; split < plan.splits; ++split) {
+                EXPECT_EQ(plan.split_begin(split) % detail::block_tokens, 0);
+                const Index range = divide_up(plan.split_begin(split + 1) - plan.split_begin(split), detail::block_tokens);
+                EXPECT_GE(range, blocks / plan.splits);
+                EXPECT_LE(range, divide_up(blocks, plan.splits));
+            }
         }
+}
+
+/// The busier of two threads that take the ranges in turns does at most a tenth more than half of the work.
+TEST(PlanTest, RangesOfManyKeysKeepTwoThreadsEven) {
+    for (const Index keys : {1024, 4096, 5000, 16384, 65536}) {
+        const SplitPlan plan = plan_absorbed(1, 16, keys);
+        Index work[2] = {};
+        for (Index split = 0; split < plan.splits; ++split)
+            *std::min_element(work, work + 2) += plan.split_begin(split + 1) - plan.split_begin(split);
+        EXPECT_LE(static_cast<double>(std::max(work[0], work[1])), 0.55 * static_cast<double>(keys)) << keys;
+    }
 }
 
 TEST(PlanTest, LongContextsGiveSeveralThreadsWork) {
@@ -61,7 +81,7 @@ TEST(PlanTest, LongContextsGiveSeveralThreadsWork) {
 TEST(PlanTest, StreamsMultiplyItems) {
     const SplitPlan plan = plan_splits(3, 4, 5000, 8);
     EXPECT_EQ(plan.rows, 12);
-    EXPECT_EQ(plan.items(), 8 * plan.groups() * plan.splits());
+    EXPECT_EQ(plan.items(), 8 * plan.groups() * plan.splits);
 }
 
 TEST(PlanTest, WorkspaceDoesNotGrowWithTheKeys) {

@@ -18,7 +18,7 @@ TILE = re.compile(r"_tile<[^ ]*, (\d+), (\d+), ")  # of rows and vectors
 # What multiplies and adds operands of a type, by its name in the function's: first the pairs.
 PRODUCTS = (
     ("mla::simd::Bf16Pair", re.compile(r"vdpbf16ps$")),
-    ("mla::simd::Int16Pair", re.compile(r"vpmaddwd$")),
+    ("mla::simd::Int16Pair", re.compile(r"vp(maddwd|dpwssd)$")),
     ("", re.compile(r"vfmadd\d+ps$")),
 )
 VECTOR = re.compile(r"%[xyz]mm\d+")

@@ -47,23 +47,27 @@ struct SplitPlan {
     Index rows = 0;        ///< of a stream: queries × heads that share its keys
     Index group_rows = 1;  ///< rows of an item
     Index keys = 0;        ///< cached tokens
-    Index split_keys = 1;  ///< tokens of an item, a multiple of block_tokens
+    Index splits = 1;      ///< ranges of keys: whole blocks, and as even as these allow
 
     [[nodiscard]] Index groups() const noexcept { return divide_up(rows, group_rows); }
-    [[nodiscard]] Index splits() const noexcept { return std::max<Index>(divide_up(keys, split_keys), 1); }
+    /// The first key of a range, and of range `splits` the number of keys.
+    [[nodiscard]] Index split_begin(Index split) const noexcept {
+        return std::min(divide_up(keys, detail::block_tokens) * split / splits * detail::block_tokens, keys);
+    }
     /// Splits that a plan of as many rows over any number of keys may have.
-    [[nodiscard]] Index most_splits() const noexcept { return std::max(splits(), wanted_splits()); }
-    [[nodiscard]] Index items() const noexcept { return streams * groups() * splits(); }
+    [[nodiscard]] Index most_splits() const noexcept { return std::max(splits, wanted_splits()); }
+    [[nodiscard]] Index items() const noexcept { return streams * groups() * splits; }
     [[nodiscard]] Index rows_of(Index group) const noexcept { return std::min(group_rows, rows - group * group_rows); }
     [[nodiscard]] Index wanted_splits() const noexcept { return divide_up(wanted_items, std::max<Index>(streams * groups(), 1)); }
 };
 
 /// A plan for `queries` tokens over `keys` cached tokens, where each of `streams` sets of keys serves `heads` heads. An item
 /// takes up to 128 rows, whose outputs (256 KiB at Dc 512) then stay in L2; tokens are split until there are about 8 items,
-/// but not below 4 blocks, where reading and merging the partial outputs would pass 3 % of the work.
+/// but not much below 3 blocks, where reading and merging the partial outputs would pass 4 % of the work. Their number is even,
+/// as that of threads mostly is.
 [[nodiscard]] inline SplitPlan plan_splits(Index queries, Index heads, Index keys, Index streams = 1) noexcept {
     constexpr Index most_rows = 128;
-    constexpr Index least_split = 4 * detail::block_tokens;
+    constexpr Index worth_splitting = 3 * detail::block_tokens;
     SplitPlan plan;
     plan.streams = streams;
     plan.rows = queries * heads;
@@ -71,8 +75,8 @@ struct SplitPlan {
     plan.group_rows = heads >= most_rows ? most_rows : std::max<Index>(most_rows / heads, 1) * heads;
     plan.group_rows = std::clamp<Index>(plan.group_rows, 1, std::max<Index>(plan.rows, 1));
     plan.keys = keys;
-    plan.split_keys =
-        std::max(round_up(divide_up(std::max<Index>(keys, 1), plan.wanted_splits()), detail::block_tokens), least_split);
+    const Index parts = divide_up(keys, worth_splitting);
+    plan.splits = parts <= 1 ? 1 : std::min(round_up(parts, Index{2}), plan.wanted_splits());
     return plan;
 }
 

@@ -57,7 +57,7 @@ struct SegmentTotals {
         segment.first_query_byte = query_bytes;
         segment.first_chunk = chunks;
         ++segments;
-        items += plan.groups() * plan.splits();
+        items += plan.groups() * plan.splits;
         state_rows += plan.groups() * plan.most_splits() * slot;
         query_bytes += plan.groups() * slot_bytes(slot);
         chunks += divide_up(plan.rows, merge_rows);
@@ -114,9 +114,9 @@ inline void list_items(const Segment* segments, Index count, WorkItem* items) no
     for (Index s = 0; s < count; ++s) {
         const SplitPlan& plan = segments[s].plan;
         for (Index group = 0; group < plan.groups(); ++group)
-            for (Index split = 0; split < plan.splits(); ++split) {
-                const Index keys = std::min(plan.split_keys, plan.keys - split * plan.split_keys);
-                *item++ = {s, group, split, plan.rows_of(group) * std::max<Index>(keys, 0)};
+            for (Index split = 0; split < plan.splits; ++split) {
+                const Index keys = plan.split_begin(split + 1) - plan.split_begin(split);
+                *item++ = {s, group, split, plan.rows_of(group) * keys};
             }
     }
     std::sort(items, item, [](const WorkItem& a, const WorkItem& b) {

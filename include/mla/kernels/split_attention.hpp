@@ -79,7 +79,7 @@ template <class Arch, Compute A>
 [[nodiscard]] Partials partials_of(const Segment& segment, Index row) noexcept {
     const SplitPlan& plan = segment.plan;
     const Index slot = padded_rows<Arch, A>(plan.group_rows);
-    return {segment.first_state + row / plan.group_rows * plan.splits() * slot + row % plan.group_rows, plan.splits(), slot};
+    return {segment.first_state + row / plan.group_rows * plan.splits * slot + row % plan.group_rows, plan.splits, slot};
 }
 
 /// Merges the partial results of one row, in order, into out [dim] and lse (when not null). A row that saw no key gets output 0
@@ -162,8 +162,8 @@ template <class Arch, Compute A>
     rows.visible = scratch.visible + worker * scratch.totals.slot_rows;
     set_visible<Arch>(rows, segment.visible, segment.visible_step);
     clear<Arch>(rows);
-    item.begin = segment.begin + work.split * plan.split_keys;
-    item.end = std::min({item.begin + plan.split_keys, segment.begin + plan.keys, rows.visible[rows.rows - 1]});
+    item.begin = segment.begin + plan.split_begin(work.split);
+    item.end = std::min(segment.begin + plan.split_begin(work.split + 1), rows.visible[rows.rows - 1]);
     item.staged = scratch.blocks + worker * scratch.staged;
     item.scores = scratch.scores + worker * scratch.score_elements;
     return item;
@@ -215,8 +215,7 @@ inline void check_plan(const SplitPlan& plan, Index streams, Index rows, Index k
     require_equal("plan.rows", plan.rows, "q.tokens * heads of a stream", rows);
     require_equal("plan.keys", plan.keys, "cache.length", keys);
     require_at_least("plan.group_rows", plan.group_rows, Index{1});
-    require(plan.split_keys > 0 && plan.split_keys % block_tokens == 0, "plan.split_keys", plan.split_keys,
-            "a positive multiple of 96");
+    require_at_least("plan.splits", plan.splits, Index{1});
 }
 
 }  // namespace mla::detail

@@ -59,15 +59,32 @@ MLA_ALWAYS_INLINE Batch<Arch, float> dot_bf16(const Batch<Arch, float>& sum, con
 }
 #endif
 
+#if defined(__AVX512VNNI__)
+namespace detail {
+
+/// Around the intrinsic GCC 12 copies each sum until a tile spills.
+MLA_ALWAYS_INLINE __m512i vpdpwssd(__m512i sum, __m512i a, __m512i b) {
+#if defined(__GNUC__) && !defined(__clang__)
+    asm("vpdpwssd {%2, %1, %0|%0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+#else
+    return _mm512_dpwssd_epi32(sum, a, b);
+#endif
+}
+
+}  // namespace detail
+#endif
+
 #if defined(__AVX2__)
-/// sum[lane] + a[2·lane]·b[2·lane] + a[2·lane+1]·b[2·lane+1]; wraps around (VPMADDWD and VPADDD).
+/// sum[lane] + a[2·lane]·b[2·lane] + a[2·lane+1]·b[2·lane+1]; wraps around (VPMADDWD and VPADDD, with VNNI VPDPWSSD).
 template <class Arch>
     requires(has_dot_int16<Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, std::int32_t> dot_s16(const Batch<Arch, std::int32_t>& sum, const PackedBatch<Arch>& a,
                                                     const PackedBatch<Arch>& b) {
     using Sum = Batch<Arch, std::int32_t>;
-    // VPDPWSSD does both, but GCC 12 copies each sum around it until a tile spills.
-#if defined(__AVX512BW__)
+#if defined(__AVX512VNNI__)
+    if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) return Sum(detail::vpdpwssd(sum, a, b));
+#elif defined(__AVX512BW__)
     if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) return Sum(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)));
 #endif
     if constexpr (std::is_base_of_v<xsimd::avx2, Arch>) return Sum(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)));
