@@ -27,7 +27,7 @@ template <class Arch, Compute A>
         const auto scaled = std::bit_cast<Batch>(std::bit_cast<Integers>(p) + (n << 23));  // p · 2ⁿ
         return xsimd::select(x < Batch(-87.3F), Batch(0.0F), scaled);
     } else {
-        return xsimd::exp(x);
+        return xsimd::select(x != x, x, xsimd::exp(x));  // which converts NaN to an integer, so that anything may come of it
     }
 }
 
