@@ -52,7 +52,8 @@ void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U*
     Index vector = 0;
     // All rows pass over a strip of values before the next strip, so that the strip is read from L1.
     const auto strips = [&]<int N>(std::integral_constant<int, N>) {
-        for (; vector + N <= vectors; vector += N)
+        // Of four vectors two and two: a single one has too few sums to hide the latency of an FMA.
+        for (; vector + N <= vectors && (N < 3 || vectors - vector != 4); vector += N)
             for (Index row = 0; row < width; row += M)
                 value_tile<Arch, M, N, A, U>(units, {p + row, width}, {block.values, 0, vector * Shape::lanes},
                                              factors.rescale + row, factors.step + row,
