@@ -13,6 +13,7 @@ from dataclasses import dataclass
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)\s*(?:#.*)?$")
 TARGET = re.compile(r"^([0-9a-f]+) <")
+KINDS = ("score_tile", "value_tile", "multiply_tile")  # what must be functions of their own
 TILE = re.compile(r"_tile<[^ ]*, (\d+), (\d+), ")  # of rows and vectors
 
 # What multiplies and adds operands of a type, by its name in the function's: first the pairs.
@@ -91,10 +92,16 @@ def check(name, instructions):
     return wrong, seen
 
 
+def missing_tiles(listing):
+    """The kinds of which a listing has no function, as where one was inlined."""
+    names = functions(listing)
+    return [f"no function is a {kind}" for kind in KINDS if not any(f"::{kind}<" in name for name in names)]
+
+
 def check_listing(listing):
     """What is wrong with a listing; prints its loops."""
     checked = {name: body for name, body in functions(listing).items() if TILE.search(name)}
-    wrong = [] if checked else ["no function is a tile"]
+    wrong = []
     for name, body in checked.items():
         found, seen = check(name, body)
         wrong += found
@@ -109,7 +116,7 @@ def main():
         command = [objdump, "--disassemble", "--demangle", "--no-show-raw-insn", path]
         listing = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         print(path)
-        wrong += [f"{path}: {problem}" for problem in check_listing(listing)]
+        wrong += [f"{path}: {problem}" for problem in missing_tiles(listing) + check_listing(listing)]
     print("\n".join(wrong), file=sys.stderr)
     return 1 if wrong or not objects else 0
 

@@ -68,9 +68,12 @@ class CheckLoops(unittest.TestCase):
     def test_loop_that_writes_its_result_is_no_product_loop(self):
         self.rejects("loops of [] products", [LOAD, *PRODUCTS, "vmovups %ymm0,(%rdx)"])
 
-    def test_listing_without_a_function_fails(self):
-        self.assertNotEqual(self.wrong(""), [])
-        self.assertNotEqual(self.wrong(listing(PRODUCTS, name="main")), [])
+    def test_every_kind_of_tile_must_be_there(self):
+        names = [f"void mla::detail::{kind}<Arch, 2, 1, float, float>(float const*)" for kind in check_loops.KINDS]
+        texts = [listing([LOAD, BROADCAST, *PRODUCTS], name=name) for name in names]
+        self.assertEqual(check_loops.missing_tiles("".join(texts)), [])
+        for left_out in texts:
+            self.assertEqual(len(check_loops.missing_tiles("".join(text for text in texts if text != left_out))), 1)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ struct StridedRows {
 };
 
 /// M rows by N vectors of accumulators, kept in registers. A: their type, that computed in, or int32 for products of int16.
-/// Functions that fill a tile are never inlined: GCC would allocate their registers anew in each place, and spill in some.
+/// Functions that fill a tile of many rows are never inlined: GCC would allocate its registers anew in each place, and spill in
+/// some.
 template <class Arch, class A, int M, int N>
 struct Tile {
     static constexpr Index width = lanes<Arch, A>;
