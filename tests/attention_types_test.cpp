@@ -53,13 +53,14 @@ TYPED_TEST(AttentionTypesTest, MatchesTheReferenceOnTheRoundedCache) {
             for (const std::vector<Index>& chunks : {std::vector<Index>{tokens}, {70, 1, 49}}) {
                 // The absorbed kernel may round queries as well as probabilities.
                 const double rounding = form == Form::expanded ? 0.0 : 2.0 * decode_allowance<C, A>;
-                const double tolerance = layer_tolerance<A>(config, tokens) + rounding;
+                const double product = layer_tolerance<A>(config, tokens) + activation_allowance<T>;
+                const double tolerance = product + rounding;
                 LatentCache<C> cache(config, tokens);
                 const auto y = feed(layer, prompt, chunks, cache, form);
                 const auto rows = cached_rows(cache);
                 const auto row_error = testing::compare(
                     rows.values, reference::project_cache_rows(config, weights.refs(), prompt.matrix(), prompt.positions).values);
-                EXPECT_TRUE(within(row_error, layer_tolerance<A>(config, tokens) + unit_roundoff<C>)) << name << ": cache " << row_error;
+                EXPECT_TRUE(within(row_error, product + unit_roundoff<C>)) << name << ": cache " << row_error;
                 const auto error = compare(y, attend_to(rows, config, weights.refs(), prompt.matrix(), prompt.positions));
                 EXPECT_TRUE(within(error, tolerance))
                     << name << ", form " << int(form) << ": " << error << ", tolerance " << tolerance;
@@ -67,7 +68,8 @@ TYPED_TEST(AttentionTypesTest, MatchesTheReferenceOnTheRoundedCache) {
     }
 }
 
-TEST(AttentionTypesTest, EqualWeightsOfAnyTypeGiveTheSameBits) {
+// Weights of bf16 lie in pairs and are summed in another order than those of float, but however they came.
+TEST(AttentionTypesTest, EqualWeightsOfAnyTypeGiveTheSameResult) {
     const Config config = small_config();
     const RandomWeights<bf16> narrow(config, 23);
     // The same values as float, in rows with a gap, and in Eigen's own bfloat16.
@@ -92,14 +94,20 @@ TEST(AttentionTypesTest, EqualWeightsOfAnyTypeGiveTheSameBits) {
     const Prompt<float> prompt(config, 20, 24);
     for (const Form form : forms) {
         const auto expected = run<bf16>(Attention<bf16>(config, narrow.refs()), prompt, form);
-        EXPECT_TRUE(same_bits(run<bf16>(Attention<float>(config, wide), prompt, form), expected));
+        const auto error = compare(run<float>(Attention<float>(config, wide), prompt, form),
+                                   run<float>(Attention<bf16>(config, narrow.refs()), prompt, form));
+        EXPECT_TRUE(within(error, layer_tolerance<float>(config, 20) + activation_allowance<bf16>)) << error;
         EXPECT_TRUE(same_bits(run<bf16>(Attention<bf16>(config, wide), prompt, form), expected));
         EXPECT_TRUE(same_bits(run<bf16>(Attention<bf16>(config, eigen), prompt, form), expected));
     }
 }
 
 TEST(AttentionTypesTest, NarrowWeightsTakeLessMemory) {
-    const Config config = small_config();
+    Config config = small_config();
+    // Even, as all published ones are: weights of bf16 lie in pairs of inputs.
+    for (Index* dim : {&config.hidden_size, &config.q_lora_rank, &config.kv_lora_rank, &config.qk_nope_head_dim})
+        *dim = round_up(*dim, Index{2});
+    config.v_head_dim = 12;
     const Attention<float> wide(config, RandomWeights<float>(config, 25).refs());
     const Attention<bf16> narrow(config, RandomWeights<bf16>(config, 25).refs());
     EXPECT_EQ(2 * narrow.weight_bytes(), wide.weight_bytes());

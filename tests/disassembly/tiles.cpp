@@ -11,17 +11,18 @@ using TestArch = simd::DefaultArch;
     template void score_panel<TestArch, 1>(const Block<U>&, Index, Index, const U*, float*, simd::Prefetch&) noexcept;      \
     template void accumulate_panel<TestArch>(const Block<U>&, Index, Index, const U*, const PanelFactors<TestArch, float>&, \
                                              float*, Index, simd::Prefetch&) noexcept
-#define MLA_LINEAR_TILES(S)                                                                                              \
-    template void multiply_piece<TestArch>(const MatrixView<const float>&, const WeightPiece<S>&, const WeightPiece<S>&, \
-                                           const MatrixView<float>&)
+#define MLA_LINEAR_TILES(U, S)                                                                                              \
+    template void multiply_piece<TestArch, U>(const MatrixView<const float>&, const WeightPiece<S>&, const WeightPiece<S>&, \
+                                              const MatrixView<float>&)
 
 MLA_ATTENTION_TILES(float);
 MLA_ATTENTION_TILES(simd::Int16Pair);
 #if defined(__AVX512BF16__)
 MLA_ATTENTION_TILES(simd::Bf16Pair);
+MLA_LINEAR_TILES(simd::Bf16Pair, bf16);
 #endif
-MLA_LINEAR_TILES(float);
-MLA_LINEAR_TILES(bf16);
-MLA_LINEAR_TILES(fp16);
+MLA_LINEAR_TILES(float, float);
+MLA_LINEAR_TILES(float, bf16);
+MLA_LINEAR_TILES(float, fp16);
 
 }  // namespace mla::detail

@@ -3,6 +3,7 @@
 
 #include "mla/kernels/decode_absorbed.hpp"
 #include "mla/kernels/prefill_expanded.hpp"
+#include "mla/testing/shapes.hpp"
 #include "mla/testing/tolerance.hpp"
 
 namespace mla {
@@ -30,6 +31,21 @@ inline constexpr double decode_allowance =
     std::is_same_v<detail::Unit<simd::DefaultArch, A, C>, A>      ? 0.0
     : detail::is_quantised<detail::Unit<simd::DefaultArch, A, C>> ? testing::rounded_to_int16
                                                                   : testing::rounded_probabilities<bf16>;
+
+/// What our products with weights S may round on the way through a layer: activations of more than a few rows, where pairs of
+/// bf16 are multiplied at once. Each errs by at most u, at random by u/√3; five products in a row err by √5 of that together, and
+/// what reaches the scores by as much again.
+template <Storage S>
+inline constexpr double activation_allowance =
+    std::is_same_v<detail::LinearUnit<simd::DefaultArch, compute_t<S>, S>, compute_t<S>> ? 0.0
+                                                                                         : 2.0 * testing::unit_roundoff<bf16>;
+
+/// The same of decompressed attention alone, which rounds latents, keys, queries, probabilities and values: an error of a key or
+/// a query is one of its score, and grows with the scores.
+template <Storage S>
+[[nodiscard]] double expansion_allowance(const testing::AttentionShape& shape) {
+    return activation_allowance<S> * (shape.scores == testing::Scores::peaked ? testing::peaked_sigma : 1.0);
+}
 
 inline constexpr auto decode = [](auto q, auto cache, auto scale, auto out, auto lse) {
     Workspace workspace;

@@ -9,6 +9,7 @@ namespace mla::detail {
 /// Listed rows from number `first` on, each from a column on, as the B of a product.
 template <class U>
 struct ListedColumns {
+    static constexpr int interleave = 1;
     const RowList<U>& rows;
     Index first;
     Index column;

@@ -81,6 +81,44 @@ Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Ind
     return block;
 }
 
+/// The block in pairs of bf16, rounded where it lies: a key to the first half of its row, the values of two tokens to the row of
+/// the first.
+template <class Arch>
+    requires(simd::has_dot_bf16<Arch>)
+Block<simd::Bf16Pair> round_block(const Block<float>& block, const ExpandedScratch<Arch, float>& scratch)
+noexcept {
+    using Pair = simd::Bf16Pair;
+    using Batch = simd::Batch<Arch, float>;
+    const Index count = block.keys.size();
+    for (Index t = 0; t < count; ++t) {
+        float* const key = scratch.keys + t * scratch.key_stride;
+        simd::round_row<Arch>(key, scratch.group.depth, reinterpret_cast<Pair*>(key));
+    }
+    for (Index t = 0; t < count; t += 2) {
+        float* const row = scratch.values + t * scratch.value_stride;
+        for (Index c = 0; c < scratch.value_stride; c += simd::lanes<Arch, float>) {
+            Batch first = Batch::load_unaligned(row + c);
+            Batch second = t + 1 < count ? Batch::load_unaligned(row + scratch.value_stride + c) : Batch(0.0F);
+            simd::round_to_pairs<Arch>(first, second).store_unaligned(reinterpret_cast<std::uint32_t*>(row + c));
+        }
+    }
+    Block<Pair> rounded{.keys = {}, .values = {}, .value_dim = block.value_dim, .begin = block.begin};
+    rounded.keys.add(reinterpret_cast<const Pair*>(scratch.keys), scratch.key_stride, count);
+    rounded.values.add(reinterpret_cast<const Pair*>(scratch.values), 2 * scratch.value_stride, divide_up(count, Index{2}));
+    return rounded;
+}
+
+/// Lets a group attend to a block in units U.
+template <class Arch, class U, Compute A>
+void attend_expanded(const Block<A>& block, const ExpandedScratch<Arch, A>& scratch) noexcept {
+    if (scratch.group.few()) return attend_few<Arch>(scratch.group, block, scratch.scores, {}, {});
+    if constexpr (std::is_same_v<U, A>) {
+        attend_block<Arch>(scratch.group, block, scratch.scores, {});
+    } else {
+        attend_block<Arch>(scratch.group, round_block(block, scratch), scratch.scores, {});
+    }
+}
+
 /// Divides the outputs of a group by their sums, and the sink's share, into out rows [rows, dim] of one head, and writes their
 /// LSE.
 template <Compute A>
@@ -138,6 +176,9 @@ template <Compute A, class Arch = simd::DefaultArch>
 /// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. sinks [H]: a logit a
 /// head that takes its share of the softmax and has no value, or empty; the LSE leaves it out.
 ///
+/// Where the instruction set multiplies pairs of bf16 and the weights are of bf16, more than four queries meet keys, values and
+/// probabilities rounded to bf16.
+///
 /// A block of the cache is decompressed, attended to and forgotten before the next, so that scratch does not grow with L but with
 /// the plan's `group_queries`, the caller's to set: every group decompresses the cache anew. Allocates only when the workspace
 /// must grow.
@@ -147,6 +188,7 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
                       std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse,
                       Workspace& workspace, ExecutorRef executor, const ExpandedPlan& plan,
                       std::span<const std::type_identity_t<A>> sinks = {}) {
+    using Unit = detail::LinearUnit<Arch, A, S>;
     detail::check_expanded<A>(q, cache, weights, scale, out, lse);
     require_equal("plan.queries", plan.queries, "q.tokens", q.tokens);
     require_equal("plan.heads", plan.heads, "q.heads", q.heads);
@@ -163,16 +205,14 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
         const Index head = item / plan.groups();
         const Index first = item % plan.groups() * plan.group_queries;
         group.rows = std::min(plan.group_queries, q.tokens - first);
-        detail::pack_queries<Arch, A>(group, q.dim, scale, [&](Index r) { return q.at(first + r, head); });
+        detail::pack_queries<Arch, Unit>(group, q.dim, scale, [&](Index r) { return q.at(first + r, head); });
         group.first_row = first;
         detail::set_visible<Arch>(group, cache.length - q.tokens + 1, Index{1});
         detail::clear<Arch>(group);
         const Index end = group.visible[group.rows - 1];
         for (Index t = 0; t < end; t += detail::block_tokens) {
             const Index count = std::min(detail::block_tokens, end - t);
-            const auto block = detail::expand_block(cache, weights, head, t, count, scratch);
-            group.few() ? detail::attend_few<Arch>(group, block, scratch.scores, {}, {})
-                        : detail::attend_block<Arch>(group, block, scratch.scores, {});
+            detail::attend_expanded<Arch, Unit>(detail::expand_block(cache, weights, head, t, count, scratch), scratch);
         }
         const A sink = sinks.empty() ? -std::numeric_limits<A>::infinity() : sinks[static_cast<std::size_t>(head)];
         detail::finish_head(group, out.head(head).row_range(first, group.rows), lse, sink, first, head);

@@ -16,8 +16,14 @@ namespace mla {
 template <Storage S>
 inline constexpr Index panel_columns = 64 / static_cast<Index>(sizeof(compute_t<S>));
 
-/// `count` matrices [in, out] (one a head, or a single one) in panels [panel][in][panel_columns], stored as S. The last panel
-/// of a matrix is filled up with zeros. A product reads each panel front to back, once.
+/// Values of k that lie side by side in a panel. Two bf16 are what one instruction multiplies and adds where there is one, and
+/// elsewhere widen to float by a shift or a mask, where those of one k would take a shuffle besides.
+template <Storage S>
+inline constexpr int panel_interleave = std::is_same_v<S, bf16> ? 2 : 1;
+
+/// `count` matrices [in, out] (one a head, or a single one) in panels [panel][in / interleave][panel_columns][interleave], stored
+/// as S. The last panel of a matrix, and the last row of a panel, are filled up with zeros. A product reads each panel front to
+/// back, once.
 template <Storage S>
 class PackedMatrix {
   public:
@@ -46,17 +52,21 @@ class PackedMatrix {
     [[nodiscard]] Index in() const noexcept { return in_; }
     [[nodiscard]] Index out() const noexcept { return out_; }
     [[nodiscard]] Index panels() const noexcept { return divide_up(out_, panel_columns<S>); }
-    /// Panel [in, panel_columns] of a matrix.
+    [[nodiscard]] Index panel_elements() const noexcept { return round_up(in_, Index{panel_interleave<S>}) * panel_columns<S>; }
+    /// A panel of a matrix.
     [[nodiscard]] const S* panel(Index index, Index panel) const noexcept {
         return data_.get() + (index * panels() + panel) * panel_elements();
+    }
+    /// Where W[k, n] lies in a panel whose first column is n = 0.
+    [[nodiscard]] static constexpr Index place(Index k, Index n) noexcept {
+        constexpr Index side_by_side = panel_interleave<S>;
+        return (k / side_by_side * panel_columns<S> + n) * side_by_side + k % side_by_side;
     }
     [[nodiscard]] std::size_t bytes() const noexcept {
         return static_cast<std::size_t>(count_ * panels() * panel_elements()) * sizeof(S);
     }
 
   private:
-    [[nodiscard]] Index panel_elements() const noexcept { return in_ * panel_columns<S>; }
-
     static void require_shape(const TensorRef& weight, Index rows, Index cols) {
         require_equal("packed weight rows", weight.rows, "rows", rows);
         require_equal("packed weight columns", weight.cols, "columns", cols);
@@ -69,15 +79,16 @@ class PackedMatrix {
         constexpr Index block = 64;
         for (Index panel = 0; panel < panels(); ++panel) {
             S* const target = data_.get() + (index * panels() + panel) * panel_elements();
+            std::fill(target + in_ / panel_interleave<S> * panel_interleave<S> * panel_columns<S>, target + panel_elements(),
+                      S(0.0F));
             const Index first = panel * panel_columns<S>;
             const Index columns = std::min(panel_columns<S>, out_ - first);
             for (Index begin = 0; begin < in_; begin += block) {
                 const Index end = std::min(begin + block, in_);
                 for (Index n = 0; n < columns; ++n)
-                    for (Index k = begin; k < end; ++k)
-                        target[k * panel_columns<S> + n] = simd::convert<S>(element(k, first + n));
+                    for (Index k = begin; k < end; ++k) target[place(k, n)] = simd::convert<S>(element(k, first + n));
                 for (Index n = columns; n < panel_columns<S>; ++n)
-                    for (Index k = begin; k < end; ++k) target[k * panel_columns<S> + n] = S(0.0F);
+                    for (Index k = begin; k < end; ++k) target[place(k, n)] = S(0.0F);
             }
         }
     }

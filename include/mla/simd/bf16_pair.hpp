@@ -31,6 +31,10 @@ PackedBatch<Arch> round_to_pairs(Batch<Arch, float>& first, Batch<Arch, float>& 
 template <class Arch>
 void interleave(const bf16* first, const bf16* second, Index count, Bf16Pair* pairs) noexcept;
 
+/// Rounds values [count] to nearest even and pairs neighbours; what an odd last one lacks is 0. Subnormals become 0.
+template <class Arch>
+void round_row(const float* values, Index count, Bf16Pair* pairs) noexcept;
+
 #if defined(__AVX512BF16__)
 template <class Arch, Compute A>
     requires(has_dot_bf16<Arch>)
@@ -68,6 +72,20 @@ void interleave(const bf16* first, const bf16* second, Index count, Bf16Pair* pa
         _mm512_storeu_si512(pairs + i + 16, _mm512_permutex2var_epi16(a, high, b));
     }
     for (Index i = whole; i < count; ++i) pairs[i].bits = first[i].bits | std::uint32_t{second[i].bits} << 16U;
+}
+
+template <class Arch>
+void round_row(const float* values, Index count, Bf16Pair* pairs) noexcept {
+    for (Index i = 0; i < count; i += 32, pairs += 16) {
+        const auto left = static_cast<std::uint32_t>(std::min<Index>(count - i, 32));
+        const std::uint32_t mask = left == 32 ? ~0U : (1U << left) - 1U;
+        const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), values + i);
+        const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16U), values + i + 16);
+        const auto first = std::bit_cast<__m256i>(_mm512_cvtneps_pbh(low));
+        const auto second = std::bit_cast<__m256i>(_mm512_cvtneps_pbh(high));
+        const __m512i rounded = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+        _mm512_mask_storeu_epi32(pairs, static_cast<__mmask16>((1U << (left + 1) / 2) - 1U), rounded);
+    }
 }
 #endif
 

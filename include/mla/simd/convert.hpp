@@ -23,6 +23,13 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const S* source, Arch) {
     return Batch<Arch, A>::load_aligned(values);
 }
 
+template <int Part, class Arch>
+MLA_ALWAYS_INLINE Batch<Arch, float> load_interleaved(const bf16* source, Arch) {
+    alignas(64) float values[extent<lanes<Arch, float>>];
+    for (Index i = 0; i < lanes<Arch, float>; ++i) values[i] = static_cast<float>(source[2 * i + Part]);
+    return Batch<Arch, float>::load_aligned(values);
+}
+
 template <class A, class Arch, class S>
 MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Arch, A>& value, Arch) {
     alignas(64) A values[extent<lanes<Arch, A>>];
@@ -93,12 +100,30 @@ MLA_ALWAYS_INLINE void store_converted(fp16* target, const Batch<Arch, A>& value
 }
 #endif
 
+#if defined(__AVX512BW__)
+template <int Part, class Arch>
+    requires(std::is_base_of_v<xsimd::avx512bw, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, float> load_interleaved(const bf16* source, Arch) {
+    if constexpr (Part == 0) return Batch<Arch, float>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(source), 16)));
+    return Batch<Arch, float>(_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(0xaaaaaaaaU, source)));
+}
+#endif
+
 #if defined(__AVX2__)
 template <class A, class Arch>
     requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const bf16* source, Arch) {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
     return Batch<Arch, A>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)));
+}
+
+template <int Part, class Arch>
+    requires(std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, float> load_interleaved(const bf16* source, Arch) {
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+    if constexpr (Part == 0) return Batch<Arch, float>(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
+    // A mask would take a register that a tile lacks.
+    return Batch<Arch, float>(_mm256_castsi256_ps(_mm256_blend_epi16(_mm256_setzero_si256(), pairs, 0xaa)));
 }
 #endif
 
@@ -152,6 +177,12 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load(const S* source) {
     } else {
         return detail::load_converted<A>(source, Arch{});
     }
+}
+
+/// The first (Part 0) or the second (Part 1) of each of `lanes` pairs of bf16 at any address.
+template <class Arch, int Part>
+MLA_ALWAYS_INLINE Batch<Arch, float> load_interleaved(const bf16* source) {
+    return detail::load_interleaved<Part>(source, Arch{});
 }
 
 /// Stores `lanes` elements to any address.

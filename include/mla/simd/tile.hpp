@@ -57,6 +57,7 @@ struct ColumnOperand {
 /// Rows k of B, a stride apart: packed queries.
 template <class B>
 struct StridedRows {
+    static constexpr int interleave = 1;
     const B* data;
     Index stride;
     MLA_ALWAYS_INLINE const B* row(Index k) const { return data + k * stride; }
@@ -128,22 +129,14 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth), in units. The vector of B[k, n …] lies at b.row(k) + b.offset(n).
+    /// Adds the products for k in [0, depth), in units. The vector of B[k, n …] lies at b.row(k) + b.offset(n), or is interleaved
+    /// there with the next k's: then the even k come first, for a loop over both would run out of registers.
     template <class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, const Operand& a, const Rows& b) {
-        for (Index k = 0; k < depth; ++k) {
-            const auto* row = b.row(k);
-            if constexpr (M > 2) keep_in_register(row);
-            decltype(load_units<Arch, A>(row)) right[extent<N>];
-            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
-                right[n] = load_units<Arch, A>(row + b.offset(n * width));
-                if constexpr (M > 2) keep_in_register(right[n]);
-            });
-            unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
-                const auto left = broadcast<Arch, A>(a.at(m, k));
-                unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Arch, A>(left, right[n], sum[m][n]); });
-            });
-        }
+        unroll<Rows::interleave>([&](auto part) MLA_ALWAYS_INLINE_LAMBDA {
+#pragma GCC unroll 1
+            for (Index k = part; k < depth; k += Rows::interleave) multiply_row<part>(k, a, b);
+        });
     }
 
     /// The same, fetching a little of `next` every `prefetch_depth` units.
@@ -159,6 +152,28 @@ struct Tile {
     }
 
   private:
+    template <int Part, class Operand, class Rows>
+    MLA_ALWAYS_INLINE void multiply_row(Index k, const Operand& a, const Rows& b) {
+        const auto* row = b.row(k - Part);
+        if constexpr (M > 2) keep_in_register(row);
+        const auto vector = [&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
+            if constexpr (Rows::interleave > 1) {
+                return load_interleaved<Arch, Part>(row + b.offset(n * width));
+            } else {
+                return load_units<Arch, A>(row + b.offset(n * width));
+            }
+        };
+        decltype(vector(Index{0})) right[extent<N>];
+        unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
+            right[n] = vector(n);
+            if constexpr (M > 2) keep_in_register(right[n]);
+        });
+        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
+            const auto left = broadcast<Arch, A>(a.at(m, k));
+            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Arch, A>(left, right[n], sum[m][n]); });
+        });
+    }
+
     template <class F>
     MLA_ALWAYS_INLINE void each(F&& f) const {
         unroll<M>([&](auto m)
