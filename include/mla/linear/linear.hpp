@@ -41,6 +41,10 @@ inline constexpr Index linear_exact_rows = 4;
 template <class Arch, Compute A, Storage S>
 using LinearUnit = std::conditional_t<std::is_same_v<S, bf16> && simd::has_dot_bf16<Arch>, simd::Bf16Pair, A>;
 
+/// k of a unit U.
+template <class U, Storage S>
+inline constexpr Index unit_depth = std::is_same_v<U, simd::Bf16Pair> ? panel_interleave<S> : 1;
+
 /// Products for k in [k_begin, k_end) and panels [panel_begin, panel_end) of one matrix.
 template <Storage S>
 struct WeightPiece {
@@ -98,10 +102,9 @@ MLA_NEVER_INLINE void multiply_tile(Index depth, simd::RowOperand<U> x, const Ro
 template <class Arch, int M, class U, Compute A, Storage S>
 void multiply_tiles(const simd::RowOperand<U>& x, const WeightPiece<S>& piece, const MatrixView<A>& y, simd::Prefetch& next) {
     using Weight = std::conditional_t<std::is_same_v<U, A>, S, U>;
-    constexpr Index unit_depth = std::is_same_v<U, A> ? 1 : panel_interleave<S>;
     constexpr int widest = linear_tile_vectors<Arch, M, A>;
     constexpr int narrow = static_cast<int>(std::min<Index>(panel_columns<S> / simd::lanes<Arch, A>, widest));
-    const Index panel_elements = piece.weight->panel_elements() / unit_depth;
+    const Index panel_elements = piece.weight->panel_elements() / unit_depth<U, S>;
     const Index end = piece.panel_end * panel_columns<S>;
     Index column = piece.panel_begin * panel_columns<S>;
     const auto tiles = [&]<int N>(std::integral_constant<int, N>) {
@@ -111,7 +114,7 @@ void multiply_tiles(const simd::RowOperand<U>& x, const WeightPiece<S>& piece, c
             const S* const first = piece.panel(panel) + column % panel_columns<S> * panel_interleave<S>;
             const PanelRows<S, Weight> weights{reinterpret_cast<const Weight*>(first), panel_elements};
             const Index columns = std::min(y.cols - column, width);
-            multiply_tile<Arch, M, N>(divide_up(piece.depth(), unit_depth), x, weights,
+            multiply_tile<Arch, M, N>(divide_up(piece.depth(), unit_depth<U, S>), x, weights,
                                       MatrixView<A>(y.data + column, M, columns, y.stride), piece.k_begin > 0, next);
         }
     };
@@ -137,12 +140,11 @@ template <class Arch, class U, Compute A, Storage S>
 void multiply_piece(const MatrixView<const A>& x, const WeightPiece<S>& piece, const WeightPiece<S>& next,
                     const MatrixView<A>& y) {
     constexpr int widest = linear_tile_rows<Arch>;
-    constexpr Index unit_depth = std::is_same_v<U, A> ? 1 : panel_interleave<S>;
     const void* panels[simd::extent<linear_piece_columns<U> / panel_columns<S>>];
     for (Index p = 0; p < next.panels(); ++p) panels[p] = next.panel(next.panel_begin + p);
     const Index tiles_across = divide_up(piece.panels() * panel_columns<S>, 2 * simd::lanes<Arch, A>);
-    const Index steps =
-        divide_up(x.rows, Index{widest}) * tiles_across * divide_up(divide_up(piece.depth(), unit_depth), simd::prefetch_depth);
+    const Index steps = divide_up(x.rows, Index{widest}) * tiles_across *
+                        divide_up(divide_up(piece.depth(), unit_depth<U, S>), simd::prefetch_depth);
     simd::Prefetch fetch({panels, static_cast<std::size_t>(next.panels())}, {}, next.panel_bytes(), std::max(steps, Index{1}));
     Index row = 0;
     const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
@@ -175,8 +177,9 @@ template <Storage S>
 template <class Arch, class U, Compute A, Storage S>
 void multiply_panels(const MatrixView<const A>& x, const PackedMatrix<S>& weight, Index index, Index panel_begin, Index panel_end,
                      const MatrixView<A>& y) noexcept {
-    // A single tile of rows reads its panels front to back.
-    const Index columns = x.rows <= linear_tile_rows<Arch> ? linear_few_columns : linear_piece_columns<U>;
+    // A single tile of rows reads its panels front to back, unless it would have to be rounded for each of them.
+    const bool front_to_back = x.rows <= linear_tile_rows<Arch> && unit_depth<U, S> == 1;
+    const Index columns = front_to_back ? linear_few_columns : linear_piece_columns<U>;
     const Index panels = columns / panel_columns<S>;
     WeightPiece<S> piece{
         &weight, index, panel_begin, std::min(panel_begin + panels, panel_end), 0, std::min(linear_piece_k, weight.in())};
