@@ -211,6 +211,12 @@ class Report(unittest.TestCase):
             row = self.row(shown, "linear/deepseek_v3/o_proj/fp32/T:8/threads:2")[1:]
             self.assertEqual(row, ["200 (50 %)", "50 (12 %)", "100 (25 %)", "2.00×"])
 
+    def test_libraries_are_compared_by_what_they_reach_of_the_peak_beside_them(self):
+        slowed = {**beside("mla", 0.008), "peak_pct": 50.0}  # while the machine ran at a quarter of its speed
+        text, _ = self.report_of(slowed, beside("onednn", 0.004))
+        row = self.row(text, "linear/deepseek_v3/o_proj/fp32/T:8/threads:2")[1:]
+        self.assertEqual(row, ["50 (50 %)", "100 (25 %)", "2.00×"])
+
     def test_kernels_other_than_the_comparison_have_their_tables(self):
         text, _ = self.report_of(case("decode/deepseek_v3/bf16/L:1024/q:1/threads:2", 0.002, 4e8, 8e6))
         row = self.row(text, "deepseek_v3/bf16/L:1024/q:1/threads:2")[1:]

@@ -80,15 +80,16 @@ def libraries(measurements):
     names = [library for library in LIBRARY_NAMES if any(library in measured for measured in cases.values())]
     rows = []
     for name, measured in cases.items():
-        rates = {library: case["GFLOPS"] for library, case in measured.items()}
-        cells = [f"{rates[each]:.0f} ({measured[each]['peak_pct']:.0f} %)" if each in rates else "–" for each in names]
-        best = max((rate for library, rate in rates.items() if library != "mla"), default=None)
-        rows.append([name, *cells, ratio(rates["mla"] / best if best and "mla" in rates else None)])
+        reached = {library: case["peak_pct"] for library, case in measured.items()}
+        cells = [f"{measured[each]['GFLOPS']:.0f} ({reached[each]:.0f} %)" if each in reached else "–" for each in names]
+        best = max((percent for library, percent in reached.items() if library != "mla"), default=None)
+        rows.append([name, *cells, ratio(reached["mla"] / best if best and "mla" in reached else None)])
     return [
         "## Beside libraries",
         "",
-        "GFLOP/s, and percent of the type's peak. A library decodes with two products over the whole cache and a softmax between; in a",
-        "projection it lays out its weights beforehand, where it has a way to. Each result was held against ours before it was timed.",
+        "GFLOP/s, and percent of the type's peak as probed beside each, which the last column compares: the machine's speed drifts. A",
+        "library decodes with two products over the whole cache and a softmax between; in a projection it lays out its weights",
+        "beforehand, where it has a way to. Each result was held against ours before it was timed.",
         "",
         *table(["case", *[LIBRARY_NAMES[library] for library in names], "mla vs the best other"], rows),
         "",
