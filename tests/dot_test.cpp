@@ -7,6 +7,9 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <vector>
+
+#include "mla/simd/bf16_pair.hpp"
 
 namespace mla::simd {
 namespace {
@@ -42,6 +45,28 @@ TEST(DotTest, Bf16AddsTheTwoProductsOfEachLaneToItsSum) {
     for (std::size_t lane = 0; lane < lane_count; ++lane)
         for (std::size_t i = 2 * lane; i < 2 * lane + 2; ++i) expected[lane] += float{a[i]} * float{b[i]};
     EXPECT_EQ(sums, expected);
+#else
+    GTEST_SKIP() << "built without AVX512-BF16";
+#endif
+}
+
+TEST(DotTest, RoundsARowOfAnyLengthToPairsAndNothingBehindIt) {
+#if defined(__AVX512BF16__)
+    std::mt19937 generator(4);
+    std::uniform_real_distribution<float> draw(-3.0F, 3.0F);
+    for (Index count = 0; count <= 70; ++count) {
+        std::vector<float> values(static_cast<std::size_t>(count));  // a checked build sees a read behind it
+        for (float& value : values) value = draw(generator);
+        constexpr Bf16Pair untouched{0x12345678U};
+        std::vector<Bf16Pair> pairs(static_cast<std::size_t>((count + 1) / 2 + 1), untouched);
+        round_row<Arch>(values.data(), count, pairs.data());
+        EXPECT_EQ(pairs.back().bits, untouched.bits) << count;
+        values.push_back(0.0F);  // beside an odd last one
+        for (std::size_t i = 0; i < static_cast<std::size_t>((count + 1) / 2); ++i) {
+            const std::uint32_t expected = bf16(values[2 * i]).bits | std::uint32_t{bf16(values[2 * i + 1]).bits} << 16U;
+            EXPECT_EQ(pairs[i].bits, expected) << i << " of " << count;
+        }
+    }
 #else
     GTEST_SKIP() << "built without AVX512-BF16";
 #endif

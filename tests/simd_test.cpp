@@ -45,8 +45,8 @@ template <class S>
     if (found.size() != expected.size()) return ::testing::AssertionFailure() << "sizes differ";
     for (std::size_t i = 0; i < found.size(); ++i)
         if (!same(found[i], expected[i]))
-            return ::testing::AssertionFailure() << "[" << i << "] is " << static_cast<double>(found[i]) << ", must be "
-                                                 << static_cast<double>(expected[i]);
+            return ::testing::AssertionFailure()
+                   << "[" << i << "] is " << static_cast<double>(found[i]) << ", must be " << static_cast<double>(expected[i]);
     return ::testing::AssertionSuccess();
 }
 
@@ -67,11 +67,12 @@ TYPED_TEST_SUITE(SimdTest, Archs, );
 
 /// What conversions trip over, and values all over the range: ties, subnormals, overflow, infinities, zeros and NaN.
 std::vector<double> awkward_values(Index count) {
-    const double special[] = {0.0,      -0.0,      1.0,       -1.0,        infinity,   -infinity,  not_a_number,
-                              65504.0,  65519.99,  65520.0,   -65520.0,    1e300,      -1e300,     3.4e38,
-                              3.39e38,  0x1p-14,   0x1.ffcp-15, 0x1p-24,   0x1p-25,    0x1.8p-25,  -0x1p-26,
-                              0x1p-126, 0x1p-133,  0x1p-134,  -0x1.8p-134, 0x1p-149,   0x1p-150,   1e-310,
-                              1.0 + 0x1p-8, 1.0 + 0x1.8p-7, 1.0 + 0x1p-11, 1.0 + 0x1.8p-10, 1.0 + 0x1p-24, 2049.0, 2051.0};
+    const double special[] = {
+        0.0,           -0.0,     1.0,      -1.0,      infinity,     -infinity,      not_a_number,  65504.0,
+        65519.99,      65520.0,  -65520.0, 1e300,     -1e300,       3.4e38,         3.39e38,       0x1p-14,
+        0x1.ffcp-15,   0x1p-24,  0x1p-25,  0x1.8p-25, -0x1p-26,     0x1p-126,       0x1p-133,      0x1p-134,
+        -0x1.8p-134,   0x1p-149, 0x1p-150, 1e-310,    1.0 + 0x1p-8, 1.0 + 0x1.8p-7, 1.0 + 0x1p-11, 1.0 + 0x1.8p-10,
+        1.0 + 0x1p-24, 2049.0,   2051.0};
     Generator generator(1);
     std::vector<double> values(std::begin(special), std::end(special));
     while (static_cast<Index>(values.size()) < count)
@@ -113,6 +114,25 @@ TYPED_TEST(SimdTest, LoadsWidenEveryPatternAsTheScalarTypesDo) {
     expect_loads_convert<TypeParam, float>(all_patterns<fp16>());
     expect_loads_convert<TypeParam, double>(all_patterns<bf16>());
     expect_loads_convert<TypeParam, double>(all_patterns<fp16>());
+}
+
+TYPED_TEST(SimdTest, InterleavedLoadsWidenEveryPatternFirstOrSecondOfItsPair) {
+    constexpr Index width = lanes<TypeParam, float>;
+    for (std::uint32_t first = 0; first < 0x10000; first += static_cast<std::uint32_t>(width)) {
+        std::vector<bf16> pairs(static_cast<std::size_t>(2 * width));
+        for (Index i = 0; i < width; ++i) {
+            pairs[static_cast<std::size_t>(2 * i)].bits = static_cast<std::uint16_t>(first + static_cast<std::uint32_t>(i));
+            pairs[static_cast<std::size_t>(2 * i + 1)].bits =
+                static_cast<std::uint16_t>(~(first + static_cast<std::uint32_t>(i)));
+        }
+        std::vector<float> found(static_cast<std::size_t>(2 * width));
+        mla::simd::load_interleaved<TypeParam, 0>(pairs.data()).store_unaligned(found.data());
+        mla::simd::load_interleaved<TypeParam, 1>(pairs.data()).store_unaligned(found.data() + width);
+        for (Index i = 0; i < 2 * width; ++i) {
+            const float expected = pairs[static_cast<std::size_t>(i < width ? 2 * i : 2 * (i - width) + 1)];
+            ASSERT_EQ(std::memcmp(&found[static_cast<std::size_t>(i)], &expected, sizeof expected), 0) << first << ", " << i;
+        }
+    }
 }
 
 TYPED_TEST(SimdTest, LoadsConvertFloatAndDouble) {
