@@ -45,8 +45,8 @@ template <class S>
     if (found.size() != expected.size()) return ::testing::AssertionFailure() << "sizes differ";
     for (std::size_t i = 0; i < found.size(); ++i)
         if (!same(found[i], expected[i]))
-            return ::testing::AssertionFailure()
-                   << "[" << i << "] is " << static_cast<double>(found[i]) << ", must be " << static_cast<double>(expected[i]);
+            return ::testing::AssertionFailure() << "[" << i << "] is " << static_cast<double>(found[i]) << ", must be "
+                                                 << static_cast<double>(expected[i]);
     return ::testing::AssertionSuccess();
 }
 
@@ -67,12 +67,11 @@ TYPED_TEST_SUITE(SimdTest, Archs, );
 
 /// What conversions trip over, and values all over the range: ties, subnormals, overflow, infinities, zeros and NaN.
 std::vector<double> awkward_values(Index count) {
-    const double special[] = {
-        0.0,           -0.0,     1.0,      -1.0,      infinity,     -infinity,      not_a_number,  65504.0,
-        65519.99,      65520.0,  -65520.0, 1e300,     -1e300,       3.4e38,         3.39e38,       0x1p-14,
-        0x1.ffcp-15,   0x1p-24,  0x1p-25,  0x1.8p-25, -0x1p-26,     0x1p-126,       0x1p-133,      0x1p-134,
-        -0x1.8p-134,   0x1p-149, 0x1p-150, 1e-310,    1.0 + 0x1p-8, 1.0 + 0x1.8p-7, 1.0 + 0x1p-11, 1.0 + 0x1.8p-10,
-        1.0 + 0x1p-24, 2049.0,   2051.0};
+    const double special[] = {0.0,      -0.0,      1.0,       -1.0,        infinity,   -infinity,  not_a_number,
+                              65504.0,  65519.99,  65520.0,   -65520.0,    1e300,      -1e300,     3.4e38,
+                              3.39e38,  0x1p-14,   0x1.ffcp-15, 0x1p-24,   0x1p-25,    0x1.8p-25,  -0x1p-26,
+                              0x1p-126, 0x1p-133,  0x1p-134,  -0x1.8p-134, 0x1p-149,   0x1p-150,   1e-310,
+                              1.0 + 0x1p-8, 1.0 + 0x1.8p-7, 1.0 + 0x1p-11, 1.0 + 0x1.8p-10, 1.0 + 0x1p-24, 2049.0, 2051.0};
     Generator generator(1);
     std::vector<double> values(std::begin(special), std::end(special));
     while (static_cast<Index>(values.size()) < count)

@@ -85,8 +85,7 @@ Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Ind
 /// the first.
 template <class Arch>
     requires(simd::has_dot_bf16<Arch>)
-Block<simd::Bf16Pair> round_block(const Block<float>& block, const ExpandedScratch<Arch, float>& scratch)
-noexcept {
+auto round_block(const Block<float>& block, const ExpandedScratch<Arch, float>& scratch) noexcept {
     using Pair = simd::Bf16Pair;
     using Batch = simd::Batch<Arch, float>;
     const Index count = block.keys.size();
