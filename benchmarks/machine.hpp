@@ -149,7 +149,7 @@ using ArithmeticProbe = double (*)(ThreadTeam&);
 template <class C>
 inline constexpr ArithmeticProbe dot_rate = fma_rate;
 template <>
-inline constexpr ArithmeticProbe dot_rate<bf16> = simd::has_dot_bf16<Arch> ? dot_bf16_rate : fma_rate;
+inline constexpr ArithmeticProbe dot_rate<bf16> = simd::prefers_dot_bf16<Arch> ? dot_bf16_rate : fma_rate;
 template <>
 inline constexpr ArithmeticProbe dot_rate<fp8> = dot_rate<bf16>;
 template <>

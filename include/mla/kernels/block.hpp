@@ -12,7 +12,7 @@ namespace mla::detail {
 /// of int16, which lose nothing of the bytes and little of queries and probabilities; else one value of the type computed in.
 template <class Arch, Compute A, class C>
 using Unit = std::conditional_t<
-    std::is_same_v<A, float> && std::is_same_v<C, bf16> && simd::has_dot_bf16<Arch>, simd::Bf16Pair,
+    std::is_same_v<A, float> && std::is_same_v<C, bf16> && simd::prefers_dot_bf16<Arch>, simd::Bf16Pair,
     std::conditional_t<std::is_same_v<A, float> && std::is_same_v<C, int8> && simd::has_dot_int16<Arch>, simd::Int16Pair, A>>;
 
 /// Whether a unit is made of whole numbers that stand for multiples of a step.

@@ -115,9 +115,10 @@ void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* re
         for (; vector + N <= vectors; vector += N) {
             simd::Tile<Arch, A, R, N> tile;
             tile.clear();
+            simd::RowsOperand<A, R> probabilities(p, block_tokens);
+            ListedColumns<K> values{block.values, 0, vector * width};
             for (Index t = 0; t < tokens; t += few_step) {
-                tile.multiply(std::min(few_step, tokens - t), simd::RowOperand<A>{p + t, block_tokens},
-                              ListedColumns<K>{block.values, t, vector * width});
+                tile.multiply(std::min(few_step, tokens - t), probabilities, values);
                 next.step();
             }
             tile.add_to_scaled(out + vector * width, out_stride, rescale);

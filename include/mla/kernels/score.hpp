@@ -27,7 +27,7 @@ template <class Arch, int M, int N, Compute A, class U>
 MLA_NEVER_INLINE void score_tile(const RowList<U>& keys, Index first, const Piece& piece, const U* panel, A* scores,
                                  simd::Prefetch& next) noexcept {
     constexpr Index width = N * simd::lanes<Arch, A>;
-    simd::ListedOperand<U, M> operand;
+    simd::RowsOperand<U, M> operand;
     simd::unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { operand.rows[m] = keys[first + m] + piece.begin; });
     simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
     tile.clear();

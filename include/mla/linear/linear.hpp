@@ -39,7 +39,7 @@ inline constexpr Index linear_exact_rows = 4;
 
 /// What more than `linear_exact_rows` rows and weights S are multiplied in.
 template <class Arch, Compute A, Storage S>
-using LinearUnit = std::conditional_t<std::is_same_v<S, bf16> && simd::has_dot_bf16<Arch>, simd::Bf16Pair, A>;
+using LinearUnit = std::conditional_t<std::is_same_v<S, bf16> && simd::prefers_dot_bf16<Arch>, simd::Bf16Pair, A>;
 
 /// k of a unit U.
 template <class U, Storage S>
@@ -78,12 +78,12 @@ struct PanelRows {
 /// y [M, columns] (+)= x [M, depth] · N vectors of weights [depth, columns], depth in units U; of a tile wider than y the rest is
 /// left out. Fetches `next` meanwhile.
 template <class Arch, int M, int N, Compute A, class U, class Rows>
-MLA_NEVER_INLINE void multiply_tile(Index depth, simd::RowOperand<U> x, const Rows& weights, MatrixView<A> y, bool accumulate,
-                                    simd::Prefetch& next) {
+MLA_NEVER_INLINE void multiply_tile(Index depth, const U* x, Index x_stride, const Rows& weights, MatrixView<A> y,
+                                    bool accumulate, simd::Prefetch& next) {
     using Tile = simd::Tile<Arch, A, M, N>;
     Tile tile;
     tile.clear();
-    tile.multiply(depth, x, weights, next);
+    tile.multiply(depth, simd::RowsOperand<U, M>(x, x_stride), weights, next);
     if (Tile::columns <= y.cols) {
         accumulate ? tile.add_to(y.data, y.stride) : tile.store(y.data, y.stride);
         return;
@@ -100,7 +100,7 @@ MLA_NEVER_INLINE void multiply_tile(Index depth, simd::RowOperand<U> x, const Ro
 /// All columns of a piece for M rows of x [M, units of the piece], into y [M, out]. The products for k = 0 overwrite y, later
 /// ones add to it.
 template <class Arch, int M, class U, Compute A, Storage S>
-void multiply_tiles(const simd::RowOperand<U>& x, const WeightPiece<S>& piece, const MatrixView<A>& y, simd::Prefetch& next) {
+void multiply_tiles(const U* x, Index x_stride, const WeightPiece<S>& piece, const MatrixView<A>& y, simd::Prefetch& next) {
     using Weight = std::conditional_t<std::is_same_v<U, A>, S, U>;
     constexpr int widest = linear_tile_vectors<Arch, M, A>;
     constexpr int narrow = static_cast<int>(std::min<Index>(panel_columns<S> / simd::lanes<Arch, A>, widest));
@@ -114,7 +114,7 @@ void multiply_tiles(const simd::RowOperand<U>& x, const WeightPiece<S>& piece, c
             const S* const first = piece.panel(panel) + column % panel_columns<S> * panel_interleave<S>;
             const PanelRows<S, Weight> weights{reinterpret_cast<const Weight*>(first), panel_elements};
             const Index columns = std::min(y.cols - column, width);
-            multiply_tile<Arch, M, N>(divide_up(piece.depth(), unit_depth<U, S>), x, weights,
+            multiply_tile<Arch, M, N>(divide_up(piece.depth(), unit_depth<U, S>), x, x_stride, weights,
                                       MatrixView<A>(y.data + column, M, columns, y.stride), piece.k_begin > 0, next);
         }
     };
@@ -126,12 +126,12 @@ void multiply_tiles(const simd::RowOperand<U>& x, const WeightPiece<S>& piece, c
 template <class Arch, int M, class U, Compute A, Storage S>
 void multiply_rows(const MatrixView<const A>& x, const WeightPiece<S>& piece, const MatrixView<A>& y, simd::Prefetch& next) {
     if constexpr (std::is_same_v<U, A>) {
-        multiply_tiles<Arch, M>(simd::RowOperand<A>{x.data + piece.k_begin, x.stride}, piece, y, next);
+        multiply_tiles<Arch, M, U>(x.data + piece.k_begin, x.stride, piece, y, next);
     } else {
         constexpr Index stride = linear_piece_k / panel_interleave<S>;
         alignas(64) U rounded[simd::extent<M * stride>];
         for (Index m = 0; m < M; ++m) simd::round_row<Arch>(x.row(m) + piece.k_begin, piece.depth(), rounded + m * stride);
-        multiply_tiles<Arch, M>(simd::RowOperand<U>{rounded, stride}, piece, y, next);
+        multiply_tiles<Arch, M, U>(rounded, stride, piece, y, next);
     }
 }
 

@@ -26,28 +26,33 @@ MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const Batch<Arch, A>& a, const Bat
     return xsimd::fma(a, b, sum);
 }
 
-/// A with adjacent k and rows a stride apart: activations.
-template <class A>
-struct RowOperand {
-    const A* data;
-    Index stride;  ///< from m to m + 1
-    MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[m * stride + k]; }
-    MLA_ALWAYS_INLINE void advance(Index k) { data += k; }
-};
+// `pass`: units that a loop multiplies between two jumps.
 
-/// A with adjacent k and rows anywhere: cached keys.
+/// A with adjacent k and rows anywhere: cached keys, activations. A pass is long enough that moving on M pointers costs little.
+/// An offset in a register would cost more: Intel's cores take an operand that has one apart into two instructions.
 template <class A, int M>
-struct ListedOperand {
+struct RowsOperand {
+    static constexpr int pass = 8;
     const A* rows[extent<M>];
+
+    RowsOperand() = default;
+    /// Rows a stride apart.
+    MLA_ALWAYS_INLINE RowsOperand(const A* first, Index stride) {
+        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { rows[m] = first + m * stride; });
+    }
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return rows[m][k]; }
     MLA_ALWAYS_INLINE void advance(Index k) {
-        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { rows[m] += k; });
+        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
+            rows[m] += k;
+            keep_in_register(rows[m]);
+        });
     }
 };
 
 /// A with adjacent m: probabilities laid out [token][row].
 template <class A>
 struct ColumnOperand {
+    static constexpr int pass = 1;
     const A* data;
     Index stride;  ///< from k to k + 1
     MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[k * stride + m]; }
@@ -129,24 +134,35 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth), in units. The vector of B[k, n …] lies at b.row(k) + b.offset(n), or is interleaved
-    /// there with the next k's: then the even k come first, for a loop over both would run out of registers.
+    /// Adds the products for k in [0, depth), in units, and moves a and b on past them. The vector of B[k, n …] lies at b.row(k)
+    /// + b.offset(n), or is interleaved there with the next k's: then the even k of a pass come first, for each would take a
+    /// register more beside the other.
     template <class Operand, class Rows>
-    MLA_ALWAYS_INLINE void multiply(Index depth, const Operand& a, const Rows& b) {
-        unroll<Rows::interleave>([&](auto part) MLA_ALWAYS_INLINE_LAMBDA {
+    MLA_ALWAYS_INLINE void multiply(Index depth, Operand& a, Rows& b) {
 #pragma GCC unroll 1
-            for (Index k = part; k < depth; k += Rows::interleave) multiply_row<part>(k, a, b);
-        });
+        for (; depth >= Operand::pass; depth -= Operand::pass) {
+            unroll<Rows::interleave>([&](auto part) MLA_ALWAYS_INLINE_LAMBDA {
+                unroll<Operand::pass / Rows::interleave>(
+                    [&](auto i) MLA_ALWAYS_INLINE_LAMBDA { multiply_row<part>(i * Rows::interleave + part, a, b); });
+            });
+            a.advance(Operand::pass);
+            b.advance(Operand::pass);
+        }
+#pragma GCC unroll 1
+        for (; depth > 0; depth -= Rows::interleave) {
+            unroll<Rows::interleave>([&](auto part) MLA_ALWAYS_INLINE_LAMBDA {
+                if (part < depth) multiply_row<part>(part, a, b);
+            });
+            a.advance(Rows::interleave);
+            b.advance(Rows::interleave);
+        }
     }
 
     /// The same, fetching a little of `next` every `prefetch_depth` units.
     template <class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, Rows b, Prefetch& next) {
         for (; depth > 0; depth -= prefetch_depth) {
-            const Index count = std::min(depth, prefetch_depth);
-            multiply(count, a, b);
-            a.advance(count);
-            b.advance(count);
+            multiply(std::min(depth, prefetch_depth), a, b);
             next.step();
         }
     }
