@@ -28,7 +28,9 @@ TEST(Int16PairTest, RoundsToTheNearestMultipleOfAStepThatTheLargestValueSets) {
         testing::Generator generator(static_cast<std::uint64_t>(count) + 1);
         const auto values = testing::gaussian_values<bf16>(generator, count);
         std::vector<std::int16_t> numbers(static_cast<std::size_t>(count) + 1, 12345);
-        const float step = quantise<Arch>(values.data(), count, 4095.0F, numbers.data());
+        const auto steps = Steps::of<Arch>(values.data(), count, 4095.0F);
+        const float step = steps.step;
+        quantise<Arch>(values.data(), count, steps, numbers.data());
         float largest = 0.0F;
         for (const bf16 value : values) largest = std::max(largest, std::abs(float{value}));
         EXPECT_FLOAT_EQ(step, count == 0 ? 1.0F : largest / 4095.0F);
@@ -41,7 +43,9 @@ TEST(Int16PairTest, RoundsToTheNearestMultipleOfAStepThatTheLargestValueSets) {
 TEST(Int16PairTest, ZerosStayZerosAndHaveAStep) {
     const std::vector<float> zeros(20, 0.0F);
     std::vector<std::int16_t> numbers(20, 1);
-    EXPECT_EQ(quantise<Arch>(zeros.data(), 20, 4095.0F, numbers.data()), 1.0F);
+    const auto steps = Steps::of<Arch>(zeros.data(), 20, 4095.0F);
+    EXPECT_EQ(steps.step, 1.0F);
+    quantise<Arch>(zeros.data(), 20, steps, numbers.data());
     EXPECT_EQ(numbers, std::vector<std::int16_t>(20, 0));
 }
 

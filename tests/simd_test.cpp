@@ -307,6 +307,9 @@ void expect_tile_multiplies() {
     for (const Index depth : {0, 1, 2, 7, 8, 33}) {
         const Product<A, S> product(M, Tile::columns, depth);
         expect_tile_multiplies<Tile>(depth, mla::simd::RowsOperand<A, M>(product.a.data(), product.a_stride), product);
+        mla::simd::RowsOperand<A, M> listed;
+        for (Index m = 0; m < M; ++m) listed.rows[m] = product.a.data() + m * product.a_stride;
+        expect_tile_multiplies<Tile>(depth, listed, product);
         const mla::simd::ColumnOperand<A> columns{product.transposed.data(), product.transposed_stride};
         expect_tile_multiplies<Tile>(depth, columns, product);
     }
@@ -316,6 +319,7 @@ TYPED_TEST(SimdTest, TilesMultiplyWithEveryOperandAndTouchNothingElse) {
     expect_tile_multiplies<TypeParam, 1, 1, float, float>();
     expect_tile_multiplies<TypeParam, 1, 4, float, float>();
     expect_tile_multiplies<TypeParam, 3, 2, float, float>();
+    expect_tile_multiplies<TypeParam, 5, 1, float, float>();
     expect_tile_multiplies<TypeParam, 3, 2, float, bf16>();
     expect_tile_multiplies<TypeParam, 3, 2, float, fp16>();
     expect_tile_multiplies<TypeParam, 3, 2, double, double>();

@@ -24,10 +24,9 @@
 namespace mla {
 
 /// One MLA layer with weights stored as T (double, float, bf16 or fp16). Activations are float, or double when T is double;
-/// where the instruction set multiplies pairs of bf16 (AVX512-BF16), more than four at once are rounded to bf16 to meet weights of
-/// bf16.
-/// DcStatic and DrStatic fix kv_lora_rank and qk_rope_head_dim at compile time, or are mla::Dynamic.
-/// Owns its packed weights and nothing that changes from call to call, so that threads may share it.
+/// where bf16 are multiplied in pairs (AVX512-BF16 that is fast, simd::prefers_dot_bf16), more than four at once are rounded to
+/// bf16 to meet weights of bf16. DcStatic and DrStatic fix kv_lora_rank and qk_rope_head_dim at compile time, or are
+/// mla::Dynamic. Owns its packed weights and nothing that changes from call to call, so that threads may share it.
 template <Storage T, int DcStatic = Dynamic, int DrStatic = (DcStatic == Dynamic ? Dynamic : 64)>
 class Attention {
   public:

@@ -75,6 +75,8 @@ def check(name, instructions):
     vectors anywhere but to the stack is another."""
     stack = stack_of(instructions)
     product = next(pattern for operand, pattern in PRODUCTS if operand in name)
+    rows, vectors = TILE.search(name).groups()
+    expected = int(rows) * int(vectors)
     wrong, seen, counts = [], [], []
     for loop in innermost_loops(instructions):
         products = [i for i in loop if product.match(i.mnemonic)]
@@ -84,11 +86,11 @@ def check(name, instructions):
         loads, folded = (sum(i.reads_vector() for i in of) for of in (loop, products))
         seen.append(f"  {len(products)} products, {loads} vector loads ({folded} folded into products), {len(loop)} instructions")
         spilled = [i for i in loop if VECTOR.search(i.operands) and stack.search(i.operands)]
+        if len(products) > 2 * expected:  # a pass, not what is left: no pointer in a vector either, for want of other registers
+            spilled += [i for i in loop if i.mnemonic in ("vmovq", "vmovd")]
         wrong += [f"{name}: {i.mnemonic} {i.operands} spills in the loop of {len(products)} products" for i in spilled]
-    rows, vectors = TILE.search(name).groups()
-    expected = int(rows) * int(vectors)
-    if set(counts) != {expected}:  # a compiler may write a loop twice
-        wrong.append(f"{name}: loops of {sorted(counts)} products, must be {expected}")
+    if not counts or any(count % expected for count in counts):  # a loop of whole passes, one of what is left
+        wrong.append(f"{name}: loops of {sorted(counts)} products, must be multiples of {expected}")
     return wrong, seen
 
 

@@ -10,10 +10,10 @@ namespace detail {
 
 using namespace mla::detail;
 
-/// A worker stages a block of keys and a block of values.
-template <Compute A>
+/// Elements that a worker stages keys and values in: pieces of a block, or, for few rows, all of it.
+template <class Arch, Compute A>
 [[nodiscard]] constexpr Index staged_key_values(Index head_dim) noexcept {
-    return 2 * staged_elements<A>(head_dim);
+    return std::max(PieceBuffers<Arch, A>::elements, 2 * staged_elements<A>(head_dim));
 }
 
 /// The rows of one key-value head.
@@ -35,7 +35,7 @@ template <class Arch, Compute A>
         Segment segment = stream_segment(plan, stream, 1, 0);
         totals.place(segment);
     }
-    return SplitScratch<Arch, A>::carve(arena, totals, head_dim, staged_key_values<A>(head_dim), workers);
+    return SplitScratch<Arch, A>::carve(arena, totals, head_dim, staged_key_values<Arch, A>(head_dim), workers);
 }
 
 /// One item: the rows of a key-value head over a range of tokens, block by block.
@@ -43,8 +43,8 @@ template <class Arch, Compute A, Storage C>
 void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcept {
     using U = Unit<Arch, A, C>;
     const Index dim = cache.head_dim;
-    const bool few_in_place = item.rows.few() && dim % simd::lanes<Arch, A> == 0;
-    const StageBuffer<A> buffer{item.staged, item.staged + staged_elements<A>(dim)};
+    const RowFormat<C> format{dim, 0};
+    const PieceBuffers<Arch, A> buffers(item.staged);
     const auto list = [&](const C* head, Index t) {
         RowList<C> rows;
         rows.add(head + item.source * cache.head_stride + t * cache.token_stride, cache.token_stride,
@@ -60,14 +60,17 @@ void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcep
             // Values are wanted right after their keys, the next keys after those.
             const simd::Prefetch fetch_values = values.prefetch(dim, few_score_steps<Arch, A>(keys.size()));
             const simd::Prefetch fetch_next = next.prefetch(dim, few_value_steps<Arch, A>(item.rows.rows, keys.size(), dim));
-            if (few_in_place) {
+            if (dim % simd::lanes<Arch, A> == 0) {
                 attend_few<Arch>(item.rows, Block<C>{keys, values, dim, t}, item.scores, fetch_values, fetch_next);
             } else {
-                attend_few<Arch>(item.rows, stage_key_values<Arch, A>(keys, values, dim, t, buffer), item.scores, {}, {});
+                const auto read = [&](const C* row, A* target) { format.template read<Arch>(row, target); };
+                const Block<A> copies{copy_rows(keys, dim, item.staged, read),
+                                      copy_rows(values, dim, item.staged + staged_elements<A>(dim), read), dim, t};
+                attend_few<Arch>(item.rows, copies, item.scores, {}, {});
             }
         } else {
             const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, keys.size(), dim, dim);
-            attend_block<Arch>(item.rows, stage_key_values<Arch, U>(keys, values, dim, t, buffer), item.scores,
+            attend_block<Arch>(item.rows, CachedBlock<Arch, U, A, C>(keys, values, format, t, buffers), item.scores,
                                next.prefetch(next_values, dim, steps));
         }
         keys = next;

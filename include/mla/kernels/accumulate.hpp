@@ -6,18 +6,6 @@
 
 namespace mla::detail {
 
-/// Listed rows from number `first` on, each from a column on, as the B of a product.
-template <class U>
-struct ListedColumns {
-    static constexpr int interleave = 1;
-    const RowList<U>& rows;
-    Index first;
-    Index column;
-    MLA_ALWAYS_INLINE const U* row(Index k) const { return rows[first + k] + column; }
-    static constexpr Index offset(Index n) { return n; }
-    MLA_ALWAYS_INLINE void advance(Index k) { first += k; }
-};
-
 /// Brings rows of a tile of outputs into L1 while its products are summed.
 template <int Rows, Compute A>
 MLA_ALWAYS_INLINE void fetch_outputs(const A* out, Index stride, Index columns) noexcept {
@@ -29,7 +17,7 @@ MLA_ALWAYS_INLINE void fetch_outputs(const A* out, Index stride, Index columns) 
 
 /// out [M, N vectors] = rescale · out + Pᵀ · values, over `units` of tokens.
 template <class Arch, int M, int N, Compute A, class U>
-MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<U>& p, const ListedColumns<U>& values, const A* rescale,
+MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<U>& p, const ListedRows<U>& values, const A* rescale,
                                  [[maybe_unused]] const A* step, A* out, Index out_stride, simd::Prefetch& next) noexcept {
     fetch_outputs<M>(out, out_stride, N * simd::lanes<Arch, A>);
     simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
@@ -42,28 +30,36 @@ MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<U>& p, c
     }
 }
 
-/// out [width rows, value_dim] = rescale · out + Pᵀ · values, with P [tokens, width] in units. Fetches `next` meanwhile.
-template <class Arch, Compute A, class U>
-void accumulate_panel(const Block<U>& block, Index tokens, Index width, const U* p, const PanelFactors<Arch, A>& factors, A* out,
-                      Index out_stride, simd::Prefetch& next) noexcept {
+/// out [rows of all panels, value_dim] = rescale · out + Pᵀ · values, with P [panel][units of tokens, rows of the panel]. All
+/// rows pass over a strip of values before the next strip, so that the strip is read from L1. Fetches `next` meanwhile.
+template <class Arch, Compute A, class Source>
+void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& panels, Source& block, const A* p,
+                       const RowFactors<A>& factors, simd::Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
+    using U = typename Source::Unit;
     constexpr int M = Shape::value_rows;
     const Index vectors = divide_up(block.value_dim, Shape::lanes);
-    const Index units = divide_up(tokens, values_per_unit<U>);
     Index vector = 0;
-    // All rows pass over a strip of values before the next strip, so that the strip is read from L1.
-    const auto strips = [&]<int N>(std::integral_constant<int, N>) {
-        // Of four vectors two and two: a single one has too few sums to hide the latency of an FMA.
-        for (; vector + N <= vectors && (N < 3 || vectors - vector != 4); vector += N)
+    const auto strip = [&]<int N>(std::integral_constant<int, N>) {
+        const Index column = vector * Shape::lanes;
+        const auto values = block.template values<N>(column);
+        panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
+            constexpr Index width = V * Shape::lanes;
+            const U* const weights = reinterpret_cast<const U*>(p + panel.offset * block_tokens);
+            A* const out = group.out + panel.row * group.out_stride + column;
             for (Index row = 0; row < width; row += M)
-                value_tile<Arch, M, N, A, U>(units, {p + row, width}, {block.values, 0, vector * Shape::lanes},
-                                             factors.rescale + row, factors.step + row,
-                                             out + row * out_stride + vector * Shape::lanes, out_stride, next);
+                value_tile<Arch, M, N, A, U>(divide_up(panel.tokens, values_per_unit<U>), {weights + row, width}, values,
+                                             factors.rescale + panel.offset + row, factors.step + panel.offset + row,
+                                             out + row * group.out_stride, group.out_stride, next);
+        });
+        vector += N;
     };
     constexpr int widest = Shape::template value_vectors<U>;
-    strips(std::integral_constant<int, widest>{});
-    if constexpr (widest > 2) strips(std::integral_constant<int, 2>{});
-    strips(std::integral_constant<int, 1>{});
+    // Of four vectors two and two: a single one has too few sums to hide the latency of an FMA.
+    while (vectors - vector >= widest && (widest < 3 || vectors - vector != 4)) strip(std::integral_constant<int, widest>{});
+    if constexpr (widest > 2)
+        while (vectors - vector >= 2) strip(std::integral_constant<int, 2>{});
+    while (vector < vectors) strip(std::integral_constant<int, 1>{});
 }
 
 }  // namespace mla::detail

@@ -49,18 +49,52 @@ struct TokenSteps {
     float rope[static_cast<std::size_t>(block_tokens)];
 };
 struct NoSteps {};
+template <class U>
+using StepsOf = std::conditional_t<is_quantised<U>, TokenSteps, NoSteps>;
 
-/// Keys are rows of units; values are rows of one unit a value, where a unit of two holds the same value of two neighbouring
-/// tokens. Values that share a unit with the last token's are finite, and value rows are readable up to whole vectors.
+/// Units [begin, end) of every key and query.
+struct Piece {
+    Index begin;
+    Index end;
+};
+
+/// Tokens whose piece of the keys is converted at a time, and passed over by all rows of queries: two of the widest score tiles.
+inline constexpr Index staged_tokens = 24;
+
+/// Rows of units, each some bytes into a listed row.
+template <class U>
+struct ListedRows {
+    static constexpr int interleave = 1;
+    const void* const* rows;
+    Index first_byte;
+
+    [[nodiscard]] MLA_ALWAYS_INLINE const U* row(Index k) const noexcept {
+        return reinterpret_cast<const U*>(static_cast<const char*>(rows[k]) + first_byte);
+    }
+    static constexpr Index offset(Index column) { return column; }
+    MLA_ALWAYS_INLINE void advance(Index k) { rows += k; }
+};
+
+/// A block of tokens whose keys and values are units where they lie: rows of keys, and rows of one unit a value, where a unit of
+/// two holds the same value of two neighbouring tokens. Values that share a unit with the last token's are finite, and value rows
+/// are readable up to whole vectors.
 template <class U>
 struct Block {
-    RowList<U> keys;    ///< [tokens] rows of units
-    RowList<U> values;  ///< [tokens / values_per_unit] rows [value_dim]
+    using Unit = U;
+    RowList<U> key_rows;    ///< [tokens] rows of units
+    RowList<U> value_rows;  ///< [tokens / values_per_unit] rows [value_dim]
     Index value_dim = 0;
     Index begin = 0;  ///< position of the block's first token among the keys
-    [[no_unique_address]] std::conditional_t<is_quantised<U>, TokenSteps, NoSteps> steps = {};
 
-    [[nodiscard]] Index count() const noexcept { return keys.size(); }  ///< tokens
+    [[nodiscard]] Index count() const noexcept { return key_rows.size(); }  ///< tokens
+    [[nodiscard]] Index keys_at_once() const noexcept { return block_tokens; }
+    [[nodiscard]] ListedRows<U> keys(Index first, Index, const Piece& piece) const noexcept {
+        return {key_rows.data() + first, piece.begin * static_cast<Index>(sizeof(U))};
+    }
+    template <int N>
+    [[nodiscard]] ListedRows<U> values(Index column) const noexcept {
+        return {value_rows.data(), column * static_cast<Index>(sizeof(U))};
+    }
 };
 
 }  // namespace mla::detail

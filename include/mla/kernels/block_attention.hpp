@@ -1,4 +1,4 @@
-// Score, softmax and accumulate: what every attention kernel does with one staged block of keys and values.
+// Score, softmax and accumulate: what every attention kernel does with one block of keys and values.
 #pragma once
 
 #include "mla/kernels/accumulate.hpp"
@@ -7,26 +7,16 @@
 
 namespace mla::detail {
 
-/// Lets rows [first, first + N vectors) of the group attend to the block. `scores` holds block_tokens × panel_rows.
-template <class Arch, int N, Compute A, class U>
-void attend_panel(const RowGroup<A>& group, Index first, const Block<U>& block, A* scores, simd::Prefetch& next) noexcept {
-    using Shape = AttentionTile<Arch, A>;
-    constexpr Index width = N * Shape::lanes;
-    const Index tokens = std::min(block.count(), group.visible[first + width - 1] - block.begin);
-    if (tokens <= 0) return;
-    const Index units = units_of<U>(group.depth, block.value_dim);
-    score_panel<Arch, N>(block, tokens, units, reinterpret_cast<const U*>(group.queries) + first * units, scores, next);
-    if (group.visible[first] < block.begin + tokens) {
-        alignas(64) A limit[simd::extent<width>];
-        for (Index r = 0; r < width; ++r)
-            limit[r] = static_cast<A>(std::clamp<Index>(group.visible[first + r] - block.begin, 0, tokens));
-        mask_scores<Arch>(tokens, width, limit, scores);
+/// Hides the scores [tokens, width] of keys from the panel's rows that may not see them.
+template <class Arch, Index Width, Compute A>
+void mask_panel(const RowGroup<A>& group, const Panel& panel, Index begin, A* scores) noexcept {
+    if (group.visible[panel.row] < begin + panel.tokens) {
+        alignas(64) A limit[simd::extent<Width>];
+        for (Index r = 0; r < Width; ++r)
+            limit[r] = static_cast<A>(std::clamp<Index>(group.visible[panel.row + r] - begin, 0, panel.tokens));
+        mask_scores<Arch>(panel.tokens, Width, limit, scores);
     }
-    if (!group.tree.empty()) mask_tree(group, first, width, block.begin, tokens, scores, Index{1}, width);
-    PanelFactors<Arch, A> factors;
-    softmax_panel(block, tokens, group, first, width, scores, factors);
-    accumulate_panel(block, tokens, width, reinterpret_cast<const U*>(scores), factors, group.out + first * group.out_stride,
-                     group.out_stride, next);
+    if (!group.tree.empty()) mask_tree(group, panel.row, Width, begin, panel.tokens, scores, Index{1}, Width);
 }
 
 /// Steps of prefetching while `rows` rows attend to one block of `tokens`.
@@ -45,15 +35,28 @@ template <class Arch, Compute A, class U>
     return std::max<Index>(steps, 1);
 }
 
-/// Lets every row of the group attend to the keys of the block that it may see, and fetches `next` meanwhile.
-template <class Arch, Compute A, class U>
-void attend_block(const RowGroup<A>& group, const Block<U>& block, A* scores, simd::Prefetch next) noexcept {
-    using Shape = AttentionTile<Arch, A>;
-    const Index padded = round_up(group.rows, Shape::lanes);
-    Index first = 0;
-    for (; first + Shape::panel_rows <= padded; first += Shape::panel_rows)
-        attend_panel<Arch, 2>(group, first, block, scores, next);
-    if (first < padded) attend_panel<Arch, 1>(group, first, block, scores, next);
+/// Elements of scratch for the scores of a block.
+template <class Arch, Compute A>
+[[nodiscard]] constexpr Index score_elements(Index rows) noexcept {
+    return block_tokens * std::min(std::max(round_up(rows, simd::lanes<Arch, A>), few_rows), batch_rows);
+}
+
+/// Lets every row of the group attend to the keys of the block that it may see, and fetches `next` meanwhile. `scores` holds
+/// score_elements(group.rows).
+template <class Arch, Compute A, class Source>
+void attend_block(const RowGroup<A>& group, Source&& block, A* scores, simd::Prefetch next) noexcept {
+    for (Index first = 0; first < group.rows; first += batch_rows) {
+        const PanelBatch<Arch, A> panels(group, first, block.begin, block.count());
+        RowFactors<A> factors;
+        score_panels(group, panels, block, scores, next);
+        panels.each([&]<int N>(std::integral_constant<int, N>, const Panel& panel) {
+            constexpr Index width = N * simd::lanes<Arch, A>;
+            A* const panel_scores = scores + panel.offset * block_tokens;
+            mask_panel<Arch, width>(group, panel, block.begin, panel_scores);
+            softmax_panel<Arch, width>(group, panel, block, panel_scores, factors);
+        });
+        accumulate_panels(group, panels, block, scores, factors, next);
+    }
 }
 
 }  // namespace mla::detail

@@ -9,10 +9,19 @@
 namespace mla {
 namespace detail {
 
-/// A worker stages a block of keys, and, for pairs of bf16, one of values.
-template <Compute A>
+/// Elements that a worker stages latents in: pieces of a block, or, for few rows, all of it.
+template <class Arch, Compute A>
 [[nodiscard]] constexpr Index staged_latents(Index row_dim) noexcept {
-    return 2 * staged_elements<A>(row_dim);
+    return std::max(PieceBuffers<Arch, A>::elements, staged_elements<A>(row_dim));
+}
+
+/// A block of latents copied to rows of the type computed in.
+template <class Arch, Compute A, CacheElement C>
+[[nodiscard]] Block<A> copy_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format,
+                                    Index begin) noexcept {
+    const auto copies =
+        copy_rows(rows, format.values(), item.staged, [&](const C* row, A* target) { format.template read<Arch>(row, target); });
+    return {copies, copies, format.latent_dim, begin};
 }
 
 /// Lets few rows attend to one block: to its rows of any storage type where they lie, when whole vectors make their latents.
@@ -23,30 +32,43 @@ void attend_few_latents(const SplitItem<A>& item, const RowList<C>& rows, const 
         if (format.latent_dim % simd::lanes<Arch, A> == 0)
             return attend_few<Arch>(item.rows, Block<C>{rows, rows, format.latent_dim, begin}, item.scores, {}, next);
     }
-    attend_few<Arch>(item.rows, stage_latents<Arch, A>(rows, format, begin, StageBuffer<A>{item.staged, nullptr}), item.scores,
-                     {}, next);
+    attend_few<Arch>(item.rows, copy_latents<Arch>(item, rows, format, begin), item.scores, {}, next);
+}
+
+/// Whether a block of C is converted once for keys and values, and not for each by pieces that stay in L1: scaled values are dear
+/// to convert, and vectors of AVX2 twice as many (bf16, 16 heads: 5 % dearer by pieces there, 9 % cheaper with AVX-512).
+template <class Arch, Compute A, CacheElement C>
+inline constexpr bool converts_whole_blocks =
+    std::is_same_v<Unit<Arch, A, C>, A> && !std::is_same_v<C, A> && (Quantised<C> || !AttentionTile<Arch, A>::many_registers);
+
+/// The same for more rows.
+template <class Arch, Compute A, CacheElement C>
+void attend_many_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin,
+                         const simd::Prefetch& next) noexcept {
+    if constexpr (converts_whole_blocks<Arch, A, C>) {
+        attend_block<Arch>(item.rows, copy_latents<Arch>(item, rows, format, begin), item.scores, next);
+    } else {
+        const PieceBuffers<Arch, A> buffers(item.staged);
+        attend_block<Arch>(item.rows, CachedBlock<Arch, Unit<Arch, A, C>, A, C>(rows, rows, format, begin, buffers), item.scores,
+                           next);
+    }
 }
 
 /// One item: rows over a range of cached tokens, block by block. A token's latent is the first part of its key and its value.
 template <class Arch, Compute A, LatentSource View>
 void attend_latents(const SplitItem<A>& item, const View& cache) noexcept {
     using C = typename View::Element;
-    using U = Unit<Arch, A, C>;
     const RowFormat<C> format{cache.latent_dim, cache.rope_dim};
-    const StageBuffer<A> buffer{item.staged, item.staged + (std::is_same_v<U, A> ? 0 : staged_elements<A>(format.values()))};
     const auto list = [&](Index t) { return list_rows(cache, t, std::clamp<Index>(item.end - t, 0, block_tokens)); };
     auto rows = list(item.begin);
     for (Index t = item.begin; t < item.end; t += block_tokens) {
         const auto next = list(t + rows.size());
-        if (item.rows.few()) {
-            attend_few_latents<Arch>(
-                item, rows, format, t,
-                next.prefetch(format.elements(), few_value_steps<Arch, A>(item.rows.rows, rows.size(), format.latent_dim)));
-        } else {
-            const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, rows.size(), format.values(), format.latent_dim);
-            attend_block<Arch>(item.rows, stage_latents<Arch, U>(rows, format, t, buffer), item.scores,
-                               next.prefetch(format.elements(), steps));
-        }
+        const Index steps = item.rows.few() ? few_value_steps<Arch, A>(item.rows.rows, rows.size(), format.latent_dim)
+                                            : prefetch_steps<Arch, A, Unit<Arch, A, C>>(item.rows.rows, rows.size(),
+                                                                                        format.values(), format.latent_dim);
+        const auto fetch = next.prefetch(format.elements(), steps);
+        item.rows.few() ? attend_few_latents<Arch>(item, rows, format, t, fetch)
+                        : attend_many_latents<Arch>(item, rows, format, t, fetch);
         rows = next;
     }
 }
@@ -85,7 +107,7 @@ void run_absorbed(Index count, bool prefix, CallView<A> call, const RowFormat<C>
         totals.place(placed);
     }
     const auto scratch = workspace.carve([&](Arena& arena) {
-        return SplitScratch<Arch, A>::carve(arena, totals, format.latent_dim, staged_latents<A>(format.values()),
+        return SplitScratch<Arch, A>::carve(arena, totals, format.latent_dim, staged_latents<Arch, A>(format.values()),
                                             executor.concurrency());
     });
     SegmentTotals<Arch, A> again;
@@ -119,7 +141,7 @@ template <Compute A, class Arch = simd::DefaultArch>
     segment.plan = plan;
     totals.place(segment);
     Arena counter;
-    const Index staged = detail::staged_latents<A>(totals.depth);
+    const Index staged = detail::staged_latents<Arch, A>(totals.depth);
     static_cast<void>(detail::SplitScratch<Arch, A>::carve(counter, totals, latent_dim, staged, concurrency));
     return counter.bytes();
 }
@@ -131,7 +153,7 @@ template <Compute A, class Arch = simd::DefaultArch>
     const auto totals = detail::SegmentTotals<Arch, A>::bound(limits.requests, limits.queries, heads, latent_dim + rope_dim,
                                                               limits.shared_prefix);
     Arena counter;
-    const Index staged = detail::staged_latents<A>(latent_dim + rope_dim);
+    const Index staged = detail::staged_latents<Arch, A>(latent_dim + rope_dim);
     static_cast<void>(detail::SplitScratch<Arch, A>::carve(counter, totals, latent_dim, staged, concurrency));
     return counter.bytes();
 }

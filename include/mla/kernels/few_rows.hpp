@@ -46,7 +46,7 @@ void score_few(const Block<K>& block, Index tokens, Index depth, const A* querie
         Batch sums[simd::extent<R>][simd::extent<width>];
         for (Index t = 0; t < width; t += T) {
             const K* keys[simd::extent<T>];
-            for (Index i = 0; i < T; ++i) keys[i] = block.keys[std::min(first + t + i, tokens - 1)];
+            for (Index i = 0; i < T; ++i) keys[i] = block.key_rows[std::min(first + t + i, tokens - 1)];
             Batch sum[simd::extent<R>][simd::extent<T>];
             multiply_few<Arch>(keys, whole, depth, queries, sum);
             simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i / T][t + i % T] = sum[i / T][i % T]; });
@@ -58,7 +58,8 @@ void score_few(const Block<K>& block, Index tokens, Index depth, const A* querie
             simd::sum_lanes_of_each<Arch, A>(sums[r]).store_unaligned(target);
             for (Index t = 0; t < count; ++t)
                 for (Index k = whole; k < depth; ++k)
-                    target[t] = simd::multiply_add(queries[r * depth + k], simd::convert<A>(block.keys[first + t][k]), target[t]);
+                    target[t] =
+                        simd::multiply_add(queries[r * depth + k], simd::convert<A>(block.key_rows[first + t][k]), target[t]);
         }
     }
 }
@@ -116,7 +117,7 @@ void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* re
             simd::Tile<Arch, A, R, N> tile;
             tile.clear();
             simd::RowsOperand<A, R> probabilities(p, block_tokens);
-            ListedColumns<K> values{block.values, 0, vector * width};
+            ListedRows<K> values = block.template values<N>(vector * width);
             for (Index t = 0; t < tokens; t += few_step) {
                 tile.multiply(std::min(few_step, tokens - t), probabilities, values);
                 next.step();

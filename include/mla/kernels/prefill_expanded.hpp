@@ -44,7 +44,7 @@ struct ExpandedScratch {
         s.latents = arena.take<A>(staged_elements<A>(row_dim));
         s.keys = arena.take<A>(staged_elements<A>(key_dim));
         s.values = arena.take<A>(staged_elements<A>(value_dim));
-        s.scores = arena.take<A>(block_tokens * std::max(Shape::panel_rows, few_rows));
+        s.scores = arena.take<A>(score_elements<Arch, A>(plan.group_queries));
         s.group.depth = key_dim;
         s.group.out_stride = round_up(value_dim, Shape::lanes);
         s.group.queries = arena.take<std::byte>(padded * key_dim * static_cast<Index>(sizeof(A)));
@@ -64,8 +64,8 @@ Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Ind
     const RowFormat<typename View::Element> format{cache.latent_dim, cache.rope_dim};
     const Index nope = weights.key.out();
     const Index value_dim = weights.value.out();
-    static_cast<void>(copy_rows<A>(list_rows(cache, begin, count), format.values(), scratch.latents,
-                                   [&](const auto* row, A* target) { format.template read<Arch>(row, target); }));
+    static_cast<void>(copy_rows(list_rows(cache, begin, count), format.values(), scratch.latents,
+                                [&](const auto* row, A* target) { format.template read<Arch>(row, target); }));
     const MatrixView<const A> latents(scratch.latents, count, cache.latent_dim, staged_stride<A>(format.values()));
     linear_panels<Arch, A>(latents, weights.key, head, 0, weights.key.panels(),
                            MatrixView<A>(scratch.keys, count, nope, scratch.key_stride));
@@ -75,9 +75,9 @@ Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Ind
         std::copy_n(latents.row(t) + cache.latent_dim, cache.rope_dim, scratch.keys + t * scratch.key_stride + nope);
         std::fill_n(scratch.values + t * scratch.value_stride + value_dim, scratch.value_stride - value_dim, A(0));
     }
-    Block<A> block{.keys = {}, .values = {}, .value_dim = value_dim, .begin = begin};
-    block.keys.add(scratch.keys, scratch.key_stride, count);
-    block.values.add(scratch.values, scratch.value_stride, count);
+    Block<A> block{.key_rows = {}, .value_rows = {}, .value_dim = value_dim, .begin = begin};
+    block.key_rows.add(scratch.keys, scratch.key_stride, count);
+    block.value_rows.add(scratch.values, scratch.value_stride, count);
     return block;
 }
 
@@ -88,7 +88,7 @@ template <class Arch>
 auto round_block(const Block<float>& block, const ExpandedScratch<Arch, float>& scratch) noexcept {
     using Pair = simd::Bf16Pair;
     using Batch = simd::Batch<Arch, float>;
-    const Index count = block.keys.size();
+    const Index count = block.count();
     for (Index t = 0; t < count; ++t) {
         float* const key = scratch.keys + t * scratch.key_stride;
         simd::round_row<Arch>(key, scratch.group.depth, reinterpret_cast<Pair*>(key));
@@ -101,9 +101,9 @@ auto round_block(const Block<float>& block, const ExpandedScratch<Arch, float>& 
             simd::round_to_pairs<Arch>(first, second).store_unaligned(reinterpret_cast<std::uint32_t*>(row + c));
         }
     }
-    Block<Pair> rounded{.keys = {}, .values = {}, .value_dim = block.value_dim, .begin = block.begin};
-    rounded.keys.add(reinterpret_cast<const Pair*>(scratch.keys), scratch.key_stride, count);
-    rounded.values.add(reinterpret_cast<const Pair*>(scratch.values), 2 * scratch.value_stride, divide_up(count, Index{2}));
+    Block<Pair> rounded{.key_rows = {}, .value_rows = {}, .value_dim = block.value_dim, .begin = block.begin};
+    rounded.key_rows.add(reinterpret_cast<const Pair*>(scratch.keys), scratch.key_stride, count);
+    rounded.value_rows.add(reinterpret_cast<const Pair*>(scratch.values), 2 * scratch.value_stride, divide_up(count, Index{2}));
     return rounded;
 }
 
@@ -175,8 +175,8 @@ template <Compute A, class Arch = simd::DefaultArch>
 /// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. sinks [H]: a logit a
 /// head that takes its share of the softmax and has no value, or empty; the LSE leaves it out.
 ///
-/// Where the instruction set multiplies pairs of bf16 and the weights are of bf16, more than four queries meet keys, values and
-/// probabilities rounded to bf16.
+/// Where bf16 are multiplied in pairs (simd::prefers_dot_bf16) and the weights are of bf16, more than four queries meet keys,
+/// values and probabilities rounded to bf16.
 ///
 /// A block of the cache is decompressed, attended to and forgotten before the next, so that scratch does not grow with L but with
 /// the plan's `group_queries`, the caller's to set: every group decompresses the cache anew. Allocates only when the workspace

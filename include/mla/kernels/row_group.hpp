@@ -27,6 +27,10 @@ struct AttentionTile {
     static constexpr int value_rows = static_cast<int>(std::min<Index>(lanes, many_registers ? 8 : 4));
     template <class U>
     static constexpr int value_vectors = is_quantised<U> && !many_registers ? 2 : 3;
+    /// Units of a score that are summed in registers before they join it: as many as keep a panel's piece of the queries in 18
+    /// KiB of L1, 144 of AVX-512 and 288 of AVX2. More would carry more rounding errors: one sum over all 576 values of a
+    /// DeepSeek row twice as much as four of 144.
+    static constexpr Index score_depth = std::min<Index>(18 * 1024 / (panel_rows * static_cast<Index>(sizeof(A))), 288);
 };
 
 /// Rows up to which a group is computed with vectors along the values of a key: 4 rows would leave 12 of 16 AVX-512 lanes
@@ -65,6 +69,56 @@ struct RowGroup {
     Index heads = 1;      ///< rows of a query
 
     [[nodiscard]] bool few() const noexcept { return rows <= few_rows; }
+};
+
+/// Rows whose panels pass over a block together.
+inline constexpr Index batch_rows = 128;
+
+/// Two vectors of a group's rows, or, the last, one.
+struct Panel {
+    Index row;     ///< first of its rows in the group
+    Index offset;  ///< and in the batch
+    Index tokens;  ///< of the block that any of its rows may see
+};
+
+/// Up to batch_rows rows of a group from one on, and what they may see of `count` tokens from `begin` on.
+template <class Arch, Compute A>
+class PanelBatch {
+    static constexpr Index lanes = AttentionTile<Arch, A>::lanes;
+
+  public:
+    PanelBatch(const RowGroup<A>& group, Index first, Index begin, Index count) noexcept
+        : visible_(group.visible),
+          begin_(begin),
+          count_(count),
+          first_(first),
+          end_(std::min(first + batch_rows, round_up(group.rows, lanes))) {}
+
+    /// Tokens that some panel may see.
+    [[nodiscard]] Index tokens() const noexcept { return tokens_before(end_); }
+
+    /// Calls f(integral constant of its vectors, panel) for each panel that may see a token.
+    template <class F>
+    void each(F&& f) const {
+        Index row = first_;
+        for (; row + 2 * lanes <= end_; row += 2 * lanes) visit<2>(row, f);
+        if (row < end_) visit<1>(row, f);
+    }
+
+  private:
+    [[nodiscard]] Index tokens_before(Index row) const noexcept { return std::min(count_, visible_[row - 1] - begin_); }
+
+    template <int Vectors, class F>
+    void visit(Index row, F&& f) const {
+        const Index tokens = tokens_before(row + Vectors * lanes);
+        if (tokens > 0) f(std::integral_constant<int, Vectors>{}, Panel{row, row - first_, tokens});
+    }
+
+    const Index* visible_;
+    Index begin_;
+    Index count_;
+    Index first_;
+    Index end_;
 };
 
 /// The state before any key: no maximum, no sum, zero output.

@@ -25,6 +25,7 @@ class RowList {
     [[nodiscard]] const T* operator[](Index index) const noexcept {
         return static_cast<const T*>(rows_[static_cast<std::size_t>(index)]);
     }
+    [[nodiscard]] const void* const* data() const noexcept { return rows_.data(); }
     /// Fetches the rows in about `steps` steps.
     [[nodiscard]] simd::Prefetch prefetch(Index row_elements, Index steps) const noexcept {
         return simd::Prefetch(pointers(), {}, row_elements * static_cast<Index>(sizeof(T)), steps);

@@ -6,73 +6,80 @@
 
 namespace mla::detail {
 
-/// Units of a score that are summed in registers before they join it: as many as keep a panel's piece of the queries in 18 KiB of
-/// L1, 144 of AVX-512 and 288 of AVX2. More would carry more rounding errors: one sum over all 576 values of a DeepSeek row
-/// twice as much as four of 144.
-template <class Arch, Compute A>
-inline constexpr Index score_depth = std::min<Index>(18 * 1024 /
-                                                         (AttentionTile<Arch, A>::panel_rows * static_cast<Index>(sizeof(A))),
-                                                     288);
-
-/// Units [begin, end) of every key and query, and of whole numbers what those of each key stand for.
-struct Piece {
-    Index begin;
-    Index end;
+/// What a score tile does beside multiplying: the first piece of the units overwrites the scores, others add to them; whole
+/// numbers stand for `steps` of their token.
+struct ScoreEnd {
+    bool overwrite;
     const float* steps;
 };
 
-/// scores [M tokens, N vectors of rows] (+)= a piece of keys [first, first + M) · the same of packed queries; the first piece
-/// overwrites.
+/// scores [M tokens, N vectors of rows] (+)= a piece of M keys · the same of packed queries.
 template <class Arch, int M, int N, Compute A, class U>
-MLA_NEVER_INLINE void score_tile(const RowList<U>& keys, Index first, const Piece& piece, const U* panel, A* scores,
+MLA_NEVER_INLINE void score_tile(const ListedRows<U>& keys, Index units, const U* panel, const ScoreEnd& end, A* scores,
                                  simd::Prefetch& next) noexcept {
     constexpr Index width = N * simd::lanes<Arch, A>;
     simd::RowsOperand<U, M> operand;
-    simd::unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { operand.rows[m] = keys[first + m] + piece.begin; });
+    simd::unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { operand.rows[m] = keys.row(m); });
     simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
     tile.clear();
-    tile.multiply(piece.end - piece.begin, operand, simd::StridedRows<U>{panel + piece.begin * width, width}, next);
-    A* const target = scores + first * width;
+    tile.multiply(units, operand, simd::StridedRows<U>{panel, width}, next);
     if constexpr (is_quantised<U>) {
-        piece.begin == 0 ? tile.store_steps(target, width, piece.steps + first)
-                         : tile.add_steps_to(target, width, piece.steps + first);
+        end.overwrite ? tile.store_steps(scores, width, end.steps) : tile.add_steps_to(scores, width, end.steps);
     } else {
-        piece.begin == 0 ? tile.store(target, width) : tile.add_to(target, width);
+        end.overwrite ? tile.store(scores, width) : tile.add_to(scores, width);
     }
 }
 
-/// A piece for all of the first `tokens` of a block, in tiles of 12 (or 6), 8, 4, 2 and 1 tokens, so that no key is multiplied
-/// twice.
+/// The same for any number of keys, in tiles of 12 (or 6), 4, 2 and 1, so that no key is multiplied twice.
 template <class Arch, int N, Compute A, class U>
-void score_piece(const RowList<U>& keys, Index tokens, const Piece& piece, const U* panel, A* scores,
-                 simd::Prefetch& next) noexcept {
+void score_keys(ListedRows<U> keys, Index tokens, Index units, const U* panel, ScoreEnd end, A* scores,
+                simd::Prefetch& next) noexcept {
     using Shape = AttentionTile<Arch, A>;
     constexpr int widest = N == 2 ? Shape::score_tokens_pair : Shape::score_tokens_single;
-    Index t = 0;
     const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
-        for (; t + M <= tokens; t += M) score_tile<Arch, M, N>(keys, t, piece, panel, scores, next);
+        for (; tokens >= M; tokens -= M) {
+            score_tile<Arch, M, N>(keys, units, panel, end, scores, next);
+            keys.advance(M);
+            if constexpr (is_quantised<U>) end.steps += M;
+            scores += M * N * Shape::lanes;
+        }
     };
     tiles(std::integral_constant<int, widest>{});
-    if constexpr (widest > 8) tiles(std::integral_constant<int, 8>{});
     tiles(std::integral_constant<int, 4>{});
     tiles(std::integral_constant<int, 2>{});
     tiles(std::integral_constant<int, 1>{});
 }
 
-/// scores [tokens, N vectors of rows] of the first `tokens` of a block. All tokens pass a piece of the queries before the next
-/// piece: 144 units of 32 rows (18 KiB) stay in L1, where whole queries (72 KiB) would come from L2 for every tile.
-template <class Arch, int N, Compute A, class U>
-void score_panel(const Block<U>& block, Index tokens, Index units, const U* panel, A* scores, simd::Prefetch& next) noexcept {
-    const auto pieces = [&](Index first, Index last, Index depth, const float* steps) {
-        for (Index begin = first; begin < last; begin += depth)
-            score_piece<Arch, N>(block.keys, tokens, {begin, std::min(begin + depth, last), steps}, panel, scores, next);
+/// Scores [panel][tokens, rows of the panel] of the block's keys that each panel may see. A piece of some keys stays in L1 while
+/// all panels pass over it, and of a single panel a piece of the queries while all keys do.
+template <class Arch, Compute A, class Source>
+void score_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& panels, Source& block, A* scores,
+                  simd::Prefetch& next) noexcept {
+    using U = typename Source::Unit;
+    const Index units = units_of<U>(group.depth, block.value_dim);
+    const auto score_piece = [&](const Piece& piece, Index first, const ScoreEnd& end) {
+        const Index count = std::min(block.keys_at_once(), panels.tokens() - first);
+        const auto keys = block.keys(first, count, piece);
+        panels.each([&]<int N>(std::integral_constant<int, N>, const Panel& panel) {
+            constexpr Index width = N * simd::lanes<Arch, A>;
+            const U* const queries = reinterpret_cast<const U*>(group.queries) + panel.row * units + piece.begin * width;
+            score_keys<Arch, N>(keys, std::min(count, panel.tokens - first), piece.end - piece.begin, queries, end,
+                                scores + panel.offset * block_tokens + first * width, next);
+        });
     };
+    const auto score_pieces = [&](Index begin, Index last, Index depth, const float* steps) {
+        for (; begin < last; begin += depth)
+            for (Index first = 0; first < panels.tokens(); first += block.keys_at_once())
+                score_piece({begin, std::min(begin + depth, last)}, first,
+                            {begin == 0, steps == nullptr ? steps : steps + first});
+    };
+    constexpr Index depth = AttentionTile<Arch, A>::score_depth;
     if constexpr (is_quantised<U>) {
         const Index rope = divide_up(block.value_dim, values_per_unit<U>);
-        pieces(0, rope, score_depth<Arch, A>, block.steps.latent);
-        pieces(rope, units, Int16Range::rope_units, block.steps.rope);
+        score_pieces(0, rope, depth, block.steps.latent);
+        score_pieces(rope, units, Int16Range::rope_units, block.steps.rope);
     } else {
-        pieces(0, units, score_depth<Arch, A>, nullptr);
+        score_pieces(0, units, depth, nullptr);
     }
 }
 

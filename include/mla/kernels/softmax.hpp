@@ -10,11 +10,12 @@
 
 namespace mla::detail {
 
-/// What a panel's outputs so far must be multiplied by, and, of whole numbers, what those of the next products stand for.
-template <class Arch, Compute A>
-struct PanelFactors {
-    alignas(64) A rescale[simd::extent<AttentionTile<Arch, A>::panel_rows>];
-    alignas(64) A step[simd::extent<AttentionTile<Arch, A>::panel_rows>];
+/// What the outputs of a batch's rows so far must be multiplied by, and, of whole numbers, what those of the next products stand
+/// for.
+template <Compute A>
+struct RowFactors {
+    alignas(64) A rescale[simd::extent<batch_rows>];
+    alignas(64) A step[simd::extent<batch_rows>];
 };
 
 /// exp(−inf − 0) is 0, where exp(−inf − −inf) would be NaN.
@@ -98,38 +99,40 @@ template <Compute A>
     return largest / Int16Range::probability;
 }
 
-/// Turns scores [tokens, width] of rows [first, first + width) into probabilities in units, raises the rows' running maxima, and
-/// sets what their outputs so far must be multiplied by. A row that has seen no key keeps maximum −inf and sum 0.
+/// Turns scores [tokens, rows of the panel] into probabilities in units, raises the rows' running maxima, and sets what their
+/// outputs so far must be multiplied by. A row that has seen no key keeps maximum −inf and sum 0.
 ///
 /// Probabilities of whole numbers count from the block's own maximum, so that a block far below the running one keeps its tail.
-template <class Arch, class U, Compute A>
-void softmax_panel(const Block<U>& block, Index tokens, const RowGroup<A>& group, Index first, Index width, A* scores,
-                   PanelFactors<Arch, A>& factors) noexcept {
+template <class Arch, Index Width, Compute A, class Source>
+void softmax_panel(const RowGroup<A>& group, const Panel& panel, const Source& block, A* scores,
+                   RowFactors<A>& factors) noexcept {
     using Batch = simd::Batch<Arch, A>;
+    using U = typename Source::Unit;
     constexpr Index weights = is_quantised<U> ? block_tokens : 1;
     A weight[simd::extent<weights>];
     A step(0);
-    if constexpr (is_quantised<U>) step = weigh_steps(block.steps.latent, tokens, weight);
-    for (Index column = 0; column < width; column += simd::lanes<Arch, A>) {
-        A* const max = group.max + first + column;
-        A* const sum = group.sum + first + column;
-        const Batch factor = Batch::load_unaligned(group.factors + first + column);
+    if constexpr (is_quantised<U>) step = weigh_steps(block.steps.latent, panel.tokens, weight);
+    for (Index column = 0; column < Width; column += simd::lanes<Arch, A>) {
+        A* const max = group.max + panel.row + column;
+        A* const sum = group.sum + panel.row + column;
+        const Batch factor = Batch::load_unaligned(group.factors + panel.row + column);
         const Batch before = Batch::load_unaligned(max);
-        const Batch here = column_maximum<Arch>(tokens, width, factor, scores + column);
+        const Batch here = column_maximum<Arch>(panel.tokens, Width, factor, scores + column);
         const Batch highest = xsimd::max(before, here);
         const Batch reference = finite_reference(highest);
         const Batch rescale = simd::exp<Arch, A>(before - reference);
         Batch total;
         if constexpr (is_quantised<U>) {
             const Batch share = simd::exp<Arch, A>(here - reference);
-            total = share * exponentiate_quantised<Arch>(tokens, width, factor, finite_reference(here), weight, scores + column);
-            (share * Batch(step)).store_unaligned(factors.step + column);
+            total = share *
+                    exponentiate_quantised<Arch>(panel.tokens, Width, factor, finite_reference(here), weight, scores + column);
+            (share * Batch(step)).store_unaligned(factors.step + panel.offset + column);
         } else {
-            total = exponentiate<Arch, U>(tokens, width, factor, reference, scores + column);
+            total = exponentiate<Arch, U>(panel.tokens, Width, factor, reference, scores + column);
         }
         highest.store_unaligned(max);
         xsimd::fma(Batch::load_unaligned(sum), rescale, total).store_unaligned(sum);
-        rescale.store_unaligned(factors.rescale + column);
+        rescale.store_unaligned(factors.rescale + panel.offset + column);
     }
 }
 

@@ -32,8 +32,6 @@ struct SplitScratch {
     A* scores = nullptr;
     Index* visible = nullptr;
 
-    static constexpr Index score_elements = block_tokens * std::max(AttentionTile<Arch, A>::panel_rows, few_rows);
-
     static SplitScratch carve(Arena& arena, const SegmentTotals<Arch, A>& totals, Index out_dim, Index staged, Index workers) {
         SplitScratch s;
         s.totals = totals;
@@ -47,7 +45,7 @@ struct SplitScratch {
         s.sum = arena.take<A>(totals.state_rows);
         s.out = arena.take<A>(totals.state_rows * s.out_stride);
         s.blocks = arena.take<A>(workers * staged);
-        s.scores = arena.take<A>(workers * score_elements);
+        s.scores = arena.take<A>(workers * score_elements<Arch, A>(totals.slot_rows));
         s.visible = arena.take<Index>(workers * totals.slot_rows);
         return s;
     }
@@ -165,7 +163,7 @@ template <class Arch, Compute A>
     item.begin = segment.begin + plan.split_begin(work.split);
     item.end = std::min(segment.begin + plan.split_begin(work.split + 1), rows.visible[rows.rows - 1]);
     item.staged = scratch.blocks + worker * scratch.staged;
-    item.scores = scratch.scores + worker * scratch.score_elements;
+    item.scores = scratch.scores + worker * score_elements<Arch, A>(scratch.totals.slot_rows);
     return item;
 }
 

@@ -47,6 +47,12 @@ MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const PackedBatch<Arch>& a, const 
 }
 
 template <class Arch>
+    requires(has_dot_bf16<Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, float> multiply_add(const Bf16Pair* a, const PackedBatch<Arch>& b, const Batch<Arch, float>& sum) {
+    return dot_bf16<Arch>(sum, broadcast<Arch, float>(*a), b);
+}
+
+template <class Arch>
 MLA_ALWAYS_INLINE PackedBatch<Arch> round_to_pairs(Batch<Arch, float>& first, Batch<Arch, float>& second) {
     const auto widen = [](__m512 values) MLA_ALWAYS_INLINE_LAMBDA {
         return _mm512_slli_epi32(_mm512_cvtepu16_epi32(std::bit_cast<__m256i>(_mm512_cvtneps_pbh(values))), 16);

@@ -43,6 +43,17 @@ MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Arch, A>& value, A
     }
 }
 
+#if defined(__AVX2__) && defined(__F16C__)
+/// Sixteen e4m3 as halves 2^8 times too small, so that no number becomes a subnormal float, which costs Intel's cores some 150
+/// cycles where it meets a product.
+MLA_ALWAYS_INLINE __m256i fp8_as_halves(__m128i bytes) {
+    const __m256i magnitude = _mm256_set1_epi16(0x3f80);
+    const __m256i placed = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16(-0x4001));
+    const __m256i is_nan = _mm256_cmpeq_epi16(_mm256_and_si256(placed, magnitude), magnitude);
+    return _mm256_or_si256(placed, _mm256_and_si256(is_nan, _mm256_set1_epi16(0x7e00)));
+}
+#endif
+
 #if defined(__AVX512F__)
 template <class A, class Arch>
     requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
@@ -67,13 +78,8 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const int8* source, Arch) {
 template <class A, class Arch>
     requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx512f, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
-    const __m512i bits = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
-    // As fp8_value does: sign, and magnitude as the bits of a float 2^120 times too small.
-    const __m512i placed = _mm512_and_si512(_mm512_slli_epi32(bits, 20), _mm512_set1_epi32(static_cast<int>(0x87f00000U)));
-    const __m512i nan = _mm512_set1_epi32(0x07f00000);
-    const __mmask16 is_nan = _mm512_cmpeq_epi32_mask(_mm512_and_si512(placed, nan), nan);
-    const __m512 value = _mm512_mul_ps(_mm512_castsi512_ps(placed), _mm512_set1_ps(0x1p120F));
-    return Batch<Arch, A>(_mm512_mask_blend_ps(is_nan, value, _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN())));
+    const __m256i halves = fp8_as_halves(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+    return Batch<Arch, A>(_mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0F)));
 }
 
 template <class A, class Arch>
@@ -134,18 +140,6 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const int8* source, Arch) {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source));
     return Batch<Arch, A>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
 }
-
-template <class A, class Arch>
-    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
-MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
-    const __m256i bits = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
-    // As fp8_value does: sign, and magnitude as the bits of a float 2^120 times too small.
-    const __m256i placed = _mm256_and_si256(_mm256_slli_epi32(bits, 20), _mm256_set1_epi32(static_cast<int>(0x87f00000U)));
-    const __m256i nan = _mm256_set1_epi32(0x07f00000);
-    const __m256i is_nan = _mm256_cmpeq_epi32(_mm256_and_si256(placed, nan), nan);
-    const __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(placed), _mm256_set1_ps(0x1p120F));
-    return Batch<Arch, A>(_mm256_or_ps(value, _mm256_castsi256_ps(is_nan)));  // all bits set are a NaN
-}
 #endif
 
 #if defined(__AVX2__) && defined(__F16C__)
@@ -153,6 +147,13 @@ template <class A, class Arch>
     requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
 MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp16* source, Arch) {
     return Batch<Arch, A>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+}
+
+template <class A, class Arch>
+    requires(std::is_same_v<A, float>&& std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, A> load_converted(const fp8* source, Arch) {
+    const __m256i halves = fp8_as_halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
+    return Batch<Arch, A>(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_set1_ps(256.0F)));
 }
 
 template <class A, class Arch>

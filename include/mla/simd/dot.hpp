@@ -70,13 +70,20 @@ MLA_ALWAYS_INLINE Batch<Arch, float> dot_bf16(const Batch<Arch, float>& sum, con
                                               const PackedBatch<Arch>& b) {
     const __m512i left = a;
     const __m512i right = b;
+#if defined(__GNUC__) && !defined(__clang__)  // as in multiply_add.hpp: where the sum lies
+    __m512 result = sum;
+    asm("vdpbf16ps {%2, %1, %0|%0, %1, %2}" : "+v"(result) : "v"(left), "v"(right));
+    return Batch<Arch, float>(result);
+#else
     return Batch<Arch, float>(_mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(left), std::bit_cast<__m512bh>(right)));
+#endif
 }
 #endif
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX2__)
 namespace detail {
 
+#if defined(__AVX512VNNI__)
 /// Around the intrinsic GCC 12 copies each sum until a tile spills.
 MLA_ALWAYS_INLINE __m512i vpdpwssd(__m512i sum, __m512i a, __m512i b) {
 #if defined(__GNUC__) && !defined(__clang__)
@@ -86,18 +93,21 @@ MLA_ALWAYS_INLINE __m512i vpdpwssd(__m512i sum, __m512i a, __m512i b) {
     return _mm512_dpwssd_epi32(sum, a, b);
 #endif
 }
-
-}  // namespace detail
 #endif
 
-#if defined(__AVX2__)
-namespace detail {
-
-/// A sum of whole numbers that nothing is added to before its time: of several k GCC would add up the products first, more than
-/// it has registers for.
-template <class Sum>
-MLA_ALWAYS_INLINE Sum apart(Sum sum) {
-    keep_in_register(sum);
+/// sum + products, in the register of the sum. GCC would add up the products of several k first, more than it has registers for.
+template <class Vector>
+MLA_ALWAYS_INLINE Vector add_products(Vector sum, Vector products) {
+#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX512F__)
+    asm("vpaddd {%1, %0, %0|%0, %0, %1}" : "+v"(sum) : "v"(products));
+#elif defined(__GNUC__) && !defined(__clang__)
+    asm("vpaddd {%1, %0, %0|%0, %0, %1}" : "+x"(sum) : "x"(products));
+#elif defined(__AVX512F__)
+    if constexpr (sizeof(Vector) == 64) return _mm512_add_epi32(sum, products);
+    if constexpr (sizeof(Vector) == 32) return _mm256_add_epi32(sum, products);
+#else
+    sum = _mm256_add_epi32(sum, products);
+#endif
     return sum;
 }
 
@@ -113,9 +123,9 @@ MLA_ALWAYS_INLINE Batch<Arch, std::int32_t> dot_s16(const Batch<Arch, std::int32
     if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) return Sum(detail::vpdpwssd(sum, a, b));
 #elif defined(__AVX512BW__)
     if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>)
-        return detail::apart(Sum(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b))));
+        return Sum(detail::add_products<__m512i>(sum, _mm512_madd_epi16(a, b)));
 #endif
-    if constexpr (std::is_base_of_v<xsimd::avx2, Arch>) return detail::apart(Sum(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b))));
+    if constexpr (std::is_base_of_v<xsimd::avx2, Arch>) return Sum(detail::add_products<__m256i>(sum, _mm256_madd_epi16(a, b)));
 }
 #endif
 

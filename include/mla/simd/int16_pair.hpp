@@ -1,12 +1,15 @@
 // Two int16 that are multiplied and added into an int32, as the product tile's unit.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
 #include "mla/simd/convert.hpp"
 #include "mla/simd/dot.hpp"
+#include "mla/simd/reduce.hpp"
 
 namespace mla::simd {
 
@@ -32,23 +35,17 @@ struct Steps {
     /// The smallest by which `count` values stay within ±range.
     template <class Arch, Storage S>
     [[nodiscard]] static Steps of(const S* values, Index count, float range) noexcept {
-        using Floats = Batch<Arch, float>;
+        // The bits of magnitudes are ordered as those are, and an infinity or a NaN is above all numbers.
+        using Bits = Batch<Arch, std::int32_t>;
         constexpr Index width = lanes<Arch, float>;
-        alignas(64) float largest[extent<width>];
-        Floats magnitude(0.0F);
-        Floats poison(0.0F);  // NaN once a value is infinite or NaN, which a maximum may drop
+        Bits magnitude(0);
         const Index whole = count / width * width;
-        for (Index i = 0; i < whole; i += width) {
-            const Floats value = load<Arch, float>(values + i);
-            magnitude = xsimd::max(magnitude, xsimd::abs(value));
-            poison = xsimd::fma(value, Floats(0.0F), poison);
-        }
-        magnitude = magnitude + poison;
-        magnitude.store_aligned(largest);
-        float all = 0.0F;
-        const auto raise = [&](float value) { all = std::abs(value) <= all || std::isnan(all) ? all : std::abs(value); };
-        for (const float each : largest) raise(each);
-        for (Index i = whole; i < count; ++i) raise(convert<float>(values[i]));
+        for (Index i = 0; i < whole; i += width)
+            magnitude = xsimd::max(magnitude, xsimd::bitwise_cast<Bits>(xsimd::abs(load<Arch, float>(values + i))));
+        std::int32_t largest = largest_lane<Arch>(magnitude);
+        for (Index i = whole; i < count; ++i)
+            largest = std::max(largest, std::bit_cast<std::int32_t>(std::abs(convert<float>(values[i]))));
+        const auto all = std::bit_cast<float>(largest);
         const float per_step = range / all;
         if (!std::isfinite(all)) return {std::numeric_limits<float>::quiet_NaN(), 0.0F};
         return std::isfinite(per_step) ? Steps{all / range, per_step} : Steps{};
@@ -75,9 +72,9 @@ void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept;
 template <class Arch>
 void interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) noexcept;
 
-/// numbers[i] = round(values[i] / step) for i in [0, count), within ±range; returns step.
+/// numbers[i] = round(values[i] / step) for i in [0, count).
 template <class Arch, Storage S>
-float quantise(const S* values, Index count, float range, std::int16_t* numbers) noexcept;
+void quantise(const S* values, Index count, const Steps& steps, std::int16_t* numbers) noexcept;
 
 #if defined(__AVX2__)
 template <class Arch, class A>
@@ -96,6 +93,23 @@ MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const PackedBatch<Arch>& a, const 
     return dot_s16<Arch>(sum, a, b);
 }
 
+#if defined(__AVX512BW__)
+/// The same of a pair in memory.
+template <class Arch>
+    requires(std::is_base_of_v<xsimd::avx512bw, Arch>)
+MLA_ALWAYS_INLINE Batch<Arch, std::int32_t> multiply_add(const Int16Pair* a, const PackedBatch<Arch>& b,
+                                                         const Batch<Arch, std::int32_t>& sum) {
+#if defined(__AVX512VNNI__) && defined(__GNUC__) && !defined(__clang__)
+    __m512i result = sum;
+    const __m512i right = b;
+    asm("vpdpwssd {%2%{1to16%}, %1, %0|%0, %1, %2%{1to16%}}" : "+v"(result) : "v"(right), "m"(*a));
+    return Batch<Arch, std::int32_t>(result);
+#else
+    return dot_s16<Arch>(sum, broadcast<Arch, std::int32_t>(*a), b);
+#endif
+}
+#endif
+
 /// Stores whole numbers of at most 16 bits.
 template <class Arch>
     requires(has_dot_int16<Arch>)
@@ -113,22 +127,28 @@ MLA_ALWAYS_INLINE void store_narrow(std::int16_t* target, const Batch<Arch, std:
 }
 
 template <class Arch, Storage S>
-float quantise(const S* values, Index count, float range, std::int16_t* numbers) noexcept {
+void quantise(const S* values, Index count, const Steps& steps, std::int16_t* numbers) noexcept {
     constexpr Index width = lanes<Arch, float>;
-    const auto steps = Steps::of<Arch>(values, count, range);
     const Index whole = count / width * width;
     for (Index i = 0; i < whole; i += width) {
         const auto scaled = load<Arch, float>(values + i) * Batch<Arch, float>(steps.per_step);
         store_narrow<Arch>(numbers + i, xsimd::nearbyint_as_int(scaled));
     }
     for (Index i = whole; i < count; ++i) numbers[i] = steps.round(convert<float>(values[i]));
-    return steps.step;
 }
 
 template <class Arch>
 void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept {
-    const Index whole = count / 16 * 16;
-    for (Index i = 0; i < whole; i += 16) {
+    constexpr Index step = 2 * lanes<Arch, float>;
+    const Index whole = count / step * step;
+    for (Index i = 0; i < whole; i += step) {
+#if defined(__AVX512BW__)
+        if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) {
+            const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + i));
+            _mm512_storeu_si512(wide + i, _mm512_cvtepi8_epi16(values));
+            continue;
+        }
+#endif
         const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide + i), _mm256_cvtepi8_epi16(values));
     }
@@ -138,12 +158,19 @@ void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept {
 template <class Arch>
 void interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) noexcept {
     const Index whole = count / 16 * 16;
-    const auto store = [](Int16Pair* target, __m128i bytes) MLA_ALWAYS_INLINE_LAMBDA {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm256_cvtepi8_epi16(bytes));
-    };
     for (Index i = 0; i < whole; i += 16) {
         const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i));
         const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i));
+#if defined(__AVX512BW__)
+        if constexpr (std::is_base_of_v<xsimd::avx512bw, Arch>) {
+            const __m512i low = _mm512_and_si512(_mm512_cvtepi8_epi32(a), _mm512_set1_epi32(0xffff));
+            _mm512_storeu_si512(pairs + i, _mm512_or_si512(low, _mm512_slli_epi32(_mm512_cvtepi8_epi32(b), 16)));
+            continue;
+        }
+#endif
+        const auto store = [](Int16Pair* target, __m128i bytes) MLA_ALWAYS_INLINE_LAMBDA {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm256_cvtepi8_epi16(bytes));
+        };
         store(pairs + i, _mm_unpacklo_epi8(a, b));
         store(pairs + i + 8, _mm_unpackhi_epi8(a, b));
     }

@@ -1,9 +1,13 @@
-// Sums across the lanes of vectors.
+// Sums and maxima across the lanes of vectors.
 #pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
 
 #include "mla/simd/batch.hpp"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -38,7 +42,39 @@ MLA_ALWAYS_INLINE Batch<Arch, A> sum_lanes_of_each(const Batch<Arch, A>* vectors
 }
 #endif
 
+template <class Arch>
+MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vector, Arch) {
+    alignas(64) std::int32_t each[extent<lanes<Arch, std::int32_t>>];
+    vector.store_aligned(each);
+    return *std::max_element(std::begin(each), std::end(each));
+}
+
+#if defined(__AVX512F__)
+template <class Arch>
+    requires(std::is_base_of_v<xsimd::avx512f, Arch>)
+MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vector, Arch) {
+    return _mm512_reduce_max_epi32(vector);
+}
+#endif
+
+#if defined(__AVX2__)
+template <class Arch>
+    requires(std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vector, Arch) {
+    const __m256i all = vector;
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+#endif
+
 }  // namespace detail
+
+/// The largest of a vector's lanes.
+template <class Arch>
+MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vector) {
+    return detail::largest_lane(vector, Arch{});
+}
 
 /// Lane i of the result is the sum of all lanes of vectors[i], for `lanes` vectors.
 template <class Arch, Compute A>

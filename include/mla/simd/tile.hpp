@@ -7,6 +7,7 @@
 #include "mla/simd/bf16_pair.hpp"
 #include "mla/simd/convert.hpp"
 #include "mla/simd/int16_pair.hpp"
+#include "mla/simd/multiply_add.hpp"
 #include "mla/simd/prefetch.hpp"
 
 namespace mla::simd {
@@ -21,15 +22,10 @@ template <class Arch, Compute A>
 MLA_ALWAYS_INLINE Batch<Arch, A> broadcast(A unit) {
     return Batch<Arch, A>(unit);
 }
-template <class Arch, Compute A>
-MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const Batch<Arch, A>& a, const Batch<Arch, A>& b, const Batch<Arch, A>& sum) {
-    return xsimd::fma(a, b, sum);
-}
-
 // `pass`: units that a loop multiplies between two jumps.
 
 /// A with adjacent k and rows anywhere: cached keys, activations. A pass is long enough that moving on M pointers costs little.
-/// An offset in a register would cost more: Intel's cores take an operand that has one apart into two instructions.
+/// An offset in a register would cost more: Intel's cores take an operand of a product that has one apart into two instructions.
 template <class A, int M>
 struct RowsOperand {
     static constexpr int pass = 8;
@@ -40,7 +36,7 @@ struct RowsOperand {
     MLA_ALWAYS_INLINE RowsOperand(const A* first, Index stride) {
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { rows[m] = first + m * stride; });
     }
-    MLA_ALWAYS_INLINE A at(Index m, Index k) const { return rows[m][k]; }
+    MLA_ALWAYS_INLINE const A* at(Index m, Index k) const { return rows[m] + k; }
     MLA_ALWAYS_INLINE void advance(Index k) {
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
             rows[m] += k;
@@ -55,7 +51,7 @@ struct ColumnOperand {
     static constexpr int pass = 1;
     const A* data;
     Index stride;  ///< from k to k + 1
-    MLA_ALWAYS_INLINE A at(Index m, Index k) const { return data[k * stride + m]; }
+    MLA_ALWAYS_INLINE const A* at(Index m, Index k) const { return data + k * stride + m; }
     MLA_ALWAYS_INLINE void advance(Index k) { data += k * stride; }
 };
 
@@ -134,27 +130,24 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth), in units, and moves a and b on past them. The vector of B[k, n …] lies at b.row(k)
-    /// + b.offset(n), or is interleaved there with the next k's: then the even k of a pass come first, for each would take a
-    /// register more beside the other.
+    /// Adds the products for k in [0, depth), in units, ascending, and moves a and b on past them. The vector of B[k, n …] lies
+    /// at b.row(k) + b.offset(n), or is interleaved there with the next k's.
     template <class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand& a, Rows& b) {
+        constexpr int interleave = Rows::interleave;
 #pragma GCC unroll 1
         for (; depth >= Operand::pass; depth -= Operand::pass) {
-            unroll<Rows::interleave>([&](auto part) MLA_ALWAYS_INLINE_LAMBDA {
-                unroll<Operand::pass / Rows::interleave>(
-                    [&](auto i) MLA_ALWAYS_INLINE_LAMBDA { multiply_row<part>(i * Rows::interleave + part, a, b); });
-            });
+            unroll<Operand::pass>([&](auto k) MLA_ALWAYS_INLINE_LAMBDA { multiply_row<k % interleave>(k, a, b); });
             a.advance(Operand::pass);
             b.advance(Operand::pass);
         }
 #pragma GCC unroll 1
-        for (; depth > 0; depth -= Rows::interleave) {
-            unroll<Rows::interleave>([&](auto part) MLA_ALWAYS_INLINE_LAMBDA {
-                if (part < depth) multiply_row<part>(part, a, b);
+        for (; depth > 0; depth -= interleave) {
+            unroll<interleave>([&](auto k) MLA_ALWAYS_INLINE_LAMBDA {
+                if (k < depth) multiply_row<k>(k, a, b);
             });
-            a.advance(Rows::interleave);
-            b.advance(Rows::interleave);
+            a.advance(interleave);
+            b.advance(interleave);
         }
     }
 
@@ -171,7 +164,8 @@ struct Tile {
     template <int Part, class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply_row(Index k, const Operand& a, const Rows& b) {
         const auto* row = b.row(k - Part);
-        if constexpr (M > 2) keep_in_register(row);
+        // With few registers each k loads its own half of a vector of pairs, which GCC would load once and then run out of them.
+        if constexpr (vector_registers<Arch> == 16 && (M > 2 || Rows::interleave > 1)) keep_in_register(row);
         const auto vector = [&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
             if constexpr (Rows::interleave > 1) {
                 return load_interleaved<Arch, Part>(row + b.offset(n * width));
@@ -185,8 +179,12 @@ struct Tile {
             if constexpr (M > 2) keep_in_register(right[n]);
         });
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
-            const auto left = broadcast<Arch, A>(a.at(m, k));
-            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Arch, A>(left, right[n], sum[m][n]); });
+            if constexpr (N == 1 && folds_broadcasts<Arch>) {
+                sum[m][0] = multiply_add<Arch>(a.at(m, k), right[0], sum[m][0]);
+            } else {
+                const auto left = broadcast<Arch, A>(*a.at(m, k));
+                unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Arch, A>(left, right[n], sum[m][n]); });
+            }
         });
     }
 
