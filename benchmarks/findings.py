@@ -43,7 +43,7 @@ def balance_lines(measurements):
     """What the machine turns at."""
     bandwidth = measurements.limit("dram_GBps")
     lines = []
-    for counter, arithmetic in (("peak_GFLOPS", "bf16 at its dot-product peak"), ("fp32_GFLOPS", "fp32")):
+    for counter, arithmetic in (("peak_GFLOPS", "bf16 at its peak"), ("fp32_GFLOPS", "fp32")):
         peak = measurements.limit(counter)
         lines.append(f"- {arithmetic}: {peak:.0f} GFLOP/s over {bandwidth:.1f} GB/s = {peak / bandwidth:.1f} flop/byte")
     return lines

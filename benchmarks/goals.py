@@ -90,7 +90,7 @@ def goals(measurements):
     return [
         "## Goals",
         "",
-        "Peaks are of the type's dot product, or of fp32's where the machine has none, and like DRAM's probed beside each case.",
+        "Peaks are of the type's dot product, or of fp32's where that is faster, and like DRAM's probed beside each case.",
         "",
         *table(["goal", "unit", "at least", "reached by", "lowest", "highest", "lowest at"], rows),
         "",

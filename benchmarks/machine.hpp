@@ -144,7 +144,8 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
 #endif
 }
 
-/// The probe of the dot product that values of C fit into, scales apart; of fp32 where the machine has no narrower one.
+/// The probe of the dot product that values of C fit into, scales apart; of fp32 where the machine has no narrower one, or a slow
+/// one.
 using ArithmeticProbe = double (*)(ThreadTeam&);
 template <class C>
 inline constexpr ArithmeticProbe dot_rate = fma_rate;
