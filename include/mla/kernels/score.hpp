@@ -50,8 +50,8 @@ void score_keys(ListedRows<U> keys, Index tokens, Index units, const U* panel, S
     tiles(std::integral_constant<int, 1>{});
 }
 
-/// Scores [panel][tokens, rows of the panel] of the block's keys that each panel may see. A piece of some keys stays in L1 while
-/// all panels pass over it, and of a single panel a piece of the queries while all keys do.
+/// Scores [panel][tokens, rows of the panel] of the block's keys that each panel may see. Converted keys stay in L1
+/// while all panels pass over them; over keys that are read where they lie, a panel's piece of the queries does.
 template <class Arch, Compute A, class Source>
 void score_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& panels, Source& block, A* scores,
                   simd::Prefetch& next) noexcept {

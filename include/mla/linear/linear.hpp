@@ -193,9 +193,9 @@ void multiply_panels(const MatrixView<const A>& x, const PackedMatrix<S>& weight
 }  // namespace detail
 
 /// y [T, panels of W] = x [T, in] · W, on the calling thread, for panels [panel_begin, panel_end) of matrix `index`.
-/// Every element is summed in the same order, however the work is cut: over pieces of k, ascending, and of bf16 the even k before
-/// the odd within each 8. Where bf16 are multiplied in pairs (simd::prefers_dot_bf16), more than four rows are rounded to bf16 to
-/// meet weights of bf16. y does not overlap x.
+/// Every element is summed in the same order, however the work is cut: over pieces of k, and k in a piece, ascending. Where bf16
+/// are multiplied in pairs (simd::prefers_dot_bf16), more than four rows are rounded to bf16 to meet weights of bf16. y does not
+/// overlap x.
 template <class Arch = simd::DefaultArch, Compute A, Storage S>
 void linear_panels(MatrixView<const A> x, const PackedMatrix<S>& weight, Index index, Index panel_begin, Index panel_end,
                    MatrixView<A> y) noexcept {
