@@ -3,7 +3,7 @@
 //
 // Rows that are units as they lie are used where they lie. Others are converted a piece of the keys or a strip of the values at a
 // time, right before all rows of queries pass over it, into buffers that stay in L1: whole blocks of floats would be written to
-// L2, at some 5 cycles a line on Zen 3 and Golden Cove alike, 20 % of the time of 16 heads.
+// L2, which took 5 cycles a line on Emerald Rapids, 20 % of the time of 16 heads.
 #pragma once
 
 #include <algorithm>

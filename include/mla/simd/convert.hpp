@@ -44,8 +44,8 @@ MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Arch, A>& value, A
 }
 
 #if defined(__AVX2__) && defined(__F16C__)
-/// Sixteen e4m3 as halves 2^8 times too small, so that no number becomes a subnormal float, which costs Intel's cores some 150
-/// cycles where it meets a product.
+/// Sixteen e4m3 as halves 2^8 times too small, so that no number becomes a subnormal float: a vector with one took 63 cycles to
+/// multiply and store on Emerald Rapids, without 5.
 MLA_ALWAYS_INLINE __m256i fp8_as_halves(__m128i bytes) {
     const __m256i magnitude = _mm256_set1_epi16(0x3f80);
     const __m256i placed = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16(-0x4001));
