@@ -360,6 +360,22 @@ TYPED_TEST(SimdTest, SumsTheLanesOfEachVectorInOrder) {
     expect_lanes_sum<TypeParam, double>();
 }
 
+template <class Arch, class T>
+void expect_largest_lane() {
+    constexpr auto width = static_cast<std::size_t>(lanes<Arch, T>);
+    for (std::size_t place = 0; place < width; ++place) {
+        std::vector<T> values(width, T(-5));
+        values[place] = T(-3);
+        EXPECT_EQ((mla::simd::largest_lane<Arch, T>(Batch<Arch, T>::load_unaligned(values.data()))), T(-3)) << "lane " << place;
+    }
+}
+
+TYPED_TEST(SimdTest, FindsTheLargestLaneWhereverItIs) {
+    expect_largest_lane<TypeParam, float>();
+    expect_largest_lane<TypeParam, double>();
+    expect_largest_lane<TypeParam, std::int32_t>();
+}
+
 // Exponential ---------------------------------------------------------------------------------------------------------
 
 template <class Arch, Compute A>

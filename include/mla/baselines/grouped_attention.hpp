@@ -58,7 +58,7 @@ void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcep
         const auto next_values = list(cache.values, t + keys.size());
         if (item.rows.few()) {
             // Values are wanted right after their keys, the next keys after those.
-            const simd::Prefetch fetch_values = values.prefetch(dim, few_score_steps<Arch, A>(keys.size()));
+            const simd::Prefetch fetch_values = values.prefetch(dim, few_score_steps<Arch, A>(item.rows.rows, keys.size(), dim));
             const simd::Prefetch fetch_next = next.prefetch(dim, few_value_steps<Arch, A>(item.rows.rows, keys.size(), dim));
             if (dim % simd::lanes<Arch, A> == 0) {
                 attend_few<Arch>(item.rows, Block<C>{keys, values, dim, t}, item.scores, fetch_values, fetch_next);

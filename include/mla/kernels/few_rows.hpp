@@ -10,56 +10,50 @@
 
 namespace mla::detail {
 
-/// sums[r][t] = lanewise partial products of query row r and key t of T keys, over the whole vectors of [0, depth).
-/// R + T loads feed R·T products.
-template <class Arch, std::size_t R, std::size_t T, Compute A, Storage K>
-MLA_ALWAYS_INLINE void multiply_few(const K* const (&keys)[T], Index depth, Index stride, const A* queries,
-                                    simd::Batch<Arch, A> (&sums)[R][T]) noexcept {
-    using Batch = simd::Batch<Arch, A>;
-    constexpr int rows = static_cast<int>(R);
-    constexpr int keys_at_once = static_cast<int>(T);
-    simd::unroll<rows * keys_at_once>([&](auto i)
-                                          MLA_ALWAYS_INLINE_LAMBDA { sums[i / keys_at_once][i % keys_at_once] = Batch(A(0)); });
-    for (Index k = 0; k < depth; k += simd::lanes<Arch, A>) {
-        Batch query[R];
-        simd::unroll<rows>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { query[r] = Batch::load_unaligned(queries + r * stride + k); });
-        simd::unroll<keys_at_once>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA {
-            const Batch key = simd::load<Arch, A>(keys[t] + k);
-            simd::unroll<rows>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { sums[r][t] = xsimd::fma(key, query[r], sums[r][t]); });
-        });
-    }
-}
+/// Keys that R rows are scored against at a time: as many as make whole vectors of scores. R×T sums, R queries and a key take
+/// 21 of 32 registers for 4×4, 13 of 16 for 4×2.
+template <class Arch, int R, Compute A>
+inline constexpr int few_keys = static_cast<int>(std::max<Index>(simd::lanes<Arch, A>, 8)) / R;
 
-/// Keys that are scored at a time. R×T sums, R queries and a key: 4×4 take 21 of 32 registers, 4×2 take 13 of 16.
-template <class Arch, Compute A>
-inline constexpr int few_keys = static_cast<int>(std::min<Index>(simd::lanes<Arch, A>,
-                                                                 simd::vector_registers<Arch> == 32 ? 4 : 2));
+/// sums[r T + t] = lanewise partial products of query row r and key t of T keys, over the whole vectors of [0, depth).
+/// R + T loads feed R·T products.
+template <class Arch, int R, int T, Compute A, Storage K>
+MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, Index depth, Index stride, const A* queries, simd::Batch<Arch, A>* sums,
+                                    simd::Prefetch& next) noexcept {
+    using Batch = simd::Batch<Arch, A>;
+    Batch sum[simd::extent<R * T>];
+    simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Batch(A(0)); });
+    for (Index k = 0; k < depth; k += simd::lanes<Arch, A>) {
+        Batch query[simd::extent<R>];
+        simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { query[r] = Batch::load_unaligned(queries + r * stride + k); });
+        simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA {
+            const Batch key = simd::load<Arch, A>(keys[t] + k);
+            simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { sum[r * T + t] = xsimd::fma(key, query[r], sum[r * T + t]); });
+        });
+        next.step();
+    }
+    simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i] = sum[i]; });
+}
 
 /// scores [R, block_tokens] = rows of queries [R, depth] · keys.
 template <class Arch, int R, Compute A, Storage K>
 void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores, simd::Prefetch& next) noexcept {
-    using Batch = simd::Batch<Arch, A>;
     constexpr Index width = simd::lanes<Arch, A>;
-    constexpr int T = few_keys<Arch, A>;
+    constexpr int T = few_keys<Arch, R, A>;
     const Index whole = depth / width * width;
-    for (Index first = 0; first < tokens; first += width) {
-        Batch sums[simd::extent<R>][simd::extent<width>];
-        for (Index t = 0; t < width; t += T) {
-            const K* keys[simd::extent<T>];
-            for (Index i = 0; i < T; ++i) keys[i] = block.key_rows[std::min(first + t + i, tokens - 1)];
-            Batch sum[simd::extent<R>][simd::extent<T>];
-            multiply_few<Arch>(keys, whole, depth, queries, sum);
-            simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i / T][t + i % T] = sum[i / T][i % T]; });
-            next.step();
-        }
-        const Index count = std::min(width, tokens - first);
+    for (Index first = 0; first < tokens; first += T) {
+        const K* keys[simd::extent<T>];
+        for (Index t = 0; t < T; ++t) keys[t] = block.key_rows[std::min(first + t, tokens - 1)];
+        simd::Batch<Arch, A> sums[simd::extent<R * T>];
+        multiply_few<Arch, R, T>(keys, whole, depth, queries, sums, next);
+        alignas(64) A products[simd::extent<R * T>];
+        for (Index i = 0; i < R * T; i += width) simd::sum_lanes_of_each<Arch, A>(sums + i).store_aligned(products + i);
         for (Index r = 0; r < R; ++r) {
-            A* target = scores + r * block_tokens + first;
-            simd::sum_lanes_of_each<Arch, A>(sums[r]).store_unaligned(target);
-            for (Index t = 0; t < count; ++t)
+            for (Index t = 0; t < T; ++t)
                 for (Index k = whole; k < depth; ++k)
-                    target[t] =
-                        simd::multiply_add(queries[r * depth + k], simd::convert<A>(block.key_rows[first + t][k]), target[t]);
+                    products[r * T + t] =
+                        simd::multiply_add(queries[r * depth + k], simd::convert<A>(keys[t][k]), products[r * T + t]);
+            std::copy_n(products + r * T, T, scores + r * block_tokens + first);
         }
     }
 }
@@ -67,16 +61,14 @@ void score_few(const Block<K>& block, Index tokens, Index depth, const A* querie
 /// Softmax of one row of scores [tokens], the first `visible` of which count; returns what its sum and output so far must be
 /// multiplied by.
 template <class Arch, Compute A>
-A softmax_row(Index tokens, Index visible, A* scores, A& max, A& sum) noexcept {
+A softmax_row(Index tokens, Index visible, A* scores, A& max, A& sum, simd::Prefetch& next) noexcept {
     using Batch = simd::Batch<Arch, A>;
     constexpr Index width = simd::lanes<Arch, A>;
     constexpr A nothing = -std::numeric_limits<A>::infinity();
     std::fill(scores + visible, scores + round_up(tokens, width), nothing);
     Batch highest(nothing);
     for (Index t = 0; t < visible; t += width) highest = xsimd::max(highest, Batch::load_unaligned(scores + t));
-    alignas(64) A parts[simd::extent<width>];
-    highest.store_aligned(parts);
-    A reference = std::max(max, *std::max_element(parts, parts + width));
+    A reference = std::max(max, simd::largest_lane<Arch, A>(highest));
     const A before = max;
     max = reference;
     if (reference == nothing) reference = A(0);
@@ -85,16 +77,15 @@ A softmax_row(Index tokens, Index visible, A* scores, A& max, A& sum) noexcept {
         const Batch p = simd::exp<Arch, A>(Batch::load_unaligned(scores + t) - Batch(reference));
         total += p;
         p.store_unaligned(scores + t);
+        next.step();
     }
-    total.store_aligned(parts);
-    const A factor = std::exp(before - reference);
-    sum *= factor;
-    for (const A part : parts) sum += part;
+    const A factor = simd::exp<Arch, A>(Batch(before - reference)).get(0);
+    sum = sum * factor + xsimd::hadd(total);
     return factor;
 }
 
 /// Tokens between two steps of prefetching.
-inline constexpr Index few_step = 4;
+inline constexpr Index few_step = 2;
 
 /// Vectors of values summed at a time by `rows` rows. R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as
 /// wide with 16.
@@ -140,21 +131,24 @@ void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, sim
     A rescale[simd::extent<R>];
     for (Index r = 0; r < R; ++r) {
         const Index visible = std::clamp<Index>(group.visible[r] - block.begin, 0, tokens);
-        rescale[r] = softmax_row<Arch>(tokens, visible, scores + r * block_tokens, group.max[r], group.sum[r]);
+        rescale[r] = softmax_row<Arch>(tokens, visible, scores + r * block_tokens, group.max[r], group.sum[r], next);
     }
     accumulate_few<Arch, R>(block, tokens, scores, rescale, group.out, group.out_stride, next);
 }
 
-/// Steps of prefetching in scoring `tokens` keys by few rows.
+/// Steps of prefetching in scoring `tokens` keys of `depth` values by `rows` rows.
 template <class Arch, Compute A>
-[[nodiscard]] constexpr Index few_score_steps(Index tokens) noexcept {
-    return round_up(tokens, simd::lanes<Arch, A>) / few_keys<Arch, A>;
+[[nodiscard]] constexpr Index few_score_steps(Index rows, Index tokens, Index depth) noexcept {
+    const Index keys = rows == 1 ? few_keys<Arch, 1, A> : rows == 2 ? few_keys<Arch, 2, A> : few_keys<Arch, 4, A>;
+    return divide_up(tokens, keys) * std::max<Index>(depth / simd::lanes<Arch, A>, 1);
 }
 
 /// Steps of prefetching in multiplying the values of `tokens` keys, `value_dim` each, by `rows` rows.
 template <class Arch, Compute A>
 [[nodiscard]] constexpr Index few_value_steps(Index rows, Index tokens, Index value_dim) noexcept {
-    return divide_up(divide_up(value_dim, simd::lanes<Arch, A>), few_vectors<Arch>(rows)) * divide_up(tokens, few_step);
+    constexpr Index width = simd::lanes<Arch, A>;
+    return rows * divide_up(tokens, width) +
+           divide_up(divide_up(value_dim, width), few_vectors<Arch>(rows)) * divide_up(tokens, few_step);
 }
 
 /// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows ×

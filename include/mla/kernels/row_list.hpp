@@ -19,7 +19,9 @@ class RowList {
   public:
     void add(const T* row) noexcept { rows_[static_cast<std::size_t>(size_++)] = row; }
     void add(const T* first, Index stride, Index count) noexcept {
-        for (Index i = 0; i < count; ++i) add(first + i * stride);
+        const void** const end = rows_.data() + size_;
+        for (Index i = 0; i < count; ++i) end[i] = first + i * stride;
+        size_ += count;
     }
     [[nodiscard]] Index size() const noexcept { return size_; }
     [[nodiscard]] const T* operator[](Index index) const noexcept {

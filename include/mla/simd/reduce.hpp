@@ -42,9 +42,9 @@ MLA_ALWAYS_INLINE Batch<Arch, A> sum_lanes_of_each(const Batch<Arch, A>* vectors
 }
 #endif
 
-template <class Arch>
-MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vector, Arch) {
-    alignas(64) std::int32_t each[extent<lanes<Arch, std::int32_t>>];
+template <class Arch, class T>
+MLA_ALWAYS_INLINE T largest_lane(const Batch<Arch, T>& vector, Arch) {
+    alignas(64) T each[extent<lanes<Arch, T>>];
     vector.store_aligned(each);
     return *std::max_element(std::begin(each), std::end(each));
 }
@@ -55,6 +55,9 @@ template <class Arch>
 MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vector, Arch) {
     return _mm512_reduce_max_epi32(vector);
 }
+template <class Arch>
+    requires(std::is_base_of_v<xsimd::avx512f, Arch>)
+MLA_ALWAYS_INLINE float largest_lane(const Batch<Arch, float>& vector, Arch) { return _mm512_reduce_max_ps(vector); }
 #endif
 
 #if defined(__AVX2__)
@@ -66,13 +69,21 @@ MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vec
     const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
     return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
+template <class Arch>
+    requires(std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE float largest_lane(const Batch<Arch, float>& vector, Arch) {
+    const __m256 all = vector;
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 #endif
 
 }  // namespace detail
 
-/// The largest of a vector's lanes.
-template <class Arch>
-MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vector) {
+/// The largest of a vector's lanes; any of them where one is NaN.
+template <class Arch, class T>
+MLA_ALWAYS_INLINE T largest_lane(const Batch<Arch, T>& vector) {
     return detail::largest_lane(vector, Arch{});
 }
 
