@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <iterator>
 
 #include "mla/simd/batch.hpp"
 
@@ -46,7 +45,10 @@ template <class Arch, class T>
 MLA_ALWAYS_INLINE T largest_lane(const Batch<Arch, T>& vector, Arch) {
     alignas(64) T each[extent<lanes<Arch, T>>];
     vector.store_aligned(each);
-    return *std::max_element(std::begin(each), std::end(each));
+    // Halves, which may stay in vectors.
+    for (Index half = lanes<Arch, T> / 2; half > 0; half /= 2)
+        for (Index i = 0; i < half; ++i) each[i] = std::max(each[i], each[i + half]);
+    return each[0];
 }
 
 #if defined(__AVX512F__)
@@ -55,9 +57,6 @@ template <class Arch>
 MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vector, Arch) {
     return _mm512_reduce_max_epi32(vector);
 }
-template <class Arch>
-    requires(std::is_base_of_v<xsimd::avx512f, Arch>)
-MLA_ALWAYS_INLINE float largest_lane(const Batch<Arch, float>& vector, Arch) { return _mm512_reduce_max_ps(vector); }
 #endif
 
 #if defined(__AVX2__)
@@ -68,14 +67,6 @@ MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Arch, std::int32_t>& vec
     const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
     const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
     return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
-}
-template <class Arch>
-    requires(std::is_base_of_v<xsimd::avx2, Arch>)
-MLA_ALWAYS_INLINE float largest_lane(const Batch<Arch, float>& vector, Arch) {
-    const __m256 all = vector;
-    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
-    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 #endif
 
