@@ -339,6 +339,30 @@ TYPED_TEST(SimdTest, TilesGoOnFromTheSumsTheyHold) {
     EXPECT_EQ(c, product.stored);
 }
 
+/// Two vectors of S loaded at once, and put in order where they were split by parity.
+template <class Arch, Compute A, Storage S>
+void expect_two_make_neighbours() {
+    constexpr Index width = lanes<Arch, A>;
+    Generator generator(4);
+    std::vector<A> values(static_cast<std::size_t>(2 * width));
+    for (A& value : values) value = static_cast<A>(generator() % 255) - A(127);
+    const auto stored = converted<S>(values);
+    Batch<Arch, A> first, second;
+    mla::simd::load_two<Arch, A>(stored.data(), first, second);
+    if constexpr (mla::simd::loads_by_parity<A, S>) mla::simd::interleave_lanes<Arch>(first, second);
+    std::vector<A> found(values.size());
+    first.store_unaligned(found.data());
+    second.store_unaligned(found.data() + width);
+    EXPECT_EQ(found, values);
+}
+
+TYPED_TEST(SimdTest, TwoVectorsLoadedAtOnceMakeNeighbouringElements) {
+    expect_two_make_neighbours<TypeParam, float, bf16>();
+    expect_two_make_neighbours<TypeParam, float, fp16>();
+    expect_two_make_neighbours<TypeParam, float, float>();
+    expect_two_make_neighbours<TypeParam, double, double>();
+}
+
 template <class Arch, Compute A>
 void expect_lanes_sum() {
     constexpr auto width = static_cast<std::size_t>(lanes<Arch, A>);

@@ -60,7 +60,7 @@ void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcep
             // Values are wanted right after their keys, the next keys after those.
             const simd::Prefetch fetch_values = values.prefetch(dim, few_score_steps<Arch, A>(item.rows.rows, keys.size(), dim));
             const simd::Prefetch fetch_next = next.prefetch(dim, few_value_steps<Arch, A>(item.rows.rows, keys.size(), dim));
-            if (dim % simd::lanes<Arch, A> == 0) {
+            if (few_in_place<Arch, A, C>(dim)) {
                 attend_few<Arch>(item.rows, Block<C>{keys, values, dim, t}, item.scores, fetch_values, fetch_next);
             } else {
                 const auto read = [&](const C* row, A* target) { format.template read<Arch>(row, target); };
@@ -127,9 +127,8 @@ void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cac
         totals.place(segment);
         scratch.segments[stream] = segment;
     }
-    detail::run_segments<Arch, detail::Unit<Arch, A, C>>(
-        scratch, detail::CallView<A>{q, scale, out, lse}, executor,
-        [&](const detail::SplitItem<A>& item) { detail::attend_key_values<Arch, A>(item, cache); });
+    detail::run_segments<Arch, C>(scratch, detail::CallView<A>{q, scale, out, lse}, executor,
+                                  [&](const detail::SplitItem<A>& item) { detail::attend_key_values<Arch, A>(item, cache); });
 }
 
 }  // namespace mla::baselines

@@ -24,12 +24,12 @@ template <class Arch, Compute A, CacheElement C>
     return {copies, copies, format.latent_dim, begin};
 }
 
-/// Lets few rows attend to one block: to its rows of any storage type where they lie, when whole vectors make their latents.
+/// Lets few rows attend to one block: to its rows where they lie, or to copies.
 template <class Arch, Compute A, CacheElement C>
 void attend_few_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin,
                         const simd::Prefetch& next) noexcept {
     if constexpr (Storage<C>) {
-        if (format.latent_dim % simd::lanes<Arch, A> == 0)
+        if (few_in_place<Arch, A, C>(format.latent_dim))
             return attend_few<Arch>(item.rows, Block<C>{rows, rows, format.latent_dim, begin}, item.scores, {}, next);
     }
     attend_few<Arch>(item.rows, copy_latents<Arch>(item, rows, format, begin), item.scores, {}, next);
@@ -118,8 +118,8 @@ void run_absorbed(Index count, bool prefix, CallView<A> call, const RowFormat<C>
         scratch.segments[i] = placed;
     }
     if (prefix) call.prefix = scratch.segments + count - 1;
-    run_segments<Arch, Unit<Arch, A, C>>(scratch, call, executor,
-                                         [&](const SplitItem<A>& item) { attend_latents<Arch, A>(item, view(item.source)); });
+    run_segments<Arch, C>(scratch, call, executor,
+                          [&](const SplitItem<A>& item) { attend_latents<Arch, A>(item, view(item.source)); });
 }
 
 template <Compute A, LatentSource View>

@@ -15,27 +15,58 @@ namespace mla::detail {
 template <class Arch, int R, Compute A>
 inline constexpr int few_keys = static_cast<int>(std::max<Index>(simd::lanes<Arch, A>, 8)) / R;
 
+/// Whether few rows read keys and values of C where they lie: when whole vectors make a value.
+template <class Arch, Compute A, class C>
+[[nodiscard]] constexpr bool few_in_place(Index value_dim) noexcept {
+    return Storage<C> && value_dim % simd::lanes<Arch, A> == 0;
+}
+
+/// Where value k of a query of few rows lies, which meets keys of K two vectors at a time.
+template <class Arch, Compute A, class K>
+[[nodiscard]] constexpr Index few_place(Index k, Index depth) noexcept {
+    constexpr Index width = simd::lanes<Arch, A>;
+    const Index place = k % (2 * width);
+    if (!simd::loads_by_parity<A, K> || k - place + 2 * width > depth) return k;
+    return k - place + place % 2 * width + place / 2;
+}
+
+/// Rows of values whose vectors are loaded two by two.
+template <class K>
+struct ParityRows : ListedRows<K> {
+    static constexpr bool by_parity = true;
+};
+
 /// sums[r T + t] = lanewise partial products of query row r and key t of T keys, over the whole vectors of [0, depth).
 /// R + T loads feed R·T products.
 template <class Arch, int R, int T, Compute A, Storage K>
 MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, Index depth, Index stride, const A* queries, simd::Batch<Arch, A>* sums,
                                     simd::Prefetch& next) noexcept {
     using Batch = simd::Batch<Arch, A>;
+    constexpr Index width = simd::lanes<Arch, A>;
     Batch sum[simd::extent<R * T>];
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Batch(A(0)); });
-    for (Index k = 0; k < depth; k += simd::lanes<Arch, A>) {
-        Batch query[simd::extent<R>];
-        simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { query[r] = Batch::load_unaligned(queries + r * stride + k); });
+    const auto add = [&](const Batch& key, auto t, const A* query) MLA_ALWAYS_INLINE_LAMBDA {
+        simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA {
+            sum[r * T + t] = xsimd::fma(key, Batch::load_unaligned(query + r * stride), sum[r * T + t]);
+        });
+    };
+    Index k = 0;
+    for (; k + 2 * width <= depth; k += 2 * width) {
         simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA {
-            const Batch key = simd::load<Arch, A>(keys[t] + k);
-            simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA { sum[r * T + t] = xsimd::fma(key, query[r], sum[r * T + t]); });
+            Batch first, second;
+            simd::load_two<Arch, A>(keys[t] + k, first, second);
+            add(first, t, queries + k);
+            add(second, t, queries + k + width);
         });
         next.step();
+        next.step();
     }
+    if (k < depth)
+        simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Arch, A>(keys[t] + k), t, queries + k); });
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i] = sum[i]; });
 }
 
-/// scores [R, block_tokens] = rows of queries [R, depth] · keys.
+/// scores [R, block_tokens] = rows of queries [R, depth], placed by few_place, · keys.
 template <class Arch, int R, Compute A, Storage K>
 void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores, simd::Prefetch& next) noexcept {
     constexpr Index width = simd::lanes<Arch, A>;
@@ -108,11 +139,13 @@ void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* re
             simd::Tile<Arch, A, R, N> tile;
             tile.clear();
             simd::RowsOperand<A, R> probabilities(p, block_tokens);
-            ListedRows<K> values = block.template values<N>(vector * width);
+            constexpr bool by_parity = simd::loads_by_parity<A, K> && N % 2 == 0;
+            std::conditional_t<by_parity, ParityRows<K>, ListedRows<K>> values{block.template values<N>(vector * width)};
             for (Index t = 0; t < tokens; t += few_step) {
                 tile.multiply(std::min(few_step, tokens - t), probabilities, values);
                 next.step();
             }
+            if constexpr (by_parity) tile.interleave_columns();
             tile.add_to_scaled(out + vector * width, out_stride, rescale);
         }
     };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "mla/kernels/few_rows.hpp"
 #include "mla/kernels/row_group.hpp"
 
 namespace mla::detail {
@@ -87,19 +88,21 @@ void pack_panels(const RowGroup<A>& group, Index latent_dim, A scale, Query quer
     }
 }
 
-/// The same as rows, of a group of few.
-template <Compute A, class Query>
+/// The same as rows, of a group of few that meet keys of K.
+template <class Arch, class K, Compute A, class Query>
 void pack_few(const RowGroup<A>& group, A scale, Query query) noexcept {
     A* target = reinterpret_cast<A*>(group.queries);
     std::fill_n(target, few_rows * group.depth, A(0));
-    for (Index r = 0; r < group.rows; ++r)
-        for (Index k = 0; k < group.depth; ++k) target[r * group.depth + k] = query(r)[k] * scale;
+    for (Index r = 0; r < group.rows; ++r, target += group.depth)
+        for (Index k = 0; k < group.depth; ++k) target[few_place<Arch, A, K>(k, group.depth)] = query(r)[k] * scale;
 }
 
-/// Packs the queries of a group in the form that it is computed in. U: the unit that rows of more than a few are multiplied in.
-template <class Arch, class U, Compute A, class Query>
+/// Packs the queries of a group in the form that it is computed in. U: the unit that rows of more than a few are multiplied in,
+/// C: the type of the keys.
+template <class Arch, class U, class C, Compute A, class Query>
 void pack_queries(const RowGroup<A>& group, Index latent_dim, A scale, Query query) noexcept {
-    group.few() ? pack_few(group, scale, query) : pack_panels<Arch, U>(group, latent_dim, scale, query);
+    if (!group.few()) return pack_panels<Arch, U>(group, latent_dim, scale, query);
+    few_in_place<Arch, A, C>(latent_dim) ? pack_few<Arch, C>(group, scale, query) : pack_few<Arch, A>(group, scale, query);
 }
 
 }  // namespace mla::detail

@@ -133,11 +133,11 @@ template <class Arch, Compute A>
     return rows;
 }
 
-/// Packs the queries of one group. U: the unit that rows of more than a few are multiplied in.
-template <class Arch, class U, Compute A>
+/// Packs the queries of one group for keys of C.
+template <class Arch, class C, Compute A>
 void pack_group(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, const Segment& segment, Index group) noexcept {
     const RowGroup<A> rows = group_of(scratch, segment, group);
-    pack_queries<Arch, U>(rows, call.out.dim, call.scale, [&](Index r) {
+    pack_queries<Arch, Unit<Arch, A, C>, C>(rows, call.out.dim, call.scale, [&](Index r) {
         const Index row = rows.first_row + r;
         return call.q.at(segment.first_query + row / segment.heads, segment.first_head + row % segment.heads);
     });
@@ -185,15 +185,15 @@ void merge_chunk(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, 
     }
 }
 
-/// Computes the segments with `attend(item)`, which lets item.rows attend to the item's keys, and writes the outputs. A prefix is
-/// the last segment.
-template <class Arch, class U, Compute A, class Attend>
+/// Computes the segments with `attend(item)`, which lets item.rows attend to the item's keys of C, and writes the outputs. A
+/// prefix is the last segment.
+template <class Arch, class C, Compute A, class Attend>
 void run_segments(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, ExecutorRef executor, Attend attend) noexcept {
     const SegmentTotals<Arch, A>& totals = scratch.totals;
     list_items(scratch.segments, totals.segments, scratch.items);
     for_each_item(executor, totals.items, [&](Index index, Index) {
         const WorkItem& work = scratch.items[index];
-        if (work.split == 0) pack_group<Arch, U>(scratch, call, scratch.segments[work.segment], work.group);
+        if (work.split == 0) pack_group<Arch, C>(scratch, call, scratch.segments[work.segment], work.group);
     });
     for_each_item(executor, totals.items,
                   [&](Index index, Index worker) { attend(start_item(scratch, scratch.items[index], worker)); });

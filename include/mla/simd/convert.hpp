@@ -30,6 +30,27 @@ MLA_ALWAYS_INLINE Batch<Arch, float> load_interleaved(const bf16* source, Arch) 
     return Batch<Arch, float>::load_aligned(values);
 }
 
+template <class Arch>
+MLA_ALWAYS_INLINE void load_by_parity(const bf16* source, Batch<Arch, float>& first, Batch<Arch, float>& second, Arch) {
+    first = load_interleaved<0>(source, Arch{});
+    second = load_interleaved<1>(source, Arch{});
+}
+
+template <class Arch>
+MLA_ALWAYS_INLINE void interleave_lanes(Batch<Arch, float>& first, Batch<Arch, float>& second, Arch) {
+    constexpr Index width = lanes<Arch, float>;
+    alignas(64) float values[extent<4 * width>];
+    first.store_aligned(values);
+    second.store_aligned(values + width);
+    float* const woven = values + 2 * width;
+    for (Index i = 0; i < width; ++i) {
+        woven[2 * i] = values[i];
+        woven[2 * i + 1] = values[width + i];
+    }
+    first = Batch<Arch, float>::load_aligned(woven);
+    second = Batch<Arch, float>::load_aligned(woven + width);
+}
+
 template <class A, class Arch, class S>
 MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Arch, A>& value, Arch) {
     alignas(64) A values[extent<lanes<Arch, A>>];
@@ -113,6 +134,25 @@ MLA_ALWAYS_INLINE Batch<Arch, float> load_interleaved(const bf16* source, Arch) 
     if constexpr (Part == 0) return Batch<Arch, float>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(source), 16)));
     return Batch<Arch, float>(_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(0xaaaaaaaaU, source)));
 }
+
+template <class Arch>
+    requires(std::is_base_of_v<xsimd::avx512bw, Arch>)
+MLA_ALWAYS_INLINE void load_by_parity(const bf16* source, Batch<Arch, float>& first, Batch<Arch, float>& second, Arch) {
+    Batch<Arch, std::int32_t> pairs(_mm512_loadu_si512(source));
+    keep_in_register(pairs);  // which GCC would store for the shift to load
+    first = Batch<Arch, float>(_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
+    second = Batch<Arch, float>(_mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000))));
+}
+
+template <class Arch>
+    requires(std::is_base_of_v<xsimd::avx512bw, Arch>)
+MLA_ALWAYS_INLINE void interleave_lanes(Batch<Arch, float>& first, Batch<Arch, float>& second, Arch) {
+    alignas(64) static constexpr std::int32_t low_order[16] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    const __m512i low = _mm512_load_si512(low_order);
+    const __m512 woven = _mm512_permutex2var_ps(first, low, second);
+    second = Batch<Arch, float>(_mm512_permutex2var_ps(first, _mm512_add_epi32(low, _mm512_set1_epi32(8)), second));
+    first = Batch<Arch, float>(woven);
+}
 #endif
 
 #if defined(__AVX2__)
@@ -130,6 +170,15 @@ MLA_ALWAYS_INLINE Batch<Arch, float> load_interleaved(const bf16* source, Arch) 
     if constexpr (Part == 0) return Batch<Arch, float>(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
     // A mask would take a register that a tile lacks.
     return Batch<Arch, float>(_mm256_castsi256_ps(_mm256_blend_epi16(_mm256_setzero_si256(), pairs, 0xaa)));
+}
+
+template <class Arch>
+    requires(std::is_base_of_v<xsimd::avx2, Arch>)
+MLA_ALWAYS_INLINE void interleave_lanes(Batch<Arch, float>& first, Batch<Arch, float>& second, Arch) {
+    const __m256 low = _mm256_unpacklo_ps(first, second);  // 0 and 1 of either, 4 and 5 of either
+    const __m256 high = _mm256_unpackhi_ps(first, second);
+    first = Batch<Arch, float>(_mm256_permute2f128_ps(low, high, 0x20));
+    second = Batch<Arch, float>(_mm256_permute2f128_ps(low, high, 0x31));
 }
 #endif
 
@@ -184,6 +233,28 @@ MLA_ALWAYS_INLINE Batch<Arch, A> load(const S* source) {
 template <class Arch, int Part>
 MLA_ALWAYS_INLINE Batch<Arch, float> load_interleaved(const bf16* source) {
     return detail::load_interleaved<Part>(source, Arch{});
+}
+
+/// Where it pays, two vectors of neighbouring elements are loaded as those at even places and those at odd ones: bf16 then widen
+/// by a shift or a mask instead of a shuffle and a shift.
+template <Compute A, class S>
+inline constexpr bool loads_by_parity = std::is_same_v<A, float>&& std::is_same_v<S, bf16>;
+
+/// Loads two vectors of neighbouring elements at any address, in order or split by parity.
+template <class Arch, Compute A, Loadable S>
+MLA_ALWAYS_INLINE void load_two(const S* source, Batch<Arch, A>& first, Batch<Arch, A>& second) {
+    if constexpr (loads_by_parity<A, S>) {
+        detail::load_by_parity(source, first, second, Arch{});
+    } else {
+        first = load<Arch, A>(source);
+        second = load<Arch, A>(source + lanes<Arch, A>);
+    }
+}
+
+/// Puts two vectors that were split by parity in order.
+template <class Arch>
+MLA_ALWAYS_INLINE void interleave_lanes(Batch<Arch, float>& first, Batch<Arch, float>& second) {
+    detail::interleave_lanes(first, second, Arch{});
 }
 
 /// Stores `lanes` elements to any address.

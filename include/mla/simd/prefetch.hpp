@@ -29,7 +29,7 @@ class Prefetch {
         parts_ = lines_ == 0 ? 0 : divide_up(count * divide_up(row_lines, lines_), steps);
     }
 
-    MLA_ALWAYS_INLINE void step() noexcept {
+    void step() noexcept {
         for (Index part = 0; part < parts_; ++part) {
             if (next_ >= end_ && !next_row()) return;
             for (Index i = 0; i < lines_; ++i, next_ += line) __builtin_prefetch(next_, 0, 2);

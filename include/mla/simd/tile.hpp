@@ -130,8 +130,17 @@ struct Tile {
         });
     }
 
+    /// Puts the columns in order of a product whose vectors of B were split by parity, two by two.
+    MLA_ALWAYS_INLINE void interleave_columns() requires(N % 2 == 0) {
+        unroll<M * N / 2>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
+            constexpr int pairs = N / 2;
+            interleave_lanes<Arch>(sum[i / pairs][i % pairs * 2], sum[i / pairs][i % pairs * 2 + 1]);
+        });
+    }
+
     /// Adds the products for k in [0, depth), in units, ascending, and moves a and b on past them. The vector of B[k, n …] lies
-    /// at b.row(k) + b.offset(n), or is interleaved there with the next k's.
+    /// at b.row(k) + b.offset(n), or is interleaved there with the next k's, or, of Rows::by_parity, split with its neighbour by
+    /// parity.
     template <class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand& a, Rows& b) {
         constexpr int interleave = Rows::interleave;
@@ -174,10 +183,16 @@ struct Tile {
             }
         };
         decltype(vector(Index{0})) right[extent<N>];
-        unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
-            right[n] = vector(n);
-            if constexpr (M > 2) keep_in_register(right[n]);
-        });
+        if constexpr (requires { Rows::by_parity; }) {
+            unroll<N / 2>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
+                load_two<Arch, A>(row + b.offset(2 * n * width), right[2 * n], right[2 * n + 1]);
+            });
+        } else {
+            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
+                right[n] = vector(n);
+                if constexpr (M > 2) keep_in_register(right[n]);
+            });
+        }
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
             if constexpr (N == 1 && folds_broadcasts<Arch>) {
                 sum[m][0] = multiply_add<Arch>(a.at(m, k), right[0], sum[m][0]);
