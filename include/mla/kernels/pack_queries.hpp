@@ -31,30 +31,40 @@ class QueryUnits {
     QueryUnits() = default;
     QueryUnits(const A* query, Index depth, Index latent_dim, const Scale<A>& scale) noexcept
         : query_(query), depth_(depth), latent_dim_(latent_dim), scale_(scale) {
-        if constexpr (is_quantised<U>) steps_ = simd::Steps::of<Arch>(query, depth, Int16Range::query);
+        if constexpr (is_quantised<U>) {
+            steps_ = simd::Steps::of<Arch>(query, depth, Int16Range::query);
+            steps_.per_step *= static_cast<float>(scale.of_queries);
+        }
     }
 
     /// What its scores must still be multiplied by.
     [[nodiscard]] A factor() const noexcept { return scale_.of_scores * static_cast<A>(steps_.step); }
 
-    [[nodiscard]] U operator[](Index unit) const noexcept {
-        const Index k = unit * values_per_unit<U>;
-        if constexpr (std::is_same_v<U, A>) {
-            return at(k, depth_);
+    /// Writes its units [begin, end).
+    void read(Index begin, Index end, U* units) const noexcept {
+        if (query_ == nullptr) {
+            std::fill_n(units, end - begin, U());
+        } else if constexpr (std::is_same_v<U, A>) {
+            for (Index i = 0; i < end - begin; ++i) units[i] = query_[begin + i] * scale_.of_queries;
         } else if constexpr (is_quantised<U>) {
-            const Index rope = round_up(latent_dim_, values_per_unit<U>);
-            return k < rope ? whole_numbers(k, latent_dim_) : whole_numbers(latent_dim_ + k - rope, depth_);
+            const Index rope = divide_up(latent_dim_, values_per_unit<U>);
+            const Index middle = std::clamp(rope, begin, end);
+            read_whole_numbers(begin * values_per_unit<U>, latent_dim_, middle - begin, units);
+            read_whole_numbers(latent_dim_ + (middle - rope) * values_per_unit<U>, depth_, end - middle, units + middle - begin);
         } else {
-            return {bf16(at(k, depth_)).bits | std::uint32_t{bf16(at(k + 1, depth_)).bits} << 16U};
+            const auto value = [&](Index k) { return bf16(k < depth_ ? query_[k] * scale_.of_queries : A(0)).bits; };
+            for (Index unit = begin; unit < end; ++unit)
+                units[unit - begin] = {value(2 * unit) | std::uint32_t{value(2 * unit + 1)} << 16U};
         }
     }
 
   private:
-    [[nodiscard]] A at(Index k, Index end) const noexcept {
-        return query_ != nullptr && k < end ? query_[k] * scale_.of_queries : A(0);
-    }
-    [[nodiscard]] U whole_numbers(Index k, Index end) const noexcept {
-        return {steps_.round(at(k, end)), steps_.round(at(k + 1, end))};
+    /// `count` units of values [first, …), 0 from `limit` on.
+    void read_whole_numbers(Index first, Index limit, Index count, U* units) const noexcept {
+        if (count == 0) return;
+        units[count - 1] = U();
+        const Index values = std::min(count * values_per_unit<U>, limit - first);
+        simd::quantise<Arch>(query_ + first, values, steps_, reinterpret_cast<std::int16_t*>(units));
     }
 
     const A* query_ = nullptr;
@@ -68,7 +78,7 @@ class QueryUnits {
 template <class Arch, class U, Compute A, class Query>
 void pack_panels(const RowGroup<A>& group, Index latent_dim, A scale, Query query) noexcept {
     using Shape = AttentionTile<Arch, A>;
-    constexpr Index block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
+    constexpr int block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
     const Index units = units_of<U>(group.depth, latent_dim);
     const Index padded = round_up(group.rows, Shape::lanes);
     const auto scales = place_scale<U>(scale);
@@ -81,9 +91,12 @@ void pack_panels(const RowGroup<A>& group, Index latent_dim, A scale, Query quer
         }
         U* panel = reinterpret_cast<U*>(group.queries) + first * units;
         for (Index begin = 0; begin < units; begin += block) {
-            const Index end = std::min(begin + block, units);
-            for (Index r = 0; r < width; ++r)
-                for (Index k = begin; k < end; ++k) panel[k * width + r] = sources[r][k];
+            const Index end = std::min<Index>(begin + block, units);
+            for (Index r = 0; r < width; ++r) {
+                U row[block];
+                sources[r].read(begin, end, row);
+                for (Index k = begin; k < end; ++k) panel[k * width + r] = row[k - begin];
+            }
         }
     }
 }
