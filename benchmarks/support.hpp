@@ -147,15 +147,22 @@ using MakeCase = std::function<std::unique_ptr<Case>()>;
     return any;
 }
 
-/// The case of that name, which has run once. Its memory replaces that of the case before.
+/// How long a case runs before it is timed: what it shares with cases before it may have lain idle for seconds, and some systems
+/// reclaim idle memory.
+inline constexpr double warm_up_seconds = 0.2;
+
+/// The case of that name, warmed up. Its memory replaces that of the case before.
 [[nodiscard]] inline Case& current_case(const std::string& name, const MakeCase& make) {
     static std::unique_ptr<Case> current;
     static std::string current_name;
     if (current == nullptr || current_name != name) {
         current.reset();
         auto next = make();
-        next->step();
-        if (Case* const reference = next->reference()) reference->step();
+        const auto start = Clock::now();
+        do {
+            next->step();
+            if (Case* const reference = next->reference()) reference->step();
+        } while (seconds_since(start) < warm_up_seconds);
         if (!is_sound(next->result())) throw std::runtime_error("the result is not finite, or all zero");
         current = std::move(next);
         current_name = name;
