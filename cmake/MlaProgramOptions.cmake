@@ -9,7 +9,7 @@ set(CMAKE_CXX_EXTENSIONS OFF)
 # GCC 12 warns of its own headers: of the deliberately undefined operands in its AVX-512 intrinsics (GCC bug 105593) and of
 # adding a literal and a std::string (105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-    set(mla_mistaken_warnings -Wno-free-nonheap-object -Wno-maybe-uninitialized -Wno-restrict)
+    set(mla_mistaken_warnings -Wno-free-nonheap-object -Wno-maybe-uninitialized -Wno-uninitialized -Wno-restrict)
 endif()
 
 add_library(mla_program_options INTERFACE)
