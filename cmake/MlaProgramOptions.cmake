@@ -31,8 +31,8 @@ target_compile_options(
 if(MLA_SANITIZE)
     list(JOIN MLA_SANITIZE "," mla_sanitizers)
     # Undefined behaviour is reported and ends the program: a report alone would let a test pass.
-    # Left out: what whole programs do on purpose (a float beyond a narrower type), and two checks that double the time to
-    # compile unrolled tiles and find nothing that the address sanitizer would not see in the access itself.
+    # Left out: what whole programs do on purpose (a float beyond a narrower type), and two checks of addresses that double the
+    # time to compile unrolled tiles; the address sanitizer still sees an access that such an address leads to.
     set(mla_sanitizer_flags
         -fsanitize=${mla_sanitizers}
         -fno-sanitize=float-cast-overflow,pointer-overflow,object-size

@@ -10,8 +10,8 @@
 
 namespace mla::detail {
 
-/// Keys that R rows are scored against at a time: as many as make whole vectors of scores. R×T sums, R queries and a key take
-/// 21 of 32 registers for 4×4, 13 of 16 for 4×2.
+/// Keys that R rows are scored against at a time: as many as make whole vectors of scores. Of 32 registers 4×4 sums, two
+/// vectors of a key and of each query take 26; of 16, 4×2 sums and a key take 10, and queries stay in memory.
 template <class Arch, int R, Compute A>
 inline constexpr int few_keys = static_cast<int>(std::max<Index>(simd::lanes<Arch, A>, 8)) / R;
 
@@ -59,10 +59,11 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, Index depth, Index str
             add(second, t, queries + k + width);
         });
         next.step();
+    }
+    if (k < depth) {
+        simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Arch, A>(keys[t] + k), t, queries + k); });
         next.step();
     }
-    if (k < depth)
-        simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Arch, A>(keys[t] + k), t, queries + k); });
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i] = sum[i]; });
 }
 
@@ -173,7 +174,7 @@ void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, sim
 template <class Arch, Compute A>
 [[nodiscard]] constexpr Index few_score_steps(Index rows, Index tokens, Index depth) noexcept {
     const Index keys = rows == 1 ? few_keys<Arch, 1, A> : rows == 2 ? few_keys<Arch, 2, A> : few_keys<Arch, 4, A>;
-    return divide_up(tokens, keys) * std::max<Index>(depth / simd::lanes<Arch, A>, 1);
+    return divide_up(tokens, keys) * std::max<Index>(divide_up(depth / simd::lanes<Arch, A>, Index{2}), 1);
 }
 
 /// Steps of prefetching in multiplying the values of `tokens` keys, `value_dim` each, by `rows` rows.

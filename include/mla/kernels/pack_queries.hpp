@@ -106,8 +106,10 @@ template <class Arch, class K, Compute A, class Query>
 void pack_few(const RowGroup<A>& group, A scale, Query query) noexcept {
     A* target = reinterpret_cast<A*>(group.queries);
     std::fill_n(target, few_rows * group.depth, A(0));
-    for (Index r = 0; r < group.rows; ++r, target += group.depth)
-        for (Index k = 0; k < group.depth; ++k) target[few_place<Arch, A, K>(k, group.depth)] = query(r)[k] * scale;
+    for (Index r = 0; r < group.rows; ++r, target += group.depth) {
+        const A* const values = query(r);
+        for (Index k = 0; k < group.depth; ++k) target[few_place<Arch, A, K>(k, group.depth)] = values[k] * scale;
+    }
 }
 
 /// Packs the queries of a group in the form that it is computed in. U: the unit that rows of more than a few are multiplied in,
