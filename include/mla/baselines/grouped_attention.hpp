@@ -1,6 +1,8 @@
 // Attention over a KV cache in which a key and a value serve a group of query heads.
 #pragma once
 
+#include <utility>
+
 #include "mla/baselines/kv_cache.hpp"
 #include "mla/core/executor.hpp"
 #include "mla/kernels/split_attention.hpp"
@@ -45,17 +47,19 @@ void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcep
     const Index dim = cache.head_dim;
     const RowFormat<C> format{dim, 0};
     const PieceBuffers<Arch, A> buffers(item.staged);
-    const auto list = [&](const C* head, Index t) {
+    const auto list = [&](const C* heads, const KeyRange& range) {
         RowList<C> rows;
-        rows.add(head + item.source * cache.head_stride + t * cache.token_stride, cache.token_stride,
-                 std::clamp<Index>(item.end - t, 0, block_tokens));
+        rows.add(heads + range.source * cache.head_stride + range.begin * cache.token_stride, cache.token_stride,
+                 std::clamp<Index>(range.end - range.begin, 0, block_tokens));
         return rows;
     };
-    auto keys = list(cache.keys, item.begin);
-    auto values = list(cache.values, item.begin);
-    for (Index t = item.begin; t < item.end; t += block_tokens) {
-        const auto next = list(cache.keys, t + keys.size());
-        const auto next_values = list(cache.values, t + keys.size());
+    auto keys = list(cache.keys, item.keys);
+    auto values = list(cache.values, item.keys);
+    for (KeyRange rest = item.keys; rest.begin < rest.end;) {
+        const Index t = std::exchange(rest.begin, rest.begin + keys.size());
+        const KeyRange& after = rest.begin < rest.end ? rest : item.following;
+        const auto next = list(cache.keys, after);
+        const auto next_values = list(cache.values, after);
         if (item.rows.few()) {
             // Values are wanted right after their keys, the next keys after those.
             const simd::Prefetch fetch_values = values.prefetch(dim, few_score_steps<Arch, A>(item.rows.rows, keys.size(), dim));

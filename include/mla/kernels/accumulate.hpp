@@ -22,7 +22,7 @@ MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<U>& p, c
     fetch_outputs<M>(out, out_stride, N * simd::lanes<Arch, A>);
     simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
     tile.clear();
-    tile.multiply(units, p, values, next);
+    tile.template multiply<AttentionTile<Arch, A>::value_step>(units, p, values, next);
     if constexpr (is_quantised<U>) {
         tile.add_steps_to_scaled(out, out_stride, rescale, step);
     } else {

@@ -23,15 +23,14 @@ void mask_panel(const RowGroup<A>& group, const Panel& panel, Index begin, A* sc
 template <class Arch, Compute A, class U>
 [[nodiscard]] constexpr Index prefetch_steps(Index rows, Index tokens, Index depth, Index value_dim) noexcept {
     using Shape = AttentionTile<Arch, A>;
-    const auto passes = [](Index units) { return divide_up(units, simd::prefetch_depth); };
     const Index padded = round_up(rows, Shape::lanes);
     const Index pairs = padded / Shape::panel_rows;
     const Index singles = divide_up(padded - pairs * Shape::panel_rows, Shape::lanes);
     const Index score_tiles =
         pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
     const Index strips = divide_up(divide_up(value_dim, Shape::lanes), Shape::template value_vectors<U>);
-    const Index steps = score_tiles * passes(divide_up(depth, values_per_unit<U>)) +
-                        padded / Shape::value_rows * strips * passes(divide_up(tokens, values_per_unit<U>));
+    const Index steps = score_tiles * divide_up(divide_up(depth, values_per_unit<U>), Shape::score_step) +
+                        padded / Shape::value_rows * strips * divide_up(divide_up(tokens, values_per_unit<U>), Shape::value_step);
     return std::max<Index>(steps, 1);
 }
 

@@ -1,6 +1,8 @@
 // Absorbed attention: multi-query attention on the latents themselves (DeepSeek-V2, section 2.1.2).
 #pragma once
 
+#include <utility>
+
 #include "mla/core/executor.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/kernels/batch.hpp"
@@ -55,20 +57,22 @@ void attend_many_latents(const SplitItem<A>& item, const RowList<C>& rows, const
 }
 
 /// One item: rows over a range of cached tokens, block by block. A token's latent is the first part of its key and its value.
-template <class Arch, Compute A, LatentSource View>
-void attend_latents(const SplitItem<A>& item, const View& cache) noexcept {
-    using C = typename View::Element;
-    const RowFormat<C> format{cache.latent_dim, cache.rope_dim};
-    const auto list = [&](Index t) { return list_rows(cache, t, std::clamp<Index>(item.end - t, 0, block_tokens)); };
-    auto rows = list(item.begin);
-    for (Index t = item.begin; t < item.end; t += block_tokens) {
-        const auto next = list(t + rows.size());
+/// `view(source)`: the cache of a source.
+template <class Arch, Compute A, class C, class View>
+void attend_latents(const SplitItem<A>& item, const RowFormat<C>& format, View view) noexcept {
+    const auto list = [&](const KeyRange& keys) {
+        return list_rows(view(keys.source), keys.begin, std::clamp<Index>(keys.end - keys.begin, 0, block_tokens));
+    };
+    auto rows = list(item.keys);
+    for (KeyRange rest = item.keys; rest.begin < rest.end;) {
+        const Index begin = std::exchange(rest.begin, rest.begin + rows.size());
+        const auto next = list(rest.begin < rest.end ? rest : item.following);
         const Index steps = item.rows.few() ? few_value_steps<Arch, A>(item.rows.rows, rows.size(), format.latent_dim)
                                             : prefetch_steps<Arch, A, Unit<Arch, A, C>>(item.rows.rows, rows.size(),
                                                                                         format.values(), format.latent_dim);
         const auto fetch = next.prefetch(format.elements(), steps);
-        item.rows.few() ? attend_few_latents<Arch>(item, rows, format, t, fetch)
-                        : attend_many_latents<Arch>(item, rows, format, t, fetch);
+        item.rows.few() ? attend_few_latents<Arch>(item, rows, format, begin, fetch)
+                        : attend_many_latents<Arch>(item, rows, format, begin, fetch);
         rows = next;
     }
 }
@@ -119,7 +123,7 @@ void run_absorbed(Index count, bool prefix, CallView<A> call, const RowFormat<C>
     }
     if (prefix) call.prefix = scratch.segments + count - 1;
     run_segments<Arch, C>(scratch, call, executor,
-                          [&](const SplitItem<A>& item) { attend_latents<Arch, A>(item, view(item.source)); });
+                          [&](const SplitItem<A>& item) { attend_latents<Arch>(item, format, view); });
 }
 
 template <Compute A, LatentSource View>

@@ -31,6 +31,9 @@ struct AttentionTile {
     /// KiB of L1, 144 of AVX-512 and 288 of AVX2. More would carry more rounding errors: one sum over all 576 values of a
     /// DeepSeek row twice as much as four of 144.
     static constexpr Index score_depth = std::min<Index>(18 * 1024 / (panel_rows * static_cast<Index>(sizeof(A))), 288);
+    /// Units between two steps of prefetching: with a single panel 96 products of vectors in either tile of AVX-512.
+    static constexpr Index score_step = 8;
+    static constexpr Index value_step = 4;
 };
 
 /// Rows up to which a group is computed with vectors along the values of a key: 4 rows would leave 12 of 16 AVX-512 lanes

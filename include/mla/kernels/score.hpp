@@ -22,7 +22,7 @@ MLA_NEVER_INLINE void score_tile(const ListedRows<U>& keys, Index units, const U
     simd::unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA { operand.rows[m] = keys.row(m); });
     simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
     tile.clear();
-    tile.multiply(units, operand, simd::StridedRows<U>{panel, width}, next);
+    tile.template multiply<AttentionTile<Arch, A>::score_step>(units, operand, simd::StridedRows<U>{panel, width}, next);
     if constexpr (is_quantised<U>) {
         end.overwrite ? tile.store_steps(scores, width, end.steps) : tile.add_steps_to(scores, width, end.steps);
     } else {

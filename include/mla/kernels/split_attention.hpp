@@ -55,13 +55,19 @@ struct SplitScratch {
     }
 };
 
-/// A group of rows to be let attend to keys [begin, end) of a source.
+/// Keys [begin, end) of a source.
+struct KeyRange {
+    Index source = 0;
+    Index begin = 0;
+    Index end = 0;
+};
+
+/// A group of rows and what it attends to.
 template <Compute A>
 struct SplitItem {
-    Index source = 0;
     RowGroup<A> rows;
-    Index begin = 0;
-    Index end = 0;  ///< one past the last key that any row may see
+    KeyRange keys;       ///< up to the last that any row may see
+    KeyRange following;  ///< what the worker will most likely attend to next, to be fetched meanwhile; perhaps nothing
     A* staged = nullptr;
     A* scores = nullptr;
 };
@@ -143,15 +149,23 @@ void pack_group(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, c
     });
 }
 
-/// The item as its kernel wants it, its running state cleared.
 template <class Arch, Compute A>
-[[nodiscard]] SplitItem<A> start_item(const SplitScratch<Arch, A>& scratch, const WorkItem& work, Index worker) noexcept {
+[[nodiscard]] KeyRange keys_of(const SplitScratch<Arch, A>& scratch, const WorkItem& work) noexcept {
+    const Segment& segment = scratch.segments[work.segment];
+    return {segment.source, segment.begin + segment.plan.split_begin(work.split),
+            segment.begin + segment.plan.split_begin(work.split + 1)};
+}
+
+/// Item `index` as its kernel wants it, its running state cleared. With as many workers as `workers`, the one that takes it takes
+/// the item as many places further next.
+template <class Arch, Compute A>
+[[nodiscard]] SplitItem<A> start_item(const SplitScratch<Arch, A>& scratch, Index index, Index worker, Index workers) noexcept {
+    const WorkItem& work = scratch.items[index];
     const Segment& segment = scratch.segments[work.segment];
     const SplitPlan& plan = segment.plan;
     const Partials parts = partials_of<Arch, A>(segment, work.group * plan.group_rows);
     const Index state = parts.first + work.split * parts.step;
     SplitItem<A> item;
-    item.source = segment.source;
     item.rows = group_of(scratch, segment, work.group);
     RowGroup<A>& rows = item.rows;
     rows.max = scratch.max + state;
@@ -160,8 +174,9 @@ template <class Arch, Compute A>
     rows.visible = scratch.visible + worker * scratch.totals.slot_rows;
     set_visible<Arch>(rows, segment.visible, segment.visible_step);
     clear<Arch>(rows);
-    item.begin = segment.begin + plan.split_begin(work.split);
-    item.end = std::min(segment.begin + plan.split_begin(work.split + 1), rows.visible[rows.rows - 1]);
+    item.keys = keys_of(scratch, work);
+    item.keys.end = std::min(item.keys.end, rows.visible[rows.rows - 1]);
+    if (index + workers < scratch.totals.items) item.following = keys_of(scratch, scratch.items[index + workers]);
     item.staged = scratch.blocks + worker * scratch.staged;
     item.scores = scratch.scores + worker * score_elements<Arch, A>(scratch.totals.slot_rows);
     return item;
@@ -195,8 +210,9 @@ void run_segments(const SplitScratch<Arch, A>& scratch, const CallView<A>& call,
         const WorkItem& work = scratch.items[index];
         if (work.split == 0) pack_group<Arch, C>(scratch, call, scratch.segments[work.segment], work.group);
     });
+    const Index workers = std::max<Index>(executor.concurrency(), 1);
     for_each_item(executor, totals.items,
-                  [&](Index index, Index worker) { attend(start_item(scratch, scratch.items[index], worker)); });
+                  [&](Index index, Index worker) { attend(start_item(scratch, index, worker, workers)); });
 
     const Index owners = totals.segments - (call.prefix == nullptr ? 0 : 1);
     const Index chunks = call.prefix == nullptr ? totals.chunks : call.prefix->first_chunk;

@@ -160,11 +160,11 @@ struct Tile {
         }
     }
 
-    /// The same, fetching a little of `next` every `prefetch_depth` units.
-    template <class Operand, class Rows>
+    /// The same, with a step of prefetching every `Every` units.
+    template <Index Every, class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, Rows b, Prefetch& next) {
-        for (; depth > 0; depth -= prefetch_depth) {
-            multiply(std::min(depth, prefetch_depth), a, b);
+        for (; depth > 0; depth -= Every) {
+            multiply(std::min(depth, Every), a, b);
             next.step();
         }
     }
