@@ -6,6 +6,7 @@
 
 #include "mla/kernels/few_rows.hpp"
 #include "mla/kernels/row_group.hpp"
+#include "mla/simd/transpose.hpp"
 
 namespace mla::detail {
 
@@ -74,30 +75,37 @@ class QueryUnits {
     simd::Steps steps_;
 };
 
-/// Packs `query(row)` -> pointer to [depth], times `scale`, of all rows of the group into its panels, and sets its factors.
+/// Which part of the work on a group: every `count`-th panel, from panel `index` on.
+struct Share {
+    Index index = 0;
+    Index count = 1;
+};
+
+/// Packs `query(row)` -> pointer to [depth], times `scale`, of a share of the group's panels, and sets their factors.
 template <class Arch, class U, Compute A, class Query>
-void pack_panels(const RowGroup<A>& group, Index latent_dim, A scale, Query query) noexcept {
+void pack_panels(const RowGroup<A>& group, Index latent_dim, A scale, const Share& share, Query query) noexcept {
     using Shape = AttentionTile<Arch, A>;
-    constexpr int block = 64;  // a panel's block of lines stays in L1 while its rows are scattered over it
+    constexpr Index block = 64;  // 16 rows of a block stay in L1 until they are columns
     const Index units = units_of<U>(group.depth, latent_dim);
     const Index padded = round_up(group.rows, Shape::lanes);
     const auto scales = place_scale<U>(scale);
-    for (Index first = 0; first < padded; first += Shape::panel_rows) {
-        const Index width = std::min(Shape::panel_rows, padded - first);
-        QueryUnits<Arch, U, A> sources[simd::extent<Shape::panel_rows>];
-        for (Index r = 0; r < width; ++r) {
+    const auto pack_vector = [&](Index first, U* columns, Index width) {
+        QueryUnits<Arch, U, A> sources[simd::extent<Shape::lanes>];
+        for (Index r = 0; r < Shape::lanes; ++r) {
             if (first + r < group.rows) sources[r] = {query(first + r), group.depth, latent_dim, scales};
             group.factors[first + r] = sources[r].factor();
         }
-        U* panel = reinterpret_cast<U*>(group.queries) + first * units;
         for (Index begin = 0; begin < units; begin += block) {
-            const Index end = std::min<Index>(begin + block, units);
-            for (Index r = 0; r < width; ++r) {
-                U row[block];
-                sources[r].read(begin, end, row);
-                for (Index k = begin; k < end; ++k) panel[k * width + r] = row[k - begin];
-            }
+            const Index end = std::min(begin + block, units);
+            U rows[simd::extent<Shape::lanes * block>];
+            for (Index r = 0; r < Shape::lanes; ++r) sources[r].read(begin, end, rows + r * block);
+            simd::transpose<Arch>(rows, block, end - begin, columns + begin * width, width);
         }
+    };
+    for (Index first = share.index * Shape::panel_rows; first < padded; first += share.count * Shape::panel_rows) {
+        const Index width = std::min(Shape::panel_rows, padded - first);
+        U* const panel = reinterpret_cast<U*>(group.queries) + first * units;
+        for (Index column = 0; column < width; column += Shape::lanes) pack_vector(first + column, panel + column, width);
     }
 }
 
@@ -112,11 +120,12 @@ void pack_few(const RowGroup<A>& group, A scale, Query query) noexcept {
     }
 }
 
-/// Packs the queries of a group in the form that it is computed in. U: the unit that rows of more than a few are multiplied in,
-/// C: the type of the keys.
+/// Packs a share of the queries of a group in the form that it is computed in. U: the unit that rows of more than a few are
+/// multiplied in, C: the type of the keys.
 template <class Arch, class U, class C, Compute A, class Query>
-void pack_queries(const RowGroup<A>& group, Index latent_dim, A scale, Query query) noexcept {
-    if (!group.few()) return pack_panels<Arch, U>(group, latent_dim, scale, query);
+void pack_queries(const RowGroup<A>& group, Index latent_dim, A scale, const Share& share, Query query) noexcept {
+    if (!group.few()) return pack_panels<Arch, U>(group, latent_dim, scale, share, query);
+    if (share.index > 0) return;
     few_in_place<Arch, A, C>(latent_dim) ? pack_few<Arch, C>(group, scale, query) : pack_few<Arch, A>(group, scale, query);
 }
 

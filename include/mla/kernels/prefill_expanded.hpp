@@ -204,7 +204,7 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
         const Index head = item / plan.groups();
         const Index first = item % plan.groups() * plan.group_queries;
         group.rows = std::min(plan.group_queries, q.tokens - first);
-        detail::pack_queries<Arch, Unit, A>(group, q.dim, scale, [&](Index r) { return q.at(first + r, head); });
+        detail::pack_queries<Arch, Unit, A>(group, q.dim, scale, {}, [&](Index r) { return q.at(first + r, head); });
         group.first_row = first;
         detail::set_visible<Arch>(group, cache.length - q.tokens + 1, Index{1});
         detail::clear<Arch>(group);

@@ -30,7 +30,7 @@ struct Segment {
 };
 
 /// Rows that are merged at a time.
-inline constexpr Index merge_rows = 16;
+inline constexpr Index merge_rows = 4;
 
 /// What the segments of a call add up to, for any number of keys.
 template <class Arch, Compute A>

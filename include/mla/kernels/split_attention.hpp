@@ -139,11 +139,12 @@ template <class Arch, Compute A>
     return rows;
 }
 
-/// Packs the queries of one group for keys of C.
+/// Packs an item's share of its group's queries for keys of C.
 template <class Arch, class C, Compute A>
-void pack_group(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, const Segment& segment, Index group) noexcept {
-    const RowGroup<A> rows = group_of(scratch, segment, group);
-    pack_queries<Arch, Unit<Arch, A, C>, C>(rows, call.out.dim, call.scale, [&](Index r) {
+void pack_share(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, const WorkItem& work) noexcept {
+    const Segment& segment = scratch.segments[work.segment];
+    const RowGroup<A> rows = group_of(scratch, segment, work.group);
+    pack_queries<Arch, Unit<Arch, A, C>, C>(rows, call.out.dim, call.scale, {work.split, segment.plan.splits}, [&](Index r) {
         const Index row = rows.first_row + r;
         return call.q.at(segment.first_query + row / segment.heads, segment.first_head + row % segment.heads);
     });
@@ -206,10 +207,8 @@ template <class Arch, class C, Compute A, class Attend>
 void run_segments(const SplitScratch<Arch, A>& scratch, const CallView<A>& call, ExecutorRef executor, Attend attend) noexcept {
     const SegmentTotals<Arch, A>& totals = scratch.totals;
     list_items(scratch.segments, totals.segments, scratch.items);
-    for_each_item(executor, totals.items, [&](Index index, Index) {
-        const WorkItem& work = scratch.items[index];
-        if (work.split == 0) pack_group<Arch, C>(scratch, call, scratch.segments[work.segment], work.group);
-    });
+    for_each_item(executor, totals.items,
+                  [&](Index index, Index) { pack_share<Arch, C>(scratch, call, scratch.items[index]); });
     const Index workers = std::max<Index>(executor.concurrency(), 1);
     for_each_item(executor, totals.items,
                   [&](Index index, Index worker) { attend(start_item(scratch, index, worker, workers)); });
