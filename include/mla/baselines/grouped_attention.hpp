@@ -75,7 +75,7 @@ void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcep
         } else {
             const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, keys.size(), dim, dim);
             attend_block<Arch>(item.rows, CachedBlock<Arch, U, A, C>(keys, values, format, t, buffers), item.scores,
-                               next.prefetch(next_values, dim, steps));
+                               next.prefetch(0, next_values, dim, steps));
         }
         keys = next;
         values = next_values;

@@ -58,8 +58,10 @@ struct Piece {
     Index end;
 };
 
-/// Tokens whose piece of the keys is converted at a time, and passed over by all rows of queries: two of the widest score tiles.
-inline constexpr Index staged_tokens = 24;
+/// Keys that are scored whole before the next ones: two of the widest score tiles, so that a panel's queries are read half as
+/// often; where keys are converted, which happens a piece at a time before all rows of queries pass over it, one.
+inline constexpr Index scored_tokens = 24;
+inline constexpr Index staged_tokens = 12;
 
 /// Rows of units, each some bytes into a listed row.
 template <class U>
@@ -87,7 +89,7 @@ struct Block {
     Index begin = 0;  ///< position of the block's first token among the keys
 
     [[nodiscard]] Index count() const noexcept { return key_rows.size(); }  ///< tokens
-    [[nodiscard]] Index keys_at_once() const noexcept { return block_tokens; }
+    [[nodiscard]] Index keys_at_once() const noexcept { return scored_tokens; }
     [[nodiscard]] ListedRows<U> keys(Index first, Index, const Piece& piece) const noexcept {
         return {key_rows.data() + first, piece.begin * static_cast<Index>(sizeof(U))};
     }

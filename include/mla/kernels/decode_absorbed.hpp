@@ -70,7 +70,10 @@ void attend_latents(const SplitItem<A>& item, const RowFormat<C>& format, View v
         const Index steps = item.rows.few() ? few_value_steps<Arch, A>(item.rows.rows, rows.size(), format.latent_dim)
                                             : prefetch_steps<Arch, A, Unit<Arch, A, C>>(item.rows.rows, rows.size(),
                                                                                         format.values(), format.latent_dim);
-        const auto fetch = next.prefetch(format.elements(), steps);
+        // Of a block that no item has fetched the rest is fetched while the first keys are scored.
+        const bool fetched = item.rows.few() || item.fetched || begin > item.keys.begin;
+        const Index first = fetched ? rows.size() : std::min(rows.size(), scored_tokens);
+        const auto fetch = rows.prefetch(first, next, format.elements(), steps);
         item.rows.few() ? attend_few_latents<Arch>(item, rows, format, begin, fetch)
                         : attend_many_latents<Arch>(item, rows, format, begin, fetch);
         rows = next;

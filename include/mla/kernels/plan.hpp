@@ -42,17 +42,19 @@ enum class Form : std::uint8_t {
 /// results merge in the order of the ranges.
 struct SplitPlan {
     static constexpr Index wanted_items = 8;  ///< enough to keep a few threads even, few enough to merge cheaply
+    /// With ranges of whole blocks two threads would get 5 and 6 of the 11 blocks of 1024 tokens.
+    static constexpr Index range_tokens = detail::block_tokens / 4;
 
     Index streams = 1;     ///< key-value heads; 1 in absorbed MLA
     Index rows = 0;        ///< of a stream: queries × heads that share its keys
     Index group_rows = 1;  ///< rows of an item
     Index keys = 0;        ///< cached tokens
-    Index splits = 1;      ///< ranges of keys: whole blocks, and as even as these allow
+    Index splits = 1;      ///< ranges of keys, as even as whole `range_tokens` allow
 
     [[nodiscard]] Index groups() const noexcept { return divide_up(rows, group_rows); }
     /// The first key of a range, and of range `splits` the number of keys.
     [[nodiscard]] Index split_begin(Index split) const noexcept {
-        return std::min(divide_up(keys, detail::block_tokens) * split / splits * detail::block_tokens, keys);
+        return std::min(divide_up(keys, range_tokens) * split / splits * range_tokens, keys);
     }
     /// Splits that a plan of as many rows over any number of keys may have.
     [[nodiscard]] Index most_splits() const noexcept { return std::max(splits, wanted_splits()); }

@@ -30,16 +30,16 @@ class RowList {
     [[nodiscard]] const void* const* data() const noexcept { return rows_.data(); }
     /// Fetches the rows in about `steps` steps.
     [[nodiscard]] simd::Prefetch prefetch(Index row_elements, Index steps) const noexcept {
-        return simd::Prefetch(pointers(), {}, row_elements * static_cast<Index>(sizeof(T)), steps);
+        return simd::Prefetch(from(0), {}, row_elements * static_cast<Index>(sizeof(T)), steps);
     }
-    /// Fetches the rows, then those of `more`.
-    [[nodiscard]] simd::Prefetch prefetch(const RowList& more, Index row_elements, Index steps) const noexcept {
-        return simd::Prefetch(pointers(), more.pointers(), row_elements * static_cast<Index>(sizeof(T)), steps);
+    /// Fetches the rows from `begin` on, then those of `more`.
+    [[nodiscard]] simd::Prefetch prefetch(Index begin, const RowList& more, Index row_elements, Index steps) const noexcept {
+        return simd::Prefetch(from(begin), more.from(0), row_elements * static_cast<Index>(sizeof(T)), steps);
     }
 
   private:
-    [[nodiscard]] std::span<const void* const> pointers() const noexcept {
-        return std::span(rows_).first(static_cast<std::size_t>(size_));
+    [[nodiscard]] std::span<const void* const> from(Index begin) const noexcept {
+        return std::span(rows_).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size_ - begin));
     }
 
     std::array<const void*, static_cast<std::size_t>(block_tokens)> rows_;

@@ -50,8 +50,8 @@ void score_keys(ListedRows<U> keys, Index tokens, Index units, const U* panel, S
     tiles(std::integral_constant<int, 1>{});
 }
 
-/// Scores [panel][tokens, rows of the panel] of the block's keys that each panel may see. Converted keys stay in L1
-/// while all panels pass over them; over keys that are read where they lie, a panel's piece of the queries does.
+/// Scores [panel][tokens, rows of the panel] of the block's keys that each panel may see. Some keys at a time are scored whole, so
+/// that a block is read in the order in which it lies, and a piece of them stays in L1 while all panels pass over it.
 template <class Arch, Compute A, class Source>
 void score_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& panels, Source& block, A* scores,
                   simd::Prefetch& next) noexcept {
@@ -67,19 +67,18 @@ void score_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& panels, S
                                 scores + panel.offset * block_tokens + first * width, next);
         });
     };
-    const auto score_pieces = [&](Index begin, Index last, Index depth, const float* steps) {
-        for (; begin < last; begin += depth)
-            for (Index first = 0; first < panels.tokens(); first += block.keys_at_once())
-                score_piece({begin, std::min(begin + depth, last)}, first,
-                            {begin == 0, steps == nullptr ? steps : steps + first});
-    };
     constexpr Index depth = AttentionTile<Arch, A>::score_depth;
-    if constexpr (is_quantised<U>) {
-        const Index rope = divide_up(block.value_dim, values_per_unit<U>);
-        score_pieces(0, rope, depth, block.steps.latent);
-        score_pieces(rope, units, Int16Range::rope_units, block.steps.rope);
-    } else {
-        score_pieces(0, units, depth, nullptr);
+    for (Index first = 0; first < panels.tokens(); first += block.keys_at_once()) {
+        const auto score_pieces = [&](Index begin, Index last, Index most, const float* steps) {
+            for (; begin < last; begin += most) score_piece({begin, std::min(begin + most, last)}, first, {begin == 0, steps});
+        };
+        if constexpr (is_quantised<U>) {
+            const Index rope = divide_up(block.value_dim, values_per_unit<U>);
+            score_pieces(0, rope, depth, block.steps.latent + first);
+            score_pieces(rope, units, Int16Range::rope_units, block.steps.rope + first);
+        } else {
+            score_pieces(0, units, depth, nullptr);
+        }
     }
 }
 

@@ -68,6 +68,7 @@ struct SplitItem {
     RowGroup<A> rows;
     KeyRange keys;       ///< up to the last that any row may see
     KeyRange following;  ///< what the worker will most likely attend to next, to be fetched meanwhile; perhaps nothing
+    bool fetched;        ///< whether an item before this one has fetched its first block
     A* staged = nullptr;
     A* scores = nullptr;
 };
@@ -177,6 +178,7 @@ template <class Arch, Compute A>
     clear<Arch>(rows);
     item.keys = keys_of(scratch, work);
     item.keys.end = std::min(item.keys.end, rows.visible[rows.rows - 1]);
+    item.fetched = index >= workers;
     if (index + workers < scratch.totals.items) item.following = keys_of(scratch, scratch.items[index + workers]);
     item.staged = scratch.blocks + worker * scratch.staged;
     item.scores = scratch.scores + worker * score_elements<Arch, A>(scratch.totals.slot_rows);

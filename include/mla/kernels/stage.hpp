@@ -83,7 +83,7 @@ class CachedBlock {
     [[nodiscard]] Index count() const noexcept { return keys_.size(); }
 
     /// Keys that `keys` takes.
-    [[nodiscard]] Index keys_at_once() const noexcept { return keys_in_place() ? block_tokens : staged_tokens; }
+    [[nodiscard]] Index keys_at_once() const noexcept { return keys_in_place() ? scored_tokens : staged_tokens; }
 
     /// Units [piece.begin, piece.end) of keys [first, first + count); of whole numbers sets the steps of rope keys.
     [[nodiscard]] ListedRows<U> keys(Index first, Index count, const Piece& piece) noexcept {
