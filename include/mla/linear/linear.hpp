@@ -25,8 +25,10 @@ inline constexpr int linear_tile_vectors = M <= 2
                                                ? static_cast<int>(std::min<Index>(linear_few_columns / simd::lanes<Arch, A>, 4))
                                                : 2;
 
-/// Units of a tile's products between two steps of prefetching: 8, as in attention, cost 512 rows 7 % on Emerald Rapids.
-inline constexpr Index linear_prefetch_step = 24;
+/// Units of a tile's products between two steps of prefetching. With 32 registers 16 cost 512 rows 5 % and 8 cost 7 % (Emerald
+/// Rapids); with 16 registers GCC 12 spills at 24.
+template <class Arch>
+inline constexpr Index linear_prefetch_step = simd::vector_registers<Arch> == 32 ? 24 : 16;
 
 /// k of a piece: a tile's 12 rows of activations (24 KiB of float) stay in L1 while the panels of a piece pass by.
 inline constexpr Index linear_piece_k = 512;
@@ -86,7 +88,7 @@ MLA_NEVER_INLINE void multiply_tile(Index depth, const U* x, Index x_stride, con
     using Tile = simd::Tile<Arch, A, M, N>;
     Tile tile;
     tile.clear();
-    tile.template multiply<linear_prefetch_step>(depth, simd::RowsOperand<U, M>(x, x_stride), weights, next);
+    tile.template multiply<linear_prefetch_step<Arch>>(depth, simd::RowsOperand<U, M>(x, x_stride), weights, next);
     if (Tile::columns <= y.cols) {
         accumulate ? tile.add_to(y.data, y.stride) : tile.store(y.data, y.stride);
         return;
@@ -147,7 +149,7 @@ void multiply_piece(const MatrixView<const A>& x, const WeightPiece<S>& piece, c
     for (Index p = 0; p < next.panels(); ++p) panels[p] = next.panel(next.panel_begin + p);
     const Index tiles_across = divide_up(piece.panels() * panel_columns<S>, 2 * simd::lanes<Arch, A>);
     const Index steps = divide_up(x.rows, Index{widest}) * tiles_across *
-                        divide_up(divide_up(piece.depth(), unit_depth<U, S>), linear_prefetch_step);
+                        divide_up(divide_up(piece.depth(), unit_depth<U, S>), linear_prefetch_step<Arch>);
     simd::Prefetch fetch({panels, static_cast<std::size_t>(next.panels())}, {}, next.panel_bytes(), std::max(steps, Index{1}));
     Index row = 0;
     const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
