@@ -13,8 +13,10 @@
 
 #include "mla/simd/convert.hpp"
 #include "mla/simd/exp.hpp"
+#include "mla/simd/fma.hpp"
 #include "mla/simd/reduce.hpp"
 #include "mla/simd/tile.hpp"
+#include "mla/simd/transpose.hpp"
 #include "mla/testing/random.hpp"
 
 namespace {
@@ -399,6 +401,55 @@ TYPED_TEST(SimdTest, FindsTheLargestLaneWhereverItIs) {
     expect_largest_lane<TypeParam, double>();
     expect_largest_lane<TypeParam, std::int32_t>();
 }
+
+template <class Arch, class U>
+void expect_transposed(Index count) {
+    constexpr Index rows = lanes<Arch, float> * 4 / static_cast<Index>(sizeof(U));
+    const Index row_stride = count + 3;
+    const Index stride = rows + 5;
+    std::vector<U> source(static_cast<std::size_t>(rows * row_stride));
+    for (std::size_t i = 0; i < source.size(); ++i) source[i] = static_cast<U>(i + 1);
+    std::vector<U> expected(static_cast<std::size_t>(count * stride), U(0));
+    for (Index k = 0; k < count; ++k)
+        for (Index r = 0; r < rows; ++r)
+            expected[static_cast<std::size_t>(k * stride + r)] = source[static_cast<std::size_t>(r * row_stride + k)];
+    std::vector<U> columns(expected.size(), U(0));
+    mla::simd::transpose<Arch>(source.data(), row_stride, count, columns.data(), stride);
+    EXPECT_EQ(columns, expected) << count << " columns";
+}
+
+TYPED_TEST(SimdTest, RowsBecomeColumnsAtEveryLengthAndNothingElseIsTouched) {
+    for (const Index count : {0, 1, 7, 8, 15, 16, 17, 33, 64}) {
+        expect_transposed<TypeParam, float>(count);
+        expect_transposed<TypeParam, std::uint32_t>(count);
+        expect_transposed<TypeParam, double>(count);
+    }
+}
+
+#if defined(__FMA__)
+/// (1 + e)² − (1 + 2e) is e² where it is rounded once, and 0 where the square is rounded before.
+template <class Arch, Compute A>
+void expect_fused() {
+    using Vector = Batch<Arch, A>;
+    const A e = std::ldexp(A(1), -(std::numeric_limits<A>::digits + 2) / 2);
+    volatile A factor = A(1) + e, whole = A(1) + 2 * e;  // volatile: compilers calculate constants exactly
+    const Vector a(factor), c(whole);
+    const auto expect_square = [&](const Vector& residue, A sign) {
+        A values[mla::simd::extent<lanes<Arch, A>>];
+        residue.store_unaligned(values);
+        EXPECT_EQ(values[0], sign * e * e);
+    };
+    expect_square(mla::simd::fma(a, a, -c), A(1));
+    expect_square(mla::simd::fms(a, a, c), A(1));
+    expect_square(mla::simd::fnma(a, a, c), A(-1));
+    expect_square(mla::simd::multiply_add<Arch, A>(a, a, -c), A(1));
+}
+
+TEST(FmaTest, ProductsAndSumsAreRoundedOnceByEveryCompiler) {
+    expect_fused<xsimd::default_arch, float>();
+    expect_fused<xsimd::default_arch, double>();
+}
+#endif
 
 // Exponential ---------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 
 #include "mla/kernels/block_attention.hpp"
 #include "mla/simd/exp.hpp"
+#include "mla/simd/fma.hpp"
 #include "mla/simd/prefetch.hpp"
 #include "mla/simd/reduce.hpp"
 
@@ -47,7 +48,7 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, Index depth, Index str
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Batch(A(0)); });
     const auto add = [&](const Batch& key, auto t, const A* query) MLA_ALWAYS_INLINE_LAMBDA {
         simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA {
-            sum[r * T + t] = xsimd::fma(key, Batch::load_unaligned(query + r * stride), sum[r * T + t]);
+            sum[r * T + t] = simd::fma(key, Batch::load_unaligned(query + r * stride), sum[r * T + t]);
         });
     };
     Index k = 0;

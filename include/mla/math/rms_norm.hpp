@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "mla/core/views.hpp"
-#include "mla/simd/batch.hpp"
+#include "mla/simd/fma.hpp"
 
 namespace mla {
 
@@ -19,7 +19,7 @@ void rms_norm(MatrixView<A> x, const A* weight, double eps, double multiplier = 
         Index i = 0;
         for (; i + width <= x.cols; i += width) {
             const Batch value = Batch::load_unaligned(row + i);
-            squares = xsimd::fma(value, value, squares);
+            squares = simd::fma(value, value, squares);
         }
         A sum = A(0);
         alignas(64) A partial[simd::extent<width>];

@@ -4,7 +4,7 @@
 // way of the stack; the instruction is therefore spelled out for it.
 #pragma once
 
-#include "mla/simd/batch.hpp"
+#include "mla/simd/fma.hpp"
 
 #if defined(__FMA__)
 #include <immintrin.h>
@@ -35,7 +35,7 @@ MLA_ALWAYS_INLINE Batch<Arch, A> multiply_add(const Batch<Arch, A>& a, const Bat
         return Batch<Arch, A>(result);
     }
 #endif
-    return xsimd::fma(a, b, sum);
+    return simd::fma(a, b, sum);
 }
 
 /// Whether a value in memory is broadcast by the instruction that multiplies it: where each is used once that saves one in two.

@@ -6,6 +6,7 @@
 
 #include "mla/simd/bf16_pair.hpp"
 #include "mla/simd/convert.hpp"
+#include "mla/simd/fma.hpp"
 #include "mla/simd/int16_pair.hpp"
 #include "mla/simd/multiply_add.hpp"
 #include "mla/simd/prefetch.hpp"
@@ -102,7 +103,7 @@ struct Tile {
     MLA_ALWAYS_INLINE void add_to_scaled(A* c, Index stride, const A* factor) const {
         each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             A* cell = c + m * stride + n * width;
-            xsimd::fma(Batch<Arch, A>::load_unaligned(cell), Batch<Arch, A>(factor[m]), value).store_unaligned(cell);
+            simd::fma(Batch<Arch, A>::load_unaligned(cell), Batch<Arch, A>(factor[m]), value).store_unaligned(cell);
         });
     }
 
@@ -118,7 +119,7 @@ struct Tile {
         each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             float* cell = c + m * stride + n * width;
             const auto before = Batch<Arch, float>::load_unaligned(cell);
-            xsimd::fma(xsimd::to_float(value), Batch<Arch, float>(step[m]), before).store_unaligned(cell);
+            simd::fma(xsimd::to_float(value), Batch<Arch, float>(step[m]), before).store_unaligned(cell);
         });
     }
 
@@ -126,7 +127,7 @@ struct Tile {
         each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             float* cell = c + m * stride + n * width;
             const auto before = Batch<Arch, float>::load_unaligned(cell) * Batch<Arch, float>(factor[m]);
-            xsimd::fma(xsimd::to_float(value), Batch<Arch, float>(step[m]), before).store_unaligned(cell);
+            simd::fma(xsimd::to_float(value), Batch<Arch, float>(step[m]), before).store_unaligned(cell);
         });
     }
 
