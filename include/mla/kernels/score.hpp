@@ -50,8 +50,8 @@ void score_keys(ListedRows<U> keys, Index tokens, Index units, const U* panel, S
     tiles(std::integral_constant<int, 1>{});
 }
 
-/// Scores [panel][tokens, rows of the panel] of the block's keys that each panel may see. Some keys at a time are scored whole, so
-/// that a block is read in the order in which it lies, and a piece of them stays in L1 while all panels pass over it.
+/// Scores [panel][tokens, rows of the panel] of the block's keys that each panel may see. Some keys at a time are scored whole,
+/// so that a block is read in the order in which it lies, and a piece of them stays in L1 while all panels pass over it.
 template <class Arch, Compute A, class Source>
 void score_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& panels, Source& block, A* scores,
                   simd::Prefetch& next) noexcept {

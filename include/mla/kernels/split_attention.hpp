@@ -66,9 +66,9 @@ struct KeyRange {
 template <Compute A>
 struct SplitItem {
     RowGroup<A> rows;
-    KeyRange keys;       ///< up to the last that any row may see
-    KeyRange following;  ///< what the worker will most likely attend to next, to be fetched meanwhile; perhaps nothing
-    bool fetched;        ///< whether an item before this one has fetched its first block
+    KeyRange keys;         ///< up to the last that any row may see
+    KeyRange following;    ///< what the worker will most likely attend to next, to be fetched meanwhile; perhaps nothing
+    bool fetched = false;  ///< whether an item before this one has fetched its first block
     A* staged = nullptr;
     A* scores = nullptr;
 };

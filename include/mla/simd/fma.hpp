@@ -1,4 +1,4 @@
-// Fused multiply-adds. xsimd 8.1 has none for AVX-512 and writes a product and a sum there, which GCC fuses, but Clang does not: its
+// Fused multiply-adds. xsimd 8.1 has none for AVX-512 and writes a product and a sum there. GCC fuses the two; Clang does not, and
 // kernels ran at half their speed.
 #pragma once
 

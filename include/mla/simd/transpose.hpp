@@ -1,14 +1,13 @@
 // Rows that become columns.
 #pragma once
 
-#include <utility>
-
 #include "mla/simd/convert.hpp"
 
 namespace mla::simd {
 
-/// columns[k·stride + r] = rows[r·row_stride + k] for a vector's lanes of rows r and k in [0, count). Squares of elements of four
-/// bytes are transposed in registers, where every round of log2(lanes) interleaves the first half of the vectors with the second.
+/// columns[k·stride + r] = rows[r·row_stride + k] for as many rows r as a vector has lanes and k in [0, count). Squares of
+/// elements of four bytes are transposed in registers: each of log2(lanes) rounds interleaves the first half of the vectors with
+/// the second.
 template <class Arch, class U>
 void transpose(const U* rows, Index row_stride, Index count, U* columns, Index stride) noexcept {
     constexpr Index width = lanes<Arch, float> * static_cast<Index>(sizeof(float)) / static_cast<Index>(sizeof(U));
