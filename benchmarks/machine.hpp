@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mla/simd/dot.hpp"
+#include "mla/simd/fma.hpp"
 #include "random_data.hpp"
 #include "thread_team.hpp"
 
@@ -22,7 +23,7 @@ using Arch = simd::DefaultArch;
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// How long a probe runs: long enough to average over interrupts, short enough to stand on both sides of every case.
+/// How long a probe runs: long enough to average over interrupts, short enough to stand between the steps of every case.
 inline constexpr double probe_seconds = 0.02;
 
 /// Calls `burst(thread)`, which returns how many operations it did, on every thread of the team for `probe_seconds`; returns
@@ -92,7 +93,7 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     using Floats = simd::Batch<Arch, float>;
     return rate(team, [](Index) {
         register_burst<Floats, Floats>([](const Floats& sum, const Floats& a, const Floats& b)
-                                           MLA_ALWAYS_INLINE_LAMBDA { return xsimd::fma(a, b, sum); });
+                                           MLA_ALWAYS_INLINE_LAMBDA { return simd::fma(a, b, sum); });
         return burst_operations(Floats::size, 1);
     });
 }

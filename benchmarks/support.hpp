@@ -69,20 +69,39 @@ struct Limits {
     double read = 0.0;
 };
 
-[[nodiscard]] inline Limits probe_limits(ArithmeticProbe peak, Index threads) {
-    Machine& machine = Machine::instance();
-    Limits limits;
-    limits.fp32 = fma_rate(machine.team(threads));
-    limits.type = peak == ArithmeticProbe{fma_rate} ? limits.fp32 : peak(machine.team(threads));
-    limits.read = machine.read_rate(threads);
-    return limits;
-}
-
 [[nodiscard]] inline double median(std::vector<double> values) {
     const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
     std::nth_element(values.begin(), middle, values.end());
     return *middle;
 }
+
+/// Limits probed before, between and after the steps of a case. Their medians stand, since a machine that others share may change
+/// its speed from one tenth of a second to the next.
+class Probes {
+  public:
+    Probes(ArithmeticProbe peak, Index threads) : peak_(peak), threads_(threads) {}
+
+    void probe() {
+        Machine& machine = Machine::instance();
+        ThreadTeam& team = machine.team(threads_);
+        fp32_.push_back(fma_rate(team));
+        type_.push_back(peak_ == ArithmeticProbe{fma_rate} ? fp32_.back() : peak_(team));
+        read_.push_back(machine.read_rate(threads_));
+        last_ = Clock::now();
+    }
+
+    /// Whether the last probe is long ago.
+    [[nodiscard]] bool due() const { return seconds_since(last_) > interval_seconds; }
+    [[nodiscard]] Limits limits() const { return {median(type_), median(fp32_), median(read_)}; }
+
+  private:
+    static constexpr double interval_seconds = 0.1;
+
+    ArithmeticProbe peak_;
+    Index threads_;
+    Clock::time_point last_;
+    std::vector<double> type_, fp32_, read_;
+};
 
 /// Bytes that the data of a case must reach in turn, so that each step finds its own in DRAM, as a model of many layers does.
 [[nodiscard]] inline double cold_bytes() { return 4.0 * static_cast<double>(last_level_cache_bytes()); }
@@ -170,24 +189,22 @@ inline constexpr double warm_up_seconds = 0.2;
     return *current;
 }
 
-inline void set_counters(benchmark::State& state, const Case& measured, double seconds, const Limits& before,
-                         const Limits& after) {
+inline void set_counters(benchmark::State& state, const Case& measured, double seconds, const Limits& limits) {
     const Work& work = measured.work();
-    const auto mean = [&](double Limits::*limit) { return 0.5 * (before.*limit + after.*limit); };
     const double flops = work.flops / seconds;
     const double bytes = work.bytes / seconds;
     state.counters["GFLOPS"] = 1e-9 * flops;
     state.counters["GBps"] = 1e-9 * bytes;
-    state.counters["peak_pct"] = 100.0 * flops / mean(&Limits::type);
-    state.counters["fp32_pct"] = 100.0 * flops / mean(&Limits::fp32);
-    state.counters["bw_pct"] = 100.0 * bytes / mean(&Limits::read);
+    state.counters["peak_pct"] = 100.0 * flops / limits.type;
+    state.counters["fp32_pct"] = 100.0 * flops / limits.fp32;
+    state.counters["bw_pct"] = 100.0 * bytes / limits.read;
     state.counters["tokens_per_s"] = work.tokens / seconds;
     state.counters["median_s"] = seconds;
     state.counters["flops"] = work.flops;
     state.counters["bytes"] = work.bytes;
-    state.counters["peak_GFLOPS"] = 1e-9 * mean(&Limits::type);
-    state.counters["fp32_GFLOPS"] = 1e-9 * mean(&Limits::fp32);
-    state.counters["dram_GBps"] = 1e-9 * mean(&Limits::read);
+    state.counters["peak_GFLOPS"] = 1e-9 * limits.type;
+    state.counters["fp32_GFLOPS"] = 1e-9 * limits.fp32;
+    state.counters["dram_GBps"] = 1e-9 * limits.read;
     for (const auto& [name, value] : measured.counters) state.counters[name] = value;
     for (const auto& [name, value] : measured.step_counters()) state.counters[name] = value;
 }
@@ -195,7 +212,8 @@ inline void set_counters(benchmark::State& state, const Case& measured, double s
 inline void run_case(benchmark::State& state, const std::string& name, const MakeCase& make) try {
     Case& measured = current_case(name, make);
     const Work& work = measured.work();
-    const Limits before = probe_limits(work.peak, work.threads);
+    Probes probes(work.peak, work.threads);
+    probes.probe();
     std::vector<double> seconds, ratios;
     const auto timed = [](Case& each) {
         const auto start = Clock::now();
@@ -205,9 +223,14 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
     for (auto _ : state) {
         seconds.push_back(timed(measured));
         if (Case* const reference = measured.reference()) ratios.push_back(timed(*reference) / seconds.back());
+        if (!probes.due()) continue;
+        state.PauseTiming();
+        probes.probe();
+        state.ResumeTiming();
     }
+    probes.probe();
     if (!ratios.empty()) state.counters["ratio"] = median(std::move(ratios));
-    set_counters(state, measured, median(std::move(seconds)), before, probe_limits(work.peak, work.threads));
+    set_counters(state, measured, median(std::move(seconds)), probes.limits());
 } catch (const std::bad_alloc&) {
     state.SkipWithError("not enough memory");
 } catch (const std::exception& error) {
