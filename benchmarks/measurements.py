@@ -75,7 +75,7 @@ class Measurements:
         return {(*name.split("/")[1:3], parts["L"]): case for name, parts, case in self.named("accuracy/")}
 
     def limit(self, counter):
-        """Median of a machine limit over the cases of the comparison, probed before, between and after the steps of each; None without any."""
+        """Median of a machine limit over the cases of the comparison, probed between the steps of each; None without any."""
         values = [case[counter] for _, _, case in self.named("compare/")]
         return statistics.median(values) if values else None
 

@@ -92,6 +92,8 @@ class Probes {
 
     /// Whether the last probe is long ago.
     [[nodiscard]] bool due() const { return seconds_since(last_) > interval_seconds; }
+    /// Whether there are enough for a median.
+    [[nodiscard]] bool enough() const { return read_.size() >= 5; }
     [[nodiscard]] Limits limits() const { return {median(type_), median(fp32_), median(read_)}; }
 
   private:
@@ -228,7 +230,9 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
         probes.probe();
         state.ResumeTiming();
     }
-    probes.probe();
+    do {
+        probes.probe();
+    } while (!probes.enough());
     if (!ratios.empty()) state.counters["ratio"] = median(std::move(ratios));
     set_counters(state, measured, median(std::move(seconds)), probes.limits());
 } catch (const std::bad_alloc&) {
