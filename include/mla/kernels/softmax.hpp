@@ -44,7 +44,7 @@ simd::Batch<Arch, A> exponentiate(Index tokens, Index width, const simd::Batch<A
     using Batch = simd::Batch<Arch, A>;
     const auto probability = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
         const Batch score = Batch::load_unaligned(scores + t * width);
-        return simd::exp<Arch, A>(std::is_same_v<U, A> ? score - reference : simd::fms(score, factor, reference));
+        return simd::exp<Arch, A>(std::is_same_v<U, A> ? score - reference : simd::fma(score, factor, -reference));
     };
     Batch total(A(0));
     if constexpr (std::is_same_v<U, A>) {
@@ -73,7 +73,7 @@ simd::Batch<Arch, A> exponentiate_quantised(Index tokens, Index width, const sim
     using Batch = simd::Batch<Arch, A>;
     Batch total(A(0));
     const auto weighted = [&](Index t) MLA_ALWAYS_INLINE_LAMBDA {
-        const Batch p = simd::exp<Arch, A>(simd::fms(Batch::load_unaligned(scores + t * width), factor, reference));
+        const Batch p = simd::exp<Arch, A>(simd::fma(Batch::load_unaligned(scores + t * width), factor, -reference));
         total += p;
         // The largest passes 1 where its score and its maximum were rounded differently.
         return xsimd::min(Batch(A(1)), p) * Batch(weight[t]);

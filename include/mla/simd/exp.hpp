@@ -19,7 +19,7 @@ template <class Arch, Compute A>
         // x = n ln 2 + r, with ln 2 in two parts, the first of which n multiplies exactly
         const Integers n = xsimd::nearbyint_as_int(x * Batch(0x1.715476p+0F));
         const Batch whole = xsimd::to_float(n);
-        const Batch r = simd::fnma(whole, Batch(0x1.7f7d1cp-20F), simd::fnma(whole, Batch(0x1.62e4p-1F), x));
+        const Batch r = simd::fma(whole, Batch(-0x1.7f7d1cp-20F), simd::fma(whole, Batch(-0x1.62e4p-1F), x));
         // The minimax polynomial of degree 6 that begins 1 + r: it errs by less than 4e-9 for |r| up to half of ln 2.
         Batch p(0x1.6a23dp-10F);
         for (const float c : {0x1.123a2p-7F, 0x1.5558f2p-5F, 0x1.555492p-3F, 0x1.fffffcp-2F, 1.0F, 1.0F})

@@ -1,5 +1,5 @@
-// Fused multiply-adds. xsimd 8.1 has none for AVX-512 and writes a product and a sum there. GCC fuses the two; Clang does not, and
-// kernels ran at half their speed.
+// The fused multiply-add. xsimd 8.1 has none for AVX-512 and writes a product and a sum there. GCC fuses the two; Clang does not,
+// and kernels ran at half their speed.
 #pragma once
 
 #include "mla/simd/batch.hpp"
@@ -10,7 +10,7 @@
 
 namespace mla::simd {
 
-/// a · b + c.
+/// a · b + c, rounded once where the CPU can.
 template <Compute A, class Arch>
 MLA_ALWAYS_INLINE xsimd::batch<A, Arch> fma(const xsimd::batch<A, Arch>& a, const xsimd::batch<A, Arch>& b,
                                             const xsimd::batch<A, Arch>& c) {
@@ -19,28 +19,6 @@ MLA_ALWAYS_INLINE xsimd::batch<A, Arch> fma(const xsimd::batch<A, Arch>& a, cons
     if constexpr (std::is_base_of_v<xsimd::avx512f, Arch> && std::is_same_v<A, double>) return _mm512_fmadd_pd(a, b, c);
 #endif
     return xsimd::fma(a, b, c);
-}
-
-/// a · b − c.
-template <Compute A, class Arch>
-MLA_ALWAYS_INLINE xsimd::batch<A, Arch> fms(const xsimd::batch<A, Arch>& a, const xsimd::batch<A, Arch>& b,
-                                            const xsimd::batch<A, Arch>& c) {
-#if defined(__AVX512F__)
-    if constexpr (std::is_base_of_v<xsimd::avx512f, Arch> && std::is_same_v<A, float>) return _mm512_fmsub_ps(a, b, c);
-    if constexpr (std::is_base_of_v<xsimd::avx512f, Arch> && std::is_same_v<A, double>) return _mm512_fmsub_pd(a, b, c);
-#endif
-    return xsimd::fms(a, b, c);
-}
-
-/// c − a · b.
-template <Compute A, class Arch>
-MLA_ALWAYS_INLINE xsimd::batch<A, Arch> fnma(const xsimd::batch<A, Arch>& a, const xsimd::batch<A, Arch>& b,
-                                             const xsimd::batch<A, Arch>& c) {
-#if defined(__AVX512F__)
-    if constexpr (std::is_base_of_v<xsimd::avx512f, Arch> && std::is_same_v<A, float>) return _mm512_fnmadd_ps(a, b, c);
-    if constexpr (std::is_base_of_v<xsimd::avx512f, Arch> && std::is_same_v<A, double>) return _mm512_fnmadd_pd(a, b, c);
-#endif
-    return xsimd::fnma(a, b, c);
 }
 
 }  // namespace mla::simd
