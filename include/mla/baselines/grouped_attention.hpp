@@ -58,19 +58,19 @@ void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcep
     for (KeyRange rest = item.keys; rest.begin < rest.end;) {
         const Index t = std::exchange(rest.begin, rest.begin + keys.size());
         const KeyRange& after = rest.begin < rest.end ? rest : item.following;
-        const auto next = list(cache.keys, after);
-        const auto next_values = list(cache.values, after);
+        auto next = list(cache.keys, after);
+        auto next_values = list(cache.values, after);
         if (item.rows.few()) {
-            // Values are wanted right after their keys, the next keys after those.
-            const simd::Prefetch fetch_values = values.prefetch(dim, few_score_steps<Arch, A>(item.rows.rows, keys.size(), dim));
-            const simd::Prefetch fetch_next = next.prefetch(dim, few_value_steps<Arch, A>(item.rows.rows, keys.size(), dim));
-            if (few_in_place<Arch, A, C>(dim)) {
-                attend_few<Arch>(item.rows, Block<C>{keys, values, dim, t}, item.scores, fetch_values, fetch_next);
+            next.cover(keys);
+            next_values.cover(values);
+            if (few_in_place<Arch, A, C>(dim, dim)) {
+                // Values are wanted right after their keys, the next keys after those.
+                attend_few<Arch>(item.rows, Block<C>{keys, values, dim, t}, item.scores, values, next);
             } else {
                 const auto read = [&](const C* row, A* target) { format.template read<Arch>(row, target); };
                 const Block<A> copies{copy_rows(keys, dim, item.staged, read),
                                       copy_rows(values, dim, item.staged + staged_elements<A>(dim), read), dim, t};
-                attend_few<Arch>(item.rows, copies, item.scores, {}, {});
+                attend_few<Arch>(item.rows, copies, item.scores, next, next_values);
             }
         } else {
             const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, keys.size(), dim, dim);

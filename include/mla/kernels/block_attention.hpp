@@ -16,7 +16,8 @@ void mask_panel(const RowGroup<A>& group, const Panel& panel, Index begin, A* sc
             limit[r] = static_cast<A>(std::clamp<Index>(group.visible[panel.row + r] - begin, 0, panel.tokens));
         mask_scores<Arch>(panel.tokens, Width, limit, scores);
     }
-    if (!group.tree.empty()) mask_tree(group, panel.row, Width, begin, panel.tokens, scores, Index{1}, Width);
+    if (!group.tree.empty())
+        mask_tree(group, panel.row, Width, begin, panel.tokens, [=](Index r, Index t) -> A& { return scores[t * Width + r]; });
 }
 
 /// Steps of prefetching while `rows` rows attend to one block of `tokens`.

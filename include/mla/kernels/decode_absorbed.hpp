@@ -26,15 +26,15 @@ template <class Arch, Compute A, CacheElement C>
     return {copies, copies, format.latent_dim, begin};
 }
 
-/// Lets few rows attend to one block: to its rows where they lie, or to copies.
+/// Lets few rows attend to one block: to its rows where they lie, or to copies. Fetches `next` meanwhile.
 template <class Arch, Compute A, CacheElement C>
 void attend_few_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin,
-                        const simd::Prefetch& next) noexcept {
+                        const RowList<C>& next) noexcept {
     if constexpr (Storage<C>) {
-        if (few_in_place<Arch, A, C>(format.latent_dim))
-            return attend_few<Arch>(item.rows, Block<C>{rows, rows, format.latent_dim, begin}, item.scores, {}, next);
+        if (few_in_place<Arch, A, C>(format.values(), format.latent_dim))
+            return attend_few<Arch>(item.rows, Block<C>{rows, rows, format.latent_dim, begin}, item.scores, next, next);
     }
-    attend_few<Arch>(item.rows, copy_latents<Arch>(item, rows, format, begin), item.scores, {}, next);
+    attend_few<Arch>(item.rows, copy_latents<Arch>(item, rows, format, begin), item.scores, next, next);
 }
 
 /// Whether a block of C is converted once for keys and values, and not for each by pieces that stay in L1: scaled values are dear
@@ -66,16 +66,18 @@ void attend_latents(const SplitItem<A>& item, const RowFormat<C>& format, View v
     auto rows = list(item.keys);
     for (KeyRange rest = item.keys; rest.begin < rest.end;) {
         const Index begin = std::exchange(rest.begin, rest.begin + rows.size());
-        const auto next = list(rest.begin < rest.end ? rest : item.following);
-        const Index steps = item.rows.few() ? few_value_steps<Arch, A>(item.rows.rows, rows.size(), format.latent_dim)
-                                            : prefetch_steps<Arch, A, Unit<Arch, A, C>>(item.rows.rows, rows.size(),
-                                                                                        format.values(), format.latent_dim);
-        // Of a block that no item has fetched the rest is fetched while the first keys are scored.
-        const bool fetched = item.rows.few() || item.fetched || begin > item.keys.begin;
-        const Index first = fetched ? rows.size() : std::min(rows.size(), scored_tokens);
-        const auto fetch = rows.prefetch(first, next, format.elements(), steps);
-        item.rows.few() ? attend_few_latents<Arch>(item, rows, format, begin, fetch)
-                        : attend_many_latents<Arch>(item, rows, format, begin, fetch);
+        auto next = list(rest.begin < rest.end ? rest : item.following);
+        if (item.rows.few()) {
+            next.cover(rows);
+            attend_few_latents<Arch>(item, rows, format, begin, next);
+        } else {
+            const Index steps = prefetch_steps<Arch, A, Unit<Arch, A, C>>(item.rows.rows, rows.size(), format.values(),
+                                                                          format.latent_dim);
+            // Of a block that no item has fetched the rest is fetched while the first keys are scored.
+            const bool fetched = item.fetched || begin > item.keys.begin;
+            const Index first = fetched ? rows.size() : std::min(rows.size(), scored_tokens);
+            attend_many_latents<Arch>(item, rows, format, begin, rows.prefetch(first, next, format.elements(), steps));
+        }
         rows = next;
     }
 }

@@ -1,7 +1,12 @@
 // Attention of one to four rows: one head, or the few heads that share a key in grouped-query attention. Vectors then run
 // along the values of a key rather than along the rows, of which there are too few to fill one, and keys and values are
-// converted as they are loaded: each cached byte is read once and there is nothing to reuse it for.
+// converted as they are loaded: each cached byte is read once and there is nothing to reuse it for. DRAM bounds it, so a part of a
+// row that is wanted soon is fetched with every part that is read: four lines at a time took up to a tenth longer.
 #pragma once
+
+#include <bit>
+#include <cmath>
+#include <numeric>
 
 #include "mla/kernels/block_attention.hpp"
 #include "mla/simd/exp.hpp"
@@ -11,24 +16,40 @@
 
 namespace mla::detail {
 
-/// Keys that R rows are scored against at a time: as many as make whole vectors of scores. Of 32 registers 4×4 sums, two
-/// vectors of a key and of each query take 26; of 16, 4×2 sums and a key take 10, and queries stay in memory.
+/// How the scores of R rows lie: groups of as many keys as make whole vectors of scores, [R, keys] each.
+/// With 32 registers 4×4 sums, two vectors of a key and of each query take 26; with 16, 4×2 sums and a key take 10, and queries
+/// stay in memory.
 template <class Arch, int R, Compute A>
-inline constexpr int few_keys = static_cast<int>(std::max<Index>(simd::lanes<Arch, A>, 8)) / R;
+struct FewScores {
+    static constexpr Index lanes = simd::lanes<Arch, A>;
+    static constexpr int keys = static_cast<int>(std::max<Index>(lanes, 8)) / R;
+    static constexpr int size = R * keys;
+    static constexpr int vectors = size / static_cast<int>(lanes);
 
-/// Whether few rows read keys and values of C where they lie: when whole vectors make a value.
-template <class Arch, Compute A, class C>
-[[nodiscard]] constexpr bool few_in_place(Index value_dim) noexcept {
-    return Storage<C> && value_dim % simd::lanes<Arch, A> == 0;
+    [[nodiscard]] static constexpr Index place(Index row, Index key) noexcept {
+        return key / keys * size + row * keys + key % keys;
+    }
+};
+
+/// Rows that `rows` few rows are computed as: a third takes a fourth along, with a zero query.
+[[nodiscard]] constexpr Index few_padded(Index rows) noexcept {
+    return static_cast<Index>(std::bit_ceil(static_cast<std::size_t>(rows)));
 }
 
-/// Where value k of a query of few rows lies, which meets keys of K two vectors at a time.
+/// Whether few rows read keys and values of C where they lie: when whole vectors make them.
+template <class Arch, Compute A, class C>
+[[nodiscard]] constexpr bool few_in_place(Index depth, Index value_dim) noexcept {
+    return Storage<C> && depth % simd::lanes<Arch, A> == 0 && value_dim % simd::lanes<Arch, A> == 0;
+}
+
+/// Where value k of query `row` of `rows` lies, which meets keys of K two vectors at a time: [pairs of vectors][row][values].
 template <class Arch, Compute A, class K>
-[[nodiscard]] constexpr Index few_place(Index k, Index depth) noexcept {
+[[nodiscard]] constexpr Index few_place(Index row, Index rows, Index k, Index depth) noexcept {
     constexpr Index width = simd::lanes<Arch, A>;
-    const Index place = k % (2 * width);
-    if (!simd::loads_by_parity<A, K> || k - place + 2 * width > depth) return k;
-    return k - place + place % 2 * width + place / 2;
+    const Index in_pair = k % (2 * width);
+    const Index pair = (k - in_pair) * rows + row * 2 * width;
+    if (!simd::loads_by_parity<A, K> || k - in_pair + 2 * width > depth) return pair + in_pair;
+    return pair + in_pair % 2 * width + in_pair / 2;
 }
 
 /// Rows of values whose vectors are loaded two by two.
@@ -37,88 +58,123 @@ struct ParityRows : ListedRows<K> {
     static constexpr bool by_parity = true;
 };
 
-/// sums[r T + t] = lanewise partial products of query row r and key t of T keys, over the whole vectors of [0, depth).
-/// R + T loads feed R·T products.
-template <class Arch, int R, int T, Compute A, Storage K>
-MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, Index depth, Index stride, const A* queries, simd::Batch<Arch, A>* sums,
-                                    simd::Prefetch& next) noexcept {
+/// Rows that, whenever one is read, bring the same part, of `Count` values, of another into L2.
+template <class Rows, class F, Index Count>
+struct FetchingRows : Rows {
+    const void* const* others;
+    Index first;  ///< of their values
+
+    [[nodiscard]] MLA_ALWAYS_INLINE auto row(Index k) const noexcept {
+        simd::prefetch_values<Count>(static_cast<const F*>(others[k]) + first);
+        return Rows::row(k);
+    }
+    MLA_ALWAYS_INLINE void advance(Index k) {
+        Rows::advance(k);
+        others += k;
+    }
+};
+
+/// Probabilities as scores lie, as the product tile reads them.
+template <class Scores, Compute A>
+struct FewOperand {
+    static constexpr int pass = Scores::keys;
+    const A* data;
+    MLA_ALWAYS_INLINE const A* at(Index row, Index k) const { return data + row * Scores::keys + k; }
+    MLA_ALWAYS_INLINE void advance(Index k) { data += k == Scores::keys ? Scores::size : k; }
+};
+
+/// sums[r T + t] = lanewise partial products of query r and key t of T keys, over whole vectors of `depth`, and fetches as much
+/// of T other rows. R + T loads feed R·T products.
+template <class Arch, int R, int T, Compute A, Storage K, class F>
+MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others, Index depth, const A* queries,
+                                    simd::Batch<Arch, A>* sums) noexcept {
     using Batch = simd::Batch<Arch, A>;
     constexpr Index width = simd::lanes<Arch, A>;
     Batch sum[simd::extent<R * T>];
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Batch(A(0)); });
     const auto add = [&](const Batch& key, auto t, const A* query) MLA_ALWAYS_INLINE_LAMBDA {
         simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA {
-            sum[r * T + t] = simd::fma(key, Batch::load_unaligned(query + r * stride), sum[r * T + t]);
+            sum[r * T + t] = simd::fma(key, Batch::load_unaligned(query + r * 2 * width), sum[r * T + t]);
         });
     };
     Index k = 0;
-    for (; k + 2 * width <= depth; k += 2 * width) {
+    for (; k + 2 * width <= depth; k += 2 * width, queries += R * 2 * width) {
         simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA {
             Batch first, second;
             simd::load_two<Arch, A>(keys[t] + k, first, second);
-            add(first, t, queries + k);
-            add(second, t, queries + k + width);
+            simd::prefetch_values<2 * width>(others[t] + k);
+            add(first, t, queries);
+            add(second, t, queries + width);
         });
-        next.step();
     }
-    if (k < depth) {
-        simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Arch, A>(keys[t] + k), t, queries + k); });
-        next.step();
-    }
+    if (k < depth)
+        simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Arch, A>(keys[t] + k), t, queries); });
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i] = sum[i]; });
 }
 
-/// scores [R, block_tokens] = rows of queries [R, depth], placed by few_place, · keys.
-template <class Arch, int R, Compute A, Storage K>
-void score_few(const Block<K>& block, Index tokens, Index depth, const A* queries, A* scores, simd::Prefetch& next) noexcept {
-    constexpr Index width = simd::lanes<Arch, A>;
-    constexpr int T = few_keys<Arch, R, A>;
-    const Index whole = depth / width * width;
+/// Scores of the rows of queries [R, depth], placed by few_place, and the first `tokens` keys.
+template <class Arch, int R, Compute A, Storage K, class F>
+void score_few(const Block<K>& block, const RowList<F>& others, Index tokens, Index depth, const A* queries, A* scores) noexcept {
+    using Scores = FewScores<Arch, R, A>;
+    constexpr int T = Scores::keys;
     for (Index first = 0; first < tokens; first += T) {
         const K* keys[simd::extent<T>];
-        for (Index t = 0; t < T; ++t) keys[t] = block.key_rows[std::min(first + t, tokens - 1)];
-        simd::Batch<Arch, A> sums[simd::extent<R * T>];
-        multiply_few<Arch, R, T>(keys, whole, depth, queries, sums, next);
-        alignas(64) A products[simd::extent<R * T>];
-        for (Index i = 0; i < R * T; i += width) simd::sum_lanes_of_each<Arch, A>(sums + i).store_aligned(products + i);
-        for (Index r = 0; r < R; ++r) {
-            for (Index t = 0; t < T; ++t)
-                for (Index k = whole; k < depth; ++k)
-                    products[r * T + t] =
-                        simd::multiply_add(queries[r * depth + k], simd::convert<A>(keys[t][k]), products[r * T + t]);
-            std::copy_n(products + r * T, T, scores + r * block_tokens + first);
+        const F* fetched[simd::extent<T>];
+        for (Index t = 0; t < T; ++t) {
+            keys[t] = block.key_rows[std::min(first + t, tokens - 1)];
+            fetched[t] = others[std::min(first + t, tokens - 1)];
         }
+        simd::Batch<Arch, A> sums[simd::extent<Scores::size>];
+        multiply_few<Arch, R, T>(keys, fetched, round_up(depth, Scores::lanes), queries, sums);
+        for (Index i = 0; i < Scores::size; i += Scores::lanes, scores += Scores::lanes)
+            simd::sum_lanes_of_each<Arch, A>(sums + i).store_unaligned(scores);
     }
 }
 
-/// Softmax of one row of scores [tokens], the first `visible` of which count; returns what its sum and output so far must be
-/// multiplied by.
-template <class Arch, Compute A>
-A softmax_row(Index tokens, Index visible, A* scores, A& max, A& sum, simd::Prefetch& next) noexcept {
+/// Turns scores into probabilities, raises the rows' running maxima, and sets what their outputs so far must be multiplied by.
+template <class Arch, int R, Compute A>
+void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) noexcept {
     using Batch = simd::Batch<Arch, A>;
-    constexpr Index width = simd::lanes<Arch, A>;
+    using Scores = FewScores<Arch, R, A>;
     constexpr A nothing = -std::numeric_limits<A>::infinity();
-    std::fill(scores + visible, scores + round_up(tokens, width), nothing);
-    Batch highest(nothing);
-    for (Index t = 0; t < visible; t += width) highest = xsimd::max(highest, Batch::load_unaligned(scores + t));
-    A reference = std::max(max, simd::largest_lane<Arch, A>(highest));
-    const A before = max;
-    max = reference;
-    if (reference == nothing) reference = A(0);
-    Batch total(A(0));
-    for (Index t = 0; t < tokens; t += width) {
-        const Batch p = simd::exp<Arch, A>(Batch::load_unaligned(scores + t) - Batch(reference));
-        total += p;
-        p.store_unaligned(scores + t);
-        next.step();
+    const A* const end = scores + divide_up(tokens, Index{Scores::keys}) * Scores::size;
+    const auto each_vector = [&](auto f) MLA_ALWAYS_INLINE_LAMBDA {
+        for (A* cell = scores; cell < end; cell += Scores::size)
+            simd::unroll<Scores::vectors>([&](auto v) MLA_ALWAYS_INLINE_LAMBDA { f(v, cell + v * Scores::lanes); });
+    };
+    Batch vectors[simd::extent<Scores::vectors>];
+    alignas(64) A lanes[simd::extent<Scores::size>];
+    const auto set = [&](A value) MLA_ALWAYS_INLINE_LAMBDA {
+        for (Batch& vector : vectors) vector = Batch(value);
+    };
+    const auto store = [&] MLA_ALWAYS_INLINE_LAMBDA {
+        for (Index v = 0; v < Scores::vectors; ++v) vectors[v].store_aligned(lanes + v * Scores::lanes);
+    };
+    set(nothing);
+    each_vector([&](auto v, const A* cell) MLA_ALWAYS_INLINE_LAMBDA {
+        vectors[v] = xsimd::max(vectors[v], Batch::load_unaligned(cell));
+    });
+    store();
+    for (Index r = 0; r < R; ++r) {
+        A* const row = lanes + r * Scores::keys;
+        const A before = group.max[r];
+        group.max[r] = std::max(before, *std::max_element(row, row + Scores::keys));
+        const A reference = group.max[r] == nothing ? A(0) : group.max[r];
+        std::fill_n(row, Scores::keys, reference);
+        rescale[r] = before == reference ? A(1) : std::exp(before - reference);  // the maximum seldom moves
     }
-    const A factor = simd::exp<Arch, A>(Batch(before - reference)).get(0);
-    sum = sum * factor + xsimd::hadd(total);
-    return factor;
+    Batch reference[simd::extent<Scores::vectors>];
+    for (Index v = 0; v < Scores::vectors; ++v) reference[v] = Batch::load_aligned(lanes + v * Scores::lanes);
+    set(A(0));
+    each_vector([&](auto v, A* cell) MLA_ALWAYS_INLINE_LAMBDA {
+        const Batch p = simd::exp<Arch, A>(Batch::load_unaligned(cell) - reference[v]);
+        vectors[v] += p;
+        p.store_unaligned(cell);
+    });
+    store();
+    for (Index r = 0; r < R; ++r)
+        group.sum[r] = std::accumulate(lanes + r * Scores::keys, lanes + (r + 1) * Scores::keys, group.sum[r] * rescale[r]);
 }
-
-/// Tokens between two steps of prefetching.
-inline constexpr Index few_step = 2;
 
 /// Vectors of values summed at a time by `rows` rows. R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as
 /// wide with 16.
@@ -128,25 +184,23 @@ template <class Arch>
     return simd::vector_registers<Arch> == 32 || rows == 1 ? widest : widest / 2;
 }
 
-/// out [R, value_dim] = rescale · out + P · values, with P [R, block_tokens].
-template <class Arch, int R, Compute A, Storage K>
-void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* rescale, A* out, Index out_stride,
-                    simd::Prefetch& next) noexcept {
+/// out [R, value_dim] = rescale · out + P · values of the first `tokens` keys.
+template <class Arch, int R, Compute A, Storage K, class F>
+void accumulate_few(const Block<K>& block, const RowList<F>& others, Index tokens, const A* p, const A* rescale, A* out,
+                    Index out_stride) noexcept {
     constexpr int widest = few_vectors<Arch>(R);
     constexpr Index width = simd::lanes<Arch, A>;
     const Index vectors = divide_up(block.value_dim, width);
     Index vector = 0;
     const auto strips = [&]<int N>(std::integral_constant<int, N>) {
+        constexpr bool by_parity = simd::loads_by_parity<A, K> && N % 2 == 0;
+        using Rows = std::conditional_t<by_parity, ParityRows<K>, ListedRows<K>>;
         for (; vector + N <= vectors; vector += N) {
             simd::Tile<Arch, A, R, N> tile;
             tile.clear();
-            simd::RowsOperand<A, R> probabilities(p, block_tokens);
-            constexpr bool by_parity = simd::loads_by_parity<A, K> && N % 2 == 0;
-            std::conditional_t<by_parity, ParityRows<K>, ListedRows<K>> values{block.template values<N>(vector * width)};
-            for (Index t = 0; t < tokens; t += few_step) {
-                tile.multiply(std::min(few_step, tokens - t), probabilities, values);
-                next.step();
-            }
+            FewOperand<FewScores<Arch, R, A>, A> probabilities{p};
+            FetchingRows<Rows, F, N * width> values{Rows{block.template values<N>(vector * width)}, others.data(), vector * width};
+            tile.multiply(tokens, probabilities, values);
             if constexpr (by_parity) tile.interleave_columns();
             tile.add_to_scaled(out + vector * width, out_stride, rescale);
         }
@@ -156,48 +210,33 @@ void accumulate_few(const Block<K>& block, Index tokens, const A* p, const A* re
     strips(std::integral_constant<int, 1>{});
 }
 
-template <class Arch, int R, Compute A, Storage K>
-void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, simd::Prefetch values,
-                 simd::Prefetch next) noexcept {
+template <class Arch, int R, Compute A, Storage K, class F>
+void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, const RowList<F>& with_keys,
+                 const RowList<F>& with_values) noexcept {
     const Index tokens = std::min(block.count(), group.visible[group.rows - 1] - block.begin);
     if (tokens <= 0) return;
-    score_few<Arch, R>(block, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores, values);
-    if (!group.tree.empty()) mask_tree(group, Index{0}, Index{R}, block.begin, tokens, scores, block_tokens, Index{1});
+    using Scores = FewScores<Arch, R, A>;
+    const auto score = [=](Index row, Index t) -> A& { return scores[Scores::place(row, t)]; };
+    score_few<Arch, R>(block, with_keys, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores);
+    if (!group.tree.empty()) mask_tree(group, Index{0}, Index{R}, block.begin, tokens, score);
+    for (Index r = 0; r < R; ++r)
+        for (Index t = std::clamp<Index>(group.visible[r] - block.begin, 0, tokens); t < round_up(tokens, Index{Scores::keys}); ++t)
+            score(r, t) = -std::numeric_limits<A>::infinity();
     A rescale[simd::extent<R>];
-    for (Index r = 0; r < R; ++r) {
-        const Index visible = std::clamp<Index>(group.visible[r] - block.begin, 0, tokens);
-        rescale[r] = softmax_row<Arch>(tokens, visible, scores + r * block_tokens, group.max[r], group.sum[r], next);
-    }
-    accumulate_few<Arch, R>(block, tokens, scores, rescale, group.out, group.out_stride, next);
-}
-
-/// Steps of prefetching in scoring `tokens` keys of `depth` values by `rows` rows.
-template <class Arch, Compute A>
-[[nodiscard]] constexpr Index few_score_steps(Index rows, Index tokens, Index depth) noexcept {
-    const Index keys = rows == 1 ? few_keys<Arch, 1, A> : rows == 2 ? few_keys<Arch, 2, A> : few_keys<Arch, 4, A>;
-    return divide_up(tokens, keys) * std::max<Index>(divide_up(depth / simd::lanes<Arch, A>, Index{2}), 1);
-}
-
-/// Steps of prefetching in multiplying the values of `tokens` keys, `value_dim` each, by `rows` rows.
-template <class Arch, Compute A>
-[[nodiscard]] constexpr Index few_value_steps(Index rows, Index tokens, Index value_dim) noexcept {
-    constexpr Index width = simd::lanes<Arch, A>;
-    return rows * divide_up(tokens, width) +
-           divide_up(divide_up(value_dim, width), few_vectors<Arch>(rows)) * divide_up(tokens, few_step);
+    softmax_few<Arch, R>(group, tokens, scores, rescale);
+    accumulate_few<Arch, R>(block, with_values, tokens, scores, rescale, group.out, group.out_stride);
 }
 
 /// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows ×
-/// block_tokens. Keys and values may be of any storage type; `values` is fetched while keys are scored, `next` while values are
-/// summed.
-template <class Arch, Compute A, Storage K>
-void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, const simd::Prefetch& values,
-                const simd::Prefetch& next) noexcept {
-    switch (group.rows) {
-        case 1: return attend_rows<Arch, 1>(group, block, scores, values, next);
-        case 2: return attend_rows<Arch, 2>(group, block, scores, values, next);
-        default:
-            return attend_rows<Arch, 4>(group, block, scores, values,
-                                        next);  // a third row takes a fourth along, with zero queries
+/// block_tokens. Keys and values may be of any storage type; with each key that is scored as many values of a row of `with_keys`
+/// are fetched, with each value one of `with_values`. Both list a row for every key of the block.
+template <class Arch, Compute A, Storage K, class F>
+void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, const RowList<F>& with_keys,
+                const RowList<F>& with_values) noexcept {
+    switch (few_padded(group.rows)) {
+        case 1: return attend_rows<Arch, 1>(group, block, scores, with_keys, with_values);
+        case 2: return attend_rows<Arch, 2>(group, block, scores, with_keys, with_values);
+        default: return attend_rows<Arch, 4>(group, block, scores, with_keys, with_values);
     }
 }
 

@@ -109,14 +109,15 @@ void pack_panels(const RowGroup<A>& group, Index latent_dim, A scale, const Shar
     }
 }
 
-/// The same as rows, of a group of few that meet keys of K.
+/// The same of a group of few rows that meet keys of K.
 template <class Arch, class K, Compute A, class Query>
 void pack_few(const RowGroup<A>& group, A scale, Query query) noexcept {
     A* target = reinterpret_cast<A*>(group.queries);
-    std::fill_n(target, few_rows * group.depth, A(0));
-    for (Index r = 0; r < group.rows; ++r, target += group.depth) {
+    const Index rows = few_padded(group.rows);
+    std::fill_n(target, rows * round_up(group.depth, 2 * simd::lanes<Arch, A>), A(0));
+    for (Index r = 0; r < group.rows; ++r) {
         const A* const values = query(r);
-        for (Index k = 0; k < group.depth; ++k) target[few_place<Arch, A, K>(k, group.depth)] = values[k] * scale;
+        for (Index k = 0; k < group.depth; ++k) target[few_place<Arch, A, K>(r, rows, k, group.depth)] = values[k] * scale;
     }
 }
 
@@ -126,7 +127,7 @@ template <class Arch, class U, class C, Compute A, class Query>
 void pack_queries(const RowGroup<A>& group, Index latent_dim, A scale, const Share& share, Query query) noexcept {
     if (!group.few()) return pack_panels<Arch, U>(group, latent_dim, scale, share, query);
     if (share.index > 0) return;
-    few_in_place<Arch, A, C>(latent_dim) ? pack_few<Arch, C>(group, scale, query) : pack_few<Arch, A>(group, scale, query);
+    few_in_place<Arch, A, C>(group.depth, latent_dim) ? pack_few<Arch, C>(group, scale, query) : pack_few<Arch, A>(group, scale, query);
 }
 
 }  // namespace mla::detail

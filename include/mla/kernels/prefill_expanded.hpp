@@ -72,7 +72,9 @@ Block<A> expand_block(const View& cache, const ExpansionWeights<S>& weights, Ind
     linear_panels<Arch, A>(latents, weights.value, head, 0, weights.value.panels(),
                            MatrixView<A>(scratch.values, count, value_dim, scratch.value_stride));
     for (Index t = 0; t < count; ++t) {
-        std::copy_n(latents.row(t) + cache.latent_dim, cache.rope_dim, scratch.keys + t * scratch.key_stride + nope);
+        A* const key = scratch.keys + t * scratch.key_stride;
+        A* const end = std::copy_n(latents.row(t) + cache.latent_dim, cache.rope_dim, key + nope);
+        std::fill(end, key + scratch.key_stride, A(0));
         std::fill_n(scratch.values + t * scratch.value_stride + value_dim, scratch.value_stride - value_dim, A(0));
     }
     Block<A> block{.key_rows = {}, .value_rows = {}, .value_dim = value_dim, .begin = begin};
@@ -110,7 +112,7 @@ auto round_block(const Block<float>& block, const ExpandedScratch<Arch, float>& 
 /// Lets a group attend to a block in units U.
 template <class Arch, class U, Compute A>
 void attend_expanded(const Block<A>& block, const ExpandedScratch<Arch, A>& scratch) noexcept {
-    if (scratch.group.few()) return attend_few<Arch>(scratch.group, block, scratch.scores, {}, {});
+    if (scratch.group.few()) return attend_few<Arch>(scratch.group, block, scratch.scores, block.key_rows, block.value_rows);
     if constexpr (std::is_same_v<U, A>) {
         attend_block<Arch>(scratch.group, block, scratch.scores, {});
     } else {

@@ -142,16 +142,14 @@ void set_visible(const RowGroup<A>& group, Index first, Index step) noexcept {
     }
 }
 
-/// Sets scores of drafted tokens that the tree hides to −inf. Score of row `row` and token t of a block from key `begin` on:
-/// scores[row·row_step + t·token_step].
-template <Compute A>
-void mask_tree(const RowGroup<A>& group, Index first, Index rows, Index begin, Index tokens, A* scores, Index row_step,
-               Index token_step) noexcept {
+/// Sets scores of drafted tokens that the tree hides from rows [first, first + rows) to −inf. `score(row, t)`: the score of row
+/// first + row and token t of a block of `tokens` from key `begin` on.
+template <Compute A, class Score>
+void mask_tree(const RowGroup<A>& group, Index first, Index rows, Index begin, Index tokens, Score score) noexcept {
     for (Index t = std::max<Index>(group.tree.begin - begin, 0); t < tokens; ++t)
         for (Index r = 0; r < rows; ++r) {
             const Index query = (group.first_row + std::min(first + r, group.rows - 1)) / group.heads;
-            if (!group.tree.visible(query, begin + t - group.tree.begin))
-                scores[r * row_step + t * token_step] = -std::numeric_limits<A>::infinity();
+            if (!group.tree.visible(query, begin + t - group.tree.begin)) score(r, t) = -std::numeric_limits<A>::infinity();
         }
 }
 

@@ -23,6 +23,10 @@ class RowList {
         for (Index i = 0; i < count; ++i) end[i] = first + i * stride;
         size_ += count;
     }
+    /// Lists rows of `other` past its own, so that every index of `other` finds a row here too; the size stays.
+    void cover(const RowList& other) noexcept {
+        for (Index i = size_; i < other.size_; ++i) rows_[static_cast<std::size_t>(i)] = other.rows_[static_cast<std::size_t>(i)];
+    }
     [[nodiscard]] Index size() const noexcept { return size_; }
     [[nodiscard]] const T* operator[](Index index) const noexcept {
         return static_cast<const T*>(rows_[static_cast<std::size_t>(index)]);

@@ -43,9 +43,13 @@ struct SegmentTotals {
     Index chunks = 0;
     Index slot_rows = 0;  ///< of the largest group
 
-    /// Packed queries of a group: in pairs, an odd latent and an odd rope key take a value more each.
+    /// Values that a packed query may take beside its own: in pairs one each of an odd latent and an odd rope key; and few rows
+    /// lie in pairs of vectors, below 8 values a row of the slot.
+    static constexpr Index padding = 8;
+
+    /// Packed queries of a group.
     [[nodiscard]] Index slot_bytes(Index rows) const noexcept {
-        return round_up(rows * (depth + 2) * static_cast<Index>(sizeof(A)), static_cast<Index>(scratch_alignment));
+        return round_up(rows * (depth + padding) * static_cast<Index>(sizeof(A)), static_cast<Index>(scratch_alignment));
     }
 
     /// Gives the segment its place behind those before it.
@@ -88,7 +92,7 @@ struct SegmentTotals {
             total.state_rows += std::min(SplitPlan::wanted_items * group_rows,
                                          group_rows + (SplitPlan::wanted_items - 1) * count * total.slot_rows);
             total.query_bytes +=
-                group_rows * (depth + 2) * static_cast<Index>(sizeof(A)) + groups * static_cast<Index>(scratch_alignment);
+                group_rows * (depth + padding) * static_cast<Index>(sizeof(A)) + groups * static_cast<Index>(scratch_alignment);
             total.chunks += count + divide_up(rows, merge_rows);
         };
         add(requests);

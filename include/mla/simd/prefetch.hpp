@@ -5,9 +5,17 @@
 #include <span>
 #include <utility>
 
-#include "mla/core/types.hpp"
+#include "mla/simd/batch.hpp"
 
 namespace mla::simd {
+
+/// Brings `Count` values into L2.
+template <Index Count, class T>
+MLA_ALWAYS_INLINE void prefetch_values(const T* values) noexcept {
+    constexpr Index line = 64 / static_cast<Index>(sizeof(T));
+    unroll<static_cast<int>(divide_up(Count, line))>(
+        [=](auto i) MLA_ALWAYS_INLINE_LAMBDA { __builtin_prefetch(values + i * line, 0, 2); });
+}
 
 /// Brings the lines of some rows into L2 in order, at each step those that are due, so that the requests spread evenly over the
 /// arithmetic that hides them. Bursts would fill the miss buffers and stall the loads beside them: with 16 heads over floats in
