@@ -169,26 +169,33 @@ inline constexpr ArithmeticProbe dot_rate<int8> = simd::has_dot_int8<Arch>    ? 
 /// Reads memory in order, over and over, a piece a burst; each thread of a team has its own part of it.
 class Reader {
   public:
-    explicit Reader(Index bytes) : size_(round_up(bytes / 4, piece)), data_(random_values<float>(size_)) {}
+    explicit Reader(Index bytes) : size_(round_up(bytes / 4, piece)), data_(random_values<float>(size_ + fetched_ahead)) {}
 
     /// Bytes a second of all threads. A probe goes on where the last one stopped.
-    [[nodiscard]] double rate(ThreadTeam& team) {
+    [[nodiscard]] double rate(ThreadTeam& team) { return rate(team, sum); }
+
+    /// The same where each line is fetched ahead and meets products of vectors, about as many as in attention of 4 rows over bf16.
+    [[nodiscard]] double multiply_rate(ThreadTeam& team) { return rate(team, multiply); }
+
+  private:
+    static constexpr Index piece = 1 << 15;  ///< floats: 128 KiB
+    static constexpr Index fetched_ahead = 6 << 10;
+    static constexpr int line_products = 16;
+
+    struct alignas(64) Position {
+        Index value = 0;
+    };
+
+    [[nodiscard]] double rate(ThreadTeam& team, void (*read)(const float*)) {
         const Index part = size_ / team.concurrency() / piece * piece;
         positions_.resize(static_cast<std::size_t>(std::max(team.concurrency(), static_cast<Index>(positions_.size()))));
         return bench::rate(team, [&](Index thread) {
             Index& position = positions_[static_cast<std::size_t>(thread)].value;
             position = (position + piece) % part;
-            sum(data_.get() + thread * part + position);
+            read(data_.get() + thread * part + position);
             return 4.0 * static_cast<double>(piece);
         });
     }
-
-    static constexpr Index piece = 1 << 15;  ///< floats: 128 KiB
-
-  private:
-    struct alignas(64) Position {
-        Index value = 0;
-    };
 
     static void sum(const float* values) {
         using Floats = simd::Batch<Arch, float>;
@@ -199,6 +206,26 @@ class Reader {
             simd::unroll<streams>([&](auto s) MLA_ALWAYS_INLINE_LAMBDA {
                 sums[s] += Floats::load_aligned(values + i + s * simd::lanes<Arch, float>);
             });
+        for (Floats& each : sums) benchmark::DoNotOptimize(each);
+    }
+
+    static void multiply(const float* values) {
+        using Floats = simd::Batch<Arch, float>;
+        constexpr Index lanes = simd::lanes<Arch, float>;
+        constexpr Index line = 64 / static_cast<Index>(sizeof(float));
+        constexpr int chains = line_products / 2;  // latency then takes no longer than two products a cycle
+        const Floats factor(0.5F);
+        Floats sums[chains];
+        for (Floats& each : sums) {
+            each = Floats(0.0F);
+            benchmark::DoNotOptimize(each);
+        }
+        for (const float* const end = values + piece; values < end; values += line) {
+            __builtin_prefetch(values + fetched_ahead, 0, 2);
+            simd::unroll<line_products>([&](auto p) MLA_ALWAYS_INLINE_LAMBDA {
+                sums[p % chains] = simd::fma(Floats::load_aligned(values + p % (line / lanes) * lanes), factor, sums[p % chains]);
+            });
+        }
         for (Floats& each : sums) benchmark::DoNotOptimize(each);
     }
 
@@ -218,6 +245,8 @@ class Machine {
     [[nodiscard]] ThreadTeam& team(Index threads) { return teams_.try_emplace(threads, threads).first->second; }
     /// Bytes a second read from DRAM.
     [[nodiscard]] double read_rate(Index threads) { return memory_.rate(team(threads)); }
+    /// The same beside arithmetic.
+    [[nodiscard]] double multiply_rate(Index threads) { return memory_.multiply_rate(team(threads)); }
 
   private:
     std::map<Index, ThreadTeam> teams_;

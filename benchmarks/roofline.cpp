@@ -37,6 +37,8 @@ void add_cases(const Presets&) {
         add_cache_probe("8MiB", Index{8} << 20, threads);
         add_probe("roofline/read/dram" + part("threads", threads), "GBps",
                   [=] { return [=] { return Machine::instance().read_rate(threads); }; });
+        add_probe("roofline/read_and_multiply/dram" + part("threads", threads), "GBps",
+                  [=] { return [=] { return Machine::instance().multiply_rate(threads); }; });
     }
 }
 

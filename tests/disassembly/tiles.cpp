@@ -17,6 +17,7 @@ using Cached = CachedBlock<TestArch, U, float, C>;
                                               const MatrixView<float>&)
 
 MLA_ATTENTION_TILES(float, float);
+MLA_ATTENTION_TILES(float, bf16);
 MLA_ATTENTION_TILES(simd::Int16Pair, int8);
 #if defined(__AVX512BF16__)
 MLA_ATTENTION_TILES(simd::Bf16Pair, bf16);

@@ -43,7 +43,7 @@ template <class Arch, Compute A>
 /// One item: the rows of a key-value head over a range of tokens, block by block.
 template <class Arch, Compute A, Storage C>
 void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcept {
-    using U = Unit<Arch, A, C>;
+    using Source = CachedBlock<Arch, Unit<Arch, A, C>, A, C>;
     const Index dim = cache.head_dim;
     const RowFormat<C> format{dim, 0};
     const PieceBuffers<Arch, A> buffers(item.staged);
@@ -73,8 +73,8 @@ void attend_key_values(const SplitItem<A>& item, const KvView<C>& cache) noexcep
                 attend_few<Arch>(item.rows, copies, item.scores, next, next_values);
             }
         } else {
-            const Index steps = prefetch_steps<Arch, A, U>(item.rows.rows, keys.size(), dim, dim);
-            attend_block<Arch>(item.rows, CachedBlock<Arch, U, A, C>(keys, values, format, t, buffers), item.scores,
+            const Index steps = prefetch_steps<Arch, A, Source>(item.rows.rows, keys.size(), dim, dim);
+            attend_block<Arch>(item.rows, Source(keys, values, format, t, buffers), item.scores,
                                next.prefetch(0, next_values, dim, steps));
         }
         keys = next;

@@ -16,13 +16,14 @@ MLA_ALWAYS_INLINE void fetch_outputs(const A* out, Index stride, Index columns) 
 }
 
 /// out [M, N vectors] = rescale · out + Pᵀ · values, over `units` of tokens.
-template <class Arch, int M, int N, Compute A, class U>
-MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<U>& p, const ListedRows<U>& values, const A* rescale,
+template <class Arch, int M, int N, Compute A, class U, class Rows>
+MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<U>& p, const Rows& values, const A* rescale,
                                  [[maybe_unused]] const A* step, A* out, Index out_stride, simd::Prefetch& next) noexcept {
     fetch_outputs<M>(out, out_stride, N * simd::lanes<Arch, A>);
     simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
     tile.clear();
     tile.template multiply<AttentionTile<Arch, A>::value_step>(units, p, values, next);
+    if constexpr (requires { Rows::by_parity; }) tile.interleave_columns();
     if constexpr (is_quantised<U>) {
         tile.add_steps_to_scaled(out, out_stride, rescale, step);
     } else {
@@ -40,9 +41,8 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& pane
     constexpr int M = Shape::value_rows;
     const Index vectors = divide_up(block.value_dim, Shape::lanes);
     Index vector = 0;
-    const auto strip = [&]<int N>(std::integral_constant<int, N>) {
+    const auto multiply = [&]<int N>(std::integral_constant<int, N>, const auto& values) {
         const Index column = vector * Shape::lanes;
-        const auto values = block.template values<N>(column);
         panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
             constexpr Index width = V * Shape::lanes;
             const U* const weights = reinterpret_cast<const U*>(p + panel.offset * block_tokens);
@@ -54,6 +54,12 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& pane
         });
         vector += N;
     };
+    if constexpr (Source::values_by_parity) {
+        constexpr std::integral_constant<int, 2> pair;
+        while (panels.single() && (vector + pair) * Shape::lanes <= block.value_dim)
+            multiply(pair, block.parity_values(vector * Shape::lanes));
+    }
+    const auto strip = [&]<int N>(std::integral_constant<int, N> n) { multiply(n, block.template values<N>(vector * Shape::lanes)); };
     constexpr int widest = Shape::template value_vectors<U>;
     // Of four vectors two and two: a single one has too few sums to hide the latency of an FMA.
     while (vectors - vector >= widest && (widest < 3 || vectors - vector != 4)) strip(std::integral_constant<int, widest>{});

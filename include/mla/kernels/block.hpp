@@ -77,12 +77,19 @@ struct ListedRows {
     MLA_ALWAYS_INLINE void advance(Index k) { rows += k; }
 };
 
+/// The same of K that a tile converts as it loads them, two vectors at a time split by parity.
+template <class K>
+struct ParityRows : ListedRows<K> {
+    static constexpr bool by_parity = true;
+};
+
 /// A block of tokens whose keys and values are units where they lie: rows of keys, and rows of one unit a value, where a unit of
 /// two holds the same value of two neighbouring tokens. Values that share a unit with the last token's are finite, and value rows
 /// are readable up to whole vectors.
 template <class U>
 struct Block {
     using Unit = U;
+    static constexpr bool values_by_parity = false;
     RowList<U> key_rows;    ///< [tokens] rows of units
     RowList<U> value_rows;  ///< [tokens / values_per_unit] rows [value_dim]
     Index value_dim = 0;

@@ -20,16 +20,18 @@ void mask_panel(const RowGroup<A>& group, const Panel& panel, Index begin, A* sc
         mask_tree(group, panel.row, Width, begin, panel.tokens, [=](Index r, Index t) -> A& { return scores[t * Width + r]; });
 }
 
-/// Steps of prefetching while `rows` rows attend to one block of `tokens`.
-template <class Arch, Compute A, class U>
+/// Steps of prefetching while `rows` rows attend to one block of `tokens`, as Source hands it out.
+template <class Arch, Compute A, class Source>
 [[nodiscard]] constexpr Index prefetch_steps(Index rows, Index tokens, Index depth, Index value_dim) noexcept {
     using Shape = AttentionTile<Arch, A>;
+    using U = typename Source::Unit;
     const Index padded = round_up(rows, Shape::lanes);
     const Index pairs = padded / Shape::panel_rows;
     const Index singles = divide_up(padded - pairs * Shape::panel_rows, Shape::lanes);
     const Index score_tiles =
         pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
-    const Index strips = divide_up(divide_up(value_dim, Shape::lanes), Shape::template value_vectors<U>);
+    const bool by_parity = Source::values_by_parity && rows <= Shape::lanes;
+    const Index strips = divide_up(divide_up(value_dim, Shape::lanes), by_parity ? 2 : Shape::template value_vectors<U>);
     const Index steps = score_tiles * divide_up(divide_up(depth, values_per_unit<U>), Shape::score_step) +
                         padded / Shape::value_rows * strips * divide_up(divide_up(tokens, values_per_unit<U>), Shape::value_step);
     return std::max<Index>(steps, 1);

@@ -43,6 +43,11 @@ template <class Arch, Compute A, CacheElement C>
 inline constexpr bool converts_whole_blocks =
     std::is_same_v<Unit<Arch, A, C>, A> && !std::is_same_v<C, A> && (Quantised<C> || !AttentionTile<Arch, A>::many_registers);
 
+/// A block of latents as more rows attend to it.
+template <class Arch, Compute A, CacheElement C>
+using LatentBlock =
+    std::conditional_t<converts_whole_blocks<Arch, A, C>, Block<A>, CachedBlock<Arch, Unit<Arch, A, C>, A, C>>;
+
 /// The same for more rows.
 template <class Arch, Compute A, CacheElement C>
 void attend_many_latents(const SplitItem<A>& item, const RowList<C>& rows, const RowFormat<C>& format, Index begin,
@@ -51,8 +56,7 @@ void attend_many_latents(const SplitItem<A>& item, const RowList<C>& rows, const
         attend_block<Arch>(item.rows, copy_latents<Arch>(item, rows, format, begin), item.scores, next);
     } else {
         const PieceBuffers<Arch, A> buffers(item.staged);
-        attend_block<Arch>(item.rows, CachedBlock<Arch, Unit<Arch, A, C>, A, C>(rows, rows, format, begin, buffers), item.scores,
-                           next);
+        attend_block<Arch>(item.rows, LatentBlock<Arch, A, C>(rows, rows, format, begin, buffers), item.scores, next);
     }
 }
 
@@ -71,8 +75,8 @@ void attend_latents(const SplitItem<A>& item, const RowFormat<C>& format, View v
             next.cover(rows);
             attend_few_latents<Arch>(item, rows, format, begin, next);
         } else {
-            const Index steps = prefetch_steps<Arch, A, Unit<Arch, A, C>>(item.rows.rows, rows.size(), format.values(),
-                                                                          format.latent_dim);
+            const Index steps = prefetch_steps<Arch, A, LatentBlock<Arch, A, C>>(item.rows.rows, rows.size(), format.values(),
+                                                                                 format.latent_dim);
             // Of a block that no item has fetched the rest is fetched while the first keys are scored.
             const bool fetched = item.fetched || begin > item.keys.begin;
             const Index first = fetched ? rows.size() : std::min(rows.size(), scored_tokens);

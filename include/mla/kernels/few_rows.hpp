@@ -52,12 +52,6 @@ template <class Arch, Compute A, class K>
     return pair + in_pair % 2 * width + in_pair / 2;
 }
 
-/// Rows of values whose vectors are loaded two by two.
-template <class K>
-struct ParityRows : ListedRows<K> {
-    static constexpr bool by_parity = true;
-};
-
 /// Rows that, whenever one is read, bring the same part, of `Count` values, of another into L2.
 template <class Rows, class F, Index Count>
 struct FetchingRows : Rows {

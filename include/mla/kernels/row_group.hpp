@@ -16,6 +16,7 @@ namespace mla::detail {
 /// Score tile: tokens × rows, rows in vectors. 32 registers: 12×2 sums, 2 queries, 1 broadcast key = 27; 16: 6×2, 15 in all.
 /// A single vector of rows takes 12 tokens on either, enough sums to hide the latency of an FMA.
 /// Value tile: rows × values, values in vectors. 32 registers: 8×3 sums, 3 values, 1 broadcast = 28; 16: 4×3 = 12, 16 in all.
+/// Values that the tile converts come two vectors at a time: 8×2.
 /// Where a product and its addition are two instructions the product takes a register more: 6×2 still fit 16, of 4×3 only 4×2.
 template <class Arch, Compute A>
 struct AttentionTile {
@@ -96,6 +97,9 @@ class PanelBatch {
           count_(count),
           first_(first),
           end_(std::min(first + batch_rows, round_up(group.rows, lanes))) {}
+
+    /// Whether all its rows are one vector.
+    [[nodiscard]] bool single() const noexcept { return end_ - first_ <= lanes; }
 
     /// Tokens that some panel may see.
     [[nodiscard]] Index tokens() const noexcept { return tokens_before(end_); }
