@@ -174,7 +174,8 @@ class Reader {
     /// Bytes a second of all threads. A probe goes on where the last one stopped.
     [[nodiscard]] double rate(ThreadTeam& team) { return rate(team, sum); }
 
-    /// The same where each line is fetched ahead and meets products of vectors, about as many as in attention of 4 rows over bf16.
+    /// The same where each line is fetched ahead and meets products of vectors, about as many as in attention of 4 rows over
+    /// bf16.
     [[nodiscard]] double multiply_rate(ThreadTeam& team) { return rate(team, multiply); }
 
   private:

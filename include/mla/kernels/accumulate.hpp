@@ -59,7 +59,9 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& pane
         while (panels.single() && (vector + pair) * Shape::lanes <= block.value_dim)
             multiply(pair, block.parity_values(vector * Shape::lanes));
     }
-    const auto strip = [&]<int N>(std::integral_constant<int, N> n) { multiply(n, block.template values<N>(vector * Shape::lanes)); };
+    const auto strip = [&]<int N>(std::integral_constant<int, N> n) {
+        multiply(n, block.template values<N>(vector * Shape::lanes));
+    };
     constexpr int widest = Shape::template value_vectors<U>;
     // Of four vectors two and two: a single one has too few sums to hide the latency of an FMA.
     while (vectors - vector >= widest && (widest < 3 || vectors - vector != 4)) strip(std::integral_constant<int, widest>{});

@@ -45,8 +45,7 @@ inline constexpr bool converts_whole_blocks =
 
 /// A block of latents as more rows attend to it.
 template <class Arch, Compute A, CacheElement C>
-using LatentBlock =
-    std::conditional_t<converts_whole_blocks<Arch, A, C>, Block<A>, CachedBlock<Arch, Unit<Arch, A, C>, A, C>>;
+using LatentBlock = std::conditional_t<converts_whole_blocks<Arch, A, C>, Block<A>, CachedBlock<Arch, Unit<Arch, A, C>, A, C>>;
 
 /// The same for more rows.
 template <class Arch, Compute A, CacheElement C>
@@ -75,8 +74,8 @@ void attend_latents(const SplitItem<A>& item, const RowFormat<C>& format, View v
             next.cover(rows);
             attend_few_latents<Arch>(item, rows, format, begin, next);
         } else {
-            const Index steps = prefetch_steps<Arch, A, LatentBlock<Arch, A, C>>(item.rows.rows, rows.size(), format.values(),
-                                                                                 format.latent_dim);
+            const Index steps =
+                prefetch_steps<Arch, A, LatentBlock<Arch, A, C>>(item.rows.rows, rows.size(), format.values(), format.latent_dim);
             // Of a block that no item has fetched the rest is fetched while the first keys are scored.
             const bool fetched = item.fetched || begin > item.keys.begin;
             const Index first = fetched ? rows.size() : std::min(rows.size(), scored_tokens);
@@ -131,8 +130,7 @@ void run_absorbed(Index count, bool prefix, CallView<A> call, const RowFormat<C>
         scratch.segments[i] = placed;
     }
     if (prefix) call.prefix = scratch.segments + count - 1;
-    run_segments<Arch, C>(scratch, call, executor,
-                          [&](const SplitItem<A>& item) { attend_latents<Arch>(item, format, view); });
+    run_segments<Arch, C>(scratch, call, executor, [&](const SplitItem<A>& item) { attend_latents<Arch>(item, format, view); });
 }
 
 template <Compute A, LatentSource View>

@@ -1,7 +1,7 @@
 // Attention of one to four rows: one head, or the few heads that share a key in grouped-query attention. Vectors then run
 // along the values of a key rather than along the rows, of which there are too few to fill one, and keys and values are
-// converted as they are loaded: each cached byte is read once and there is nothing to reuse it for. DRAM bounds it, so a part of a
-// row that is wanted soon is fetched with every part that is read: four lines at a time took up to a tenth longer.
+// converted as they are loaded: each cached byte is read once and there is nothing to reuse it for. DRAM bounds it, so with every
+// part of a row that is read one that is wanted soon is fetched: four lines at a time took up to a tenth longer.
 #pragma once
 
 #include <bit>
@@ -101,8 +101,7 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others
             add(second, t, queries + width);
         });
     }
-    if (k < depth)
-        simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Arch, A>(keys[t] + k), t, queries); });
+    if (k < depth) simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Arch, A>(keys[t] + k), t, queries); });
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i] = sum[i]; });
 }
 
@@ -141,13 +140,12 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
     const auto set = [&](A value) MLA_ALWAYS_INLINE_LAMBDA {
         for (Batch& vector : vectors) vector = Batch(value);
     };
-    const auto store = [&] MLA_ALWAYS_INLINE_LAMBDA {
+    const auto store = [&]() MLA_ALWAYS_INLINE_LAMBDA {
         for (Index v = 0; v < Scores::vectors; ++v) vectors[v].store_aligned(lanes + v * Scores::lanes);
     };
     set(nothing);
-    each_vector([&](auto v, const A* cell) MLA_ALWAYS_INLINE_LAMBDA {
-        vectors[v] = xsimd::max(vectors[v], Batch::load_unaligned(cell));
-    });
+    each_vector([&](auto v, const A* cell)
+                    MLA_ALWAYS_INLINE_LAMBDA { vectors[v] = xsimd::max(vectors[v], Batch::load_unaligned(cell)); });
     store();
     for (Index r = 0; r < R; ++r) {
         A* const row = lanes + r * Scores::keys;
@@ -193,7 +191,8 @@ void accumulate_few(const Block<K>& block, const RowList<F>& others, Index token
             simd::Tile<Arch, A, R, N> tile;
             tile.clear();
             FewOperand<FewScores<Arch, R, A>, A> probabilities{p};
-            FetchingRows<Rows, F, N * width> values{Rows{block.template values<N>(vector * width)}, others.data(), vector * width};
+            FetchingRows<Rows, F, N * width> values{Rows{block.template values<N>(vector * width)}, others.data(),
+                                                    vector * width};
             tile.multiply(tokens, probabilities, values);
             if constexpr (by_parity) tile.interleave_columns();
             tile.add_to_scaled(out + vector * width, out_stride, rescale);
@@ -213,9 +212,10 @@ void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, con
     const auto score = [=](Index row, Index t) -> A& { return scores[Scores::place(row, t)]; };
     score_few<Arch, R>(block, with_keys, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores);
     if (!group.tree.empty()) mask_tree(group, Index{0}, Index{R}, block.begin, tokens, score);
-    for (Index r = 0; r < R; ++r)
-        for (Index t = std::clamp<Index>(group.visible[r] - block.begin, 0, tokens); t < round_up(tokens, Index{Scores::keys}); ++t)
-            score(r, t) = -std::numeric_limits<A>::infinity();
+    for (Index r = 0; r < R; ++r) {
+        const Index visible = std::clamp<Index>(group.visible[r] - block.begin, 0, tokens);
+        for (Index t = visible; t < round_up(tokens, Index{Scores::keys}); ++t) score(r, t) = -std::numeric_limits<A>::infinity();
+    }
     A rescale[simd::extent<R>];
     softmax_few<Arch, R>(group, tokens, scores, rescale);
     accumulate_few<Arch, R>(block, with_values, tokens, scores, rescale, group.out, group.out_stride);

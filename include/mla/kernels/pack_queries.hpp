@@ -127,7 +127,8 @@ template <class Arch, class U, class C, Compute A, class Query>
 void pack_queries(const RowGroup<A>& group, Index latent_dim, A scale, const Share& share, Query query) noexcept {
     if (!group.few()) return pack_panels<Arch, U>(group, latent_dim, scale, share, query);
     if (share.index > 0) return;
-    few_in_place<Arch, A, C>(group.depth, latent_dim) ? pack_few<Arch, C>(group, scale, query) : pack_few<Arch, A>(group, scale, query);
+    few_in_place<Arch, A, C>(group.depth, latent_dim) ? pack_few<Arch, C>(group, scale, query)
+                                                      : pack_few<Arch, A>(group, scale, query);
 }
 
 }  // namespace mla::detail

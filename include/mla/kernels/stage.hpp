@@ -68,8 +68,8 @@ class CachedBlock {
 
   public:
     using Unit = U;
-    /// Whether a tile can convert values as it loads them. For one vector of rows that is cheaper than to store them first: 2 of 18
-    /// arithmetic instructions, where staging took a quarter of the time of the values' products.
+    /// Whether a tile can convert values as it loads them. For one vector of rows that is cheaper than to store them first: 2 of
+    /// 18 arithmetic instructions, where staging took a quarter of the time of the values' products.
     static constexpr bool values_by_parity =
         std::is_same_v<U, A> && simd::loads_by_parity<A, C> && AttentionTile<Arch, A>::many_registers;
     Index value_dim;
