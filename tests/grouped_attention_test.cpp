@@ -30,7 +30,7 @@ std::ostream& operator<<(std::ostream& stream, const Shape& s) {
 /// One head and many, groups of few rows and of many, whole and ragged vectors and blocks, and more queries than tokens.
 const std::vector<Shape> shapes = {{1, 1, 1, 1, 8},     {1, 4, 4, 97, 128}, {1, 16, 4, 700, 128}, {1, 32, 2, 193, 64},
                                    {2, 6, 3, 96, 34},   {5, 8, 1, 385, 20}, {17, 6, 2, 60, 64},   {9, 4, 2, 3, 32},
-                                   {1, 6, 2, 1300, 40}, {1, 6, 2, 130, 48}, {1, 16, 1, 130, 48}};
+                                   {1, 6, 2, 1300, 40}, {1, 6, 2, 130, 48}, {1, 16, 1, 130, 48},  {1, 8, 2, 130, 2}};
 
 /// Keys or values [L, G · D] from N(0, 1), which C keeps as they are.
 template <Storage C>

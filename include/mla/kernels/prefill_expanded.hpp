@@ -112,6 +112,7 @@ auto round_block(const Block<float>& block, const ExpandedScratch<Arch, float>& 
 /// Lets a group attend to a block in units U.
 template <class Arch, class U, Compute A>
 void attend_expanded(const Block<A>& block, const ExpandedScratch<Arch, A>& scratch) noexcept {
+    // Nothing is to be fetched: its own rows lie in the caches.
     if (scratch.group.few()) return attend_few<Arch>(scratch.group, block, scratch.scores, block.key_rows, block.value_rows);
     if constexpr (std::is_same_v<U, A>) {
         attend_block<Arch>(scratch.group, block, scratch.scores, {});

@@ -46,6 +46,7 @@ struct SegmentTotals {
     /// Values that a packed query may take beside its own: in pairs one each of an odd latent and an odd rope key; and few rows
     /// lie in pairs of vectors, below 8 values a row of the slot.
     static constexpr Index padding = 8;
+    static_assert(padded_rows<Arch, A>(1) * (1 + padding) >= few_rows * 2 * simd::lanes<Arch, A>, "few rows of one value each");
 
     /// Packed queries of a group.
     [[nodiscard]] Index slot_bytes(Index rows) const noexcept {
