@@ -1,7 +1,7 @@
 // Prints the types that kernels exist for, a list a line: what kernel_types_test.py holds tests and benchmarks against.
 #include <iostream>
 
-#include "mla/cache/row_format.hpp"
+#include "mla/formats/formats.hpp"
 
 namespace {
 

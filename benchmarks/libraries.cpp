@@ -77,9 +77,9 @@ void add_linear(const presets::Preset& preset) {
 void add_cases(const Presets& wanted) {
     for (const presets::Preset& preset : wanted) {
         add_decode<float>(preset);
-        if constexpr (simd::has_dot_bf16<Arch>) add_decode<bf16>(preset);
+        if constexpr (Target::dots_bf16) add_decode<bf16>(preset);
         add_linear<float>(preset);
-        if constexpr (simd::has_dot_bf16<Arch>) add_linear<bf16>(preset);
+        if constexpr (Target::dots_bf16) add_linear<bf16>(preset);
     }
 }
 

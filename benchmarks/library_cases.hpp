@@ -178,7 +178,7 @@ class LibraryLinearCase final : public Case {
         product_.multiply(rounded_x_.get(), product_.prepare(static_cast<const S*>(weight.data)), y_.data);
         auto ours = mla::detail::allocate_aligned<float>(y_.rows * y_.cols);
         const MatrixView<float> y(ours.get(), y_.rows, y_.cols);
-        linear<Arch, float>({x_.get(), y_.rows, weight.cols}, PackedMatrix<S>(weight), nullptr, y, team());
+        linear<float>({x_.get(), y_.rows, weight.cols}, PackedMatrix<S>(weight), nullptr, y, team());
         require_same<S>(y_, y);
     }
 

@@ -72,9 +72,9 @@ class LinearCase : public Case {
     void step() override {
         const PackedMatrix<S>& weight = weights_->turn();
         if (x_.heads > 1)
-            linear_heads<Arch, float>(x_, weight, y_, team());
+            linear_heads<float>(x_, weight, y_, team());
         else
-            linear<Arch, float>(x_.head(0), weight, nullptr, y_.head(0), team());
+            linear<float>(x_.head(0), weight, nullptr, y_.head(0), team());
     }
     [[nodiscard]] MatrixView<const float> result() const override { return {y_.data, y_.tokens * y_.heads, y_.dim}; }
 

@@ -9,15 +9,15 @@
 #include <string>
 #include <vector>
 
-#include "mla/simd/dot.hpp"
-#include "mla/simd/fma.hpp"
+#include "mla/simd/tile.hpp"
+#include "mla/core/memory.hpp"
 #include "random_data.hpp"
 #include "thread_team.hpp"
 
 namespace mla::bench {
 
 using Clock = std::chrono::steady_clock;
-using Arch = simd::DefaultArch;
+using Target = targets::native;
 
 [[nodiscard]] inline double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
@@ -90,59 +90,37 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
 
 /// fp32 multiply-adds: flop/s.
 [[nodiscard]] inline double fma_rate(ThreadTeam& team) {
-    using Floats = simd::Batch<Arch, float>;
+    using Floats = simd::Batch<Target, float>;
     return rate(team, [](Index) {
         register_burst<Floats, Floats>([](const Floats& sum, const Floats& a, const Floats& b)
-                                           MLA_ALWAYS_INLINE_LAMBDA { return simd::fma(a, b, sum); });
+                                           MLA_ALWAYS_INLINE_LAMBDA { return simd::fma<Target, float>(a, b, sum); });
         return burst_operations(Floats::size, 1);
     });
 }
 
-/// bf16 dot products: flop/s, or 0 where there is no such instruction.
+/// bf16 dot products: flop/s, or 0 where the target has no such instruction.
 [[nodiscard]] inline double dot_bf16_rate([[maybe_unused]] ThreadTeam& team) {
-#if defined(__AVX512BF16__)
-    using Floats = simd::Batch<Arch, float>;
-    using Packed = simd::PackedBatch<Arch>;
+    if constexpr (!Target::dots_bf16) return 0.0;
+    using Floats = simd::Batch<Target, float>;
+    using Packed = simd::PackedBatch<Target>;
     return rate(team, [](Index) {
         register_burst<Floats, Packed>([](const Floats& sum, const Packed& a, const Packed& b)
-                                           MLA_ALWAYS_INLINE_LAMBDA { return simd::dot_bf16<Arch>(sum, a, b); });
+                                           MLA_ALWAYS_INLINE_LAMBDA { return simd::multiply_add<Target, simd::Bf16Pair>(a, b, sum); });
         return burst_operations(Floats::size, 2);
     });
-#else
-    return 0.0;
-#endif
 }
 
-/// int16 dot products: operations a second, or 0 where there is no such instruction. A product of sums, not of the operands
-/// alone, is none that the compiler could compute once before the loop; its latency, 3 and 1 cycles at two a cycle, stays hidden.
-[[nodiscard]] inline double dot_int16_rate([[maybe_unused]] ThreadTeam& team) {
-#if defined(__AVX2__)
-    using Integers = xsimd::batch<std::int32_t, Arch>;
-    using Packed = simd::PackedBatch<Arch>;
+/// int16 dot products: operations a second. A product of sums, not of the operands alone, is none that the compiler could compute
+/// once before the loop; its latency, 3 and 1 cycles at two a cycle, stays hidden.
+[[nodiscard]] inline double dot_int16_rate(ThreadTeam& team) {
+    using Integers = simd::Batch<Target, std::int32_t>;
+    using Packed = simd::PackedBatch<Target>;
     return rate(team, [](Index) {
         register_burst<Integers, Packed>([](const Integers& sum, const Packed& a, const Packed&) MLA_ALWAYS_INLINE_LAMBDA {
-            return simd::dot_s16<Arch>(sum, xsimd::bitwise_cast<Packed>(sum), a);
+            return simd::multiply_add<Target, simd::Int16Pair>(std::bit_cast<Packed>(sum), a, sum);
         });
         return burst_operations(Integers::size, 2);
     });
-#else
-    return 0.0;
-#endif
-}
-
-/// int8 dot products: operations a second, or 0 where there is no such instruction.
-[[nodiscard]] inline double dot_int8_rate([[maybe_unused]] ThreadTeam& team) {
-#if defined(__AVX512VNNI__)
-    using Integers = xsimd::batch<std::int32_t, Arch>;
-    using Packed = simd::PackedBatch<Arch>;
-    return rate(team, [](Index) {
-        register_burst<Integers, Packed>([](const Integers& sum, const Packed& a, const Packed& b)
-                                             MLA_ALWAYS_INLINE_LAMBDA { return simd::dot_u8s8<Arch>(sum, a, b); });
-        return burst_operations(Integers::size, 4);
-    });
-#else
-    return 0.0;
-#endif
 }
 
 /// The probe of the dot product that values of C fit into, scales apart; of fp32 where the machine has no narrower one, or a slow
@@ -151,13 +129,11 @@ using ArithmeticProbe = double (*)(ThreadTeam&);
 template <class C>
 inline constexpr ArithmeticProbe dot_rate = fma_rate;
 template <>
-inline constexpr ArithmeticProbe dot_rate<bf16> = simd::prefers_dot_bf16<Arch> ? dot_bf16_rate : fma_rate;
+inline constexpr ArithmeticProbe dot_rate<bf16> = Target::dots_bf16 ? dot_bf16_rate : fma_rate;
 template <>
 inline constexpr ArithmeticProbe dot_rate<fp8> = dot_rate<bf16>;
 template <>
-inline constexpr ArithmeticProbe dot_rate<int8> = simd::has_dot_int8<Arch>    ? dot_int8_rate
-                                                  : simd::has_dot_int16<Arch> ? dot_int16_rate
-                                                                              : fma_rate;
+inline constexpr ArithmeticProbe dot_rate<int8> = dot_int16_rate;
 
 /// Bytes of the largest cache of the processor that a core can use.
 [[nodiscard]] inline Index last_level_cache_bytes() {
@@ -199,20 +175,20 @@ class Reader {
     }
 
     static void sum(const float* values) {
-        using Floats = simd::Batch<Arch, float>;
+        using Floats = simd::Batch<Target, float>;
         constexpr int streams = 8;
         Floats sums[streams];
         for (Floats& each : sums) each = Floats(0.0F);
-        for (Index i = 0; i < piece; i += streams * simd::lanes<Arch, float>)
+        for (Index i = 0; i < piece; i += streams * simd::lanes<Target, float>)
             simd::unroll<streams>([&](auto s) MLA_ALWAYS_INLINE_LAMBDA {
-                sums[s] += Floats::load_aligned(values + i + s * simd::lanes<Arch, float>);
+                sums[s] += Floats::load_aligned(values + i + s * simd::lanes<Target, float>);
             });
         for (Floats& each : sums) benchmark::DoNotOptimize(each);
     }
 
     static void multiply(const float* values) {
-        using Floats = simd::Batch<Arch, float>;
-        constexpr Index lanes = simd::lanes<Arch, float>;
+        using Floats = simd::Batch<Target, float>;
+        constexpr Index lanes = simd::lanes<Target, float>;
         constexpr Index line = 64 / static_cast<Index>(sizeof(float));
         constexpr int chains = line_products / 2;  // latency then takes no longer than two products a cycle
         const Floats factor(0.5F);
@@ -224,7 +200,7 @@ class Reader {
         for (const float* const end = values + piece; values < end; values += line) {
             __builtin_prefetch(values + fetched_ahead, 0, 2);
             simd::unroll<line_products>([&](auto p) MLA_ALWAYS_INLINE_LAMBDA {
-                sums[p % chains] = simd::fma(Floats::load_aligned(values + p % (line / lanes) * lanes), factor, sums[p % chains]);
+                sums[p % chains] = simd::fma<Target, float>(Floats::load_aligned(values + p % (line / lanes) * lanes), factor, sums[p % chains]);
             });
         }
         for (Floats& each : sums) benchmark::DoNotOptimize(each);

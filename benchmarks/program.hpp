@@ -46,12 +46,7 @@ using Presets = std::vector<presets::Preset>;
     return wanted;
 }
 
-[[nodiscard]] inline std::string isa_name() {
-    std::string name = Arch::name();
-    if (simd::has_dot_bf16<Arch>) name += "+bf16";
-    if (simd::has_dot_int8<Arch>) name += "+vnni";
-    return name;
-}
+[[nodiscard]] inline std::string isa_name() { return Target::name; }
 
 [[nodiscard]] inline std::string compiler_name() {
 #if defined(__clang__)
@@ -76,9 +71,8 @@ inline void add_context() {
             benchmark::AddCustomContext("peak_" + limit + "_threads_" + std::to_string(threads), text.str());
         };
         add("fp32_GFLOPS", fma_rate(machine.team(threads)));
-        if (simd::has_dot_bf16<Arch>) add("bf16_GFLOPS", dot_bf16_rate(machine.team(threads)));
-        if (simd::has_dot_int16<Arch>) add("int16_GOPS", dot_int16_rate(machine.team(threads)));
-        if (simd::has_dot_int8<Arch>) add("int8_GOPS", dot_int8_rate(machine.team(threads)));
+        if (Target::dots_bf16) add("bf16_GFLOPS", dot_bf16_rate(machine.team(threads)));
+        add("int16_GOPS", dot_int16_rate(machine.team(threads)));
         add("dram_GBps", machine.read_rate(threads));
         if (thread_counts().back() == 1) break;
     }

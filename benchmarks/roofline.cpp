@@ -30,9 +30,8 @@ void add_cases(const Presets&) {
                       [=] { return [=] { return probe(Machine::instance().team(threads)); }; });
         };
         arithmetic("fma_fp32", fma_rate);
-        if (simd::has_dot_bf16<Arch>) arithmetic("dot_bf16", dot_bf16_rate);
-        if (simd::has_dot_int16<Arch>) arithmetic("dot_int16", dot_int16_rate);
-        if (simd::has_dot_int8<Arch>) arithmetic("dot_int8", dot_int8_rate);
+        if (Target::dots_bf16) arithmetic("dot_bf16", dot_bf16_rate);
+        arithmetic("dot_int16", dot_int16_rate);
         add_cache_probe("512KiB", Index{512} << 10, threads);
         add_cache_probe("8MiB", Index{8} << 20, threads);
         add_probe("roofline/read/dram" + part("threads", threads), "GBps",

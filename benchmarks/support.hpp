@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "machine.hpp"
-#include "mla/cache/row_format.hpp"
+#include "mla/formats/formats.hpp"
 
 namespace mla::bench {
 

@@ -10,6 +10,7 @@
 
 #include "mla/config.hpp"
 #include "mla/core/executor.hpp"
+#include "mla/core/float_environment.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/eigen.hpp"
 #include "mla/kernels/decode_absorbed.hpp"
@@ -21,11 +22,10 @@
 #include "mla/requests.hpp"
 #include "mla/weights.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
-/// One MLA layer with weights stored as T (double, float, bf16 or fp16). Activations are float, or double when T is double;
-/// where bf16 are multiplied in pairs (AVX512-BF16 that is fast, simd::prefers_dot_bf16), more than four at once are rounded to
-/// bf16 to meet weights of bf16. DcStatic and DrStatic fix kv_lora_rank and qk_rope_head_dim at compile time, or are
+/// One MLA layer with weights stored as T (double, float, bf16 or fp16). Activations are float, or double when T is double; what is
+/// rounded of them to meet weights of bf16 and caches of bf16 or less is the layer's `Precision`. DcStatic and DrStatic fix kv_lora_rank and qk_rope_head_dim at compile time, or are
 /// mla::Dynamic. Owns its packed weights and nothing that changes from call to call, so that threads may share it.
 template <Storage T, int DcStatic = Dynamic, int DrStatic = (DcStatic == Dynamic ? Dynamic : 64)>
 class Attention {
@@ -36,9 +36,11 @@ class Attention {
     /// Packs the weights once; the tensors are not needed afterwards.
     /// @throws std::invalid_argument when the config is invalid, contradicts DcStatic or DrStatic, or a tensor is missing or
     /// misshapen
-    Attention(const Config& config, const AttentionWeights& weights) : Attention(checked(config, weights), weights, Checked{}) {}
+    Attention(const Config& config, const AttentionWeights& weights, Precision precision = Precision::operand)
+        : Attention(checked(config, weights), weights, precision, Checked{}) {}
 
     [[nodiscard]] const Config& config() const noexcept { return config_; }
+    [[nodiscard]] Precision precision() const noexcept { return precision_; }
 
     /// Bytes of packed weights.
     [[nodiscard]] std::size_t weight_bytes() const noexcept {
@@ -93,6 +95,7 @@ class Attention {
         check(x, positions, list, y, options);
         const Index tokens = x.rows();
         if (tokens == 0) return;
+        const FloatEnvironment environment;
         const BatchLimits limits{static_cast<Index>(list.size()), tokens, options.share_prefix};
         const auto s =
             workspace.carve([&](Arena& arena) { return Scratch::carve(arena, *this, limits, executor.concurrency()); });
@@ -103,8 +106,8 @@ class Attention {
         project_latents(view(x), s, executor);
         append(list, s.latents);
         attend(list, s, executor, options);
-        linear<simd::DefaultArch, Activation>(rows(s.o), o_, bias(o_bias_),
-                                              MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()), executor);
+        linear<A>(rows(s.o), o_, bias(o_bias_),
+                                              MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()), executor, precision_);
     }
 
   private:
@@ -144,9 +147,8 @@ class Attention {
             s.caches = arena.take<const void*>(limits.requests);
             const auto absorbed = absorbed_workspace_bytes<A>(BatchLimits{limits.requests, chunk, limits.shared_prefix}, heads,
                                                               c.kv_lora_rank, c.qk_rope_head_dim, concurrency);
-            const auto expanded =
-                expanded_worker_bytes<A>(plan_expanded(tokens, heads), c.cache_dim(), c.qk_head_dim(), c.v_head_dim) *
-                static_cast<std::size_t>(concurrency);
+            const auto expanded = expanded_workspace_bytes<A>(plan_expanded(tokens, heads), c.cache_dim(), c.qk_head_dim(),
+                                                              c.v_head_dim, concurrency);
             const std::size_t bytes = std::max(absorbed, expanded);
             s.kernel = {arena.take<std::byte>(static_cast<Index>(bytes)), bytes};
             return s;
@@ -162,8 +164,9 @@ class Attention {
         return config;
     }
 
-    Attention(const Config& config, const AttentionWeights& weights, Checked)
+    Attention(const Config& config, const AttentionWeights& weights, Precision precision, Checked)
         : config_(config),
+          precision_(precision),
           rope_(config.rope, config.qk_rope_head_dim),
           q_(config.q_lora_rank > 0 ? weights.q_b_proj : weights.q_proj),
           kv_a_(weights.kv_a_proj_with_mqa),
@@ -290,7 +293,7 @@ class Attention {
         for (std::size_t r = 0; r < requests.size(); ++r)
             query_begin[r + 1] = query_begin[r] + static_cast<std::int32_t>(requests[r].tokens);
         const detail::RequestViews<Cache> caches{requests};
-        BatchOptions<A> batch{.sinks = options.sinks};
+        BatchOptions<A> batch{.sinks = options.sinks, .precision = precision_};
         if (!options.trees.empty()) batch.trees = options.trees.subspan(index, requests.size());
         if (options.share_prefix && requests.size() > 1) batch.shared_prefix = shared_prefix(caches, query_begin);
         attend_absorbed(caches, query_begin, first, s, executor, batch, options.lse);
@@ -302,7 +305,7 @@ class Attention {
                        const ForwardOptions<A>& options) const {
         for (Index begin = 0; begin < tokens; begin += s.q_latent.tokens) {
             const Index count = std::min(s.q_latent.tokens, tokens - begin);
-            BatchOptions<A> batch{.sinks = options.sinks};
+            BatchOptions<A> batch{.sinks = options.sinks, .precision = precision_};
             MatrixView<const bool> tree;
             if (!options.trees.empty()) tree = options.trees[index];
             if (tree.data != nullptr) {
@@ -326,12 +329,12 @@ class Attention {
         const HeadsView<A> q = s.q.token_range(first, count);
         const HeadsView<A> q_latent = s.q_latent.token_range(0, count);
         const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
-        linear_heads<simd::DefaultArch, A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_,
-                                           q_latent.slice(0, config_.kv_lora_rank), executor);
+        linear_heads<A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_,
+                                           q_latent.slice(0, config_.kv_lora_rank), executor, precision_);
         copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
                    q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
         decode_absorbed(q_latent, caches, query_begin, scale(), o_latent, lse_of(lse, first, count), kernel, executor, options);
-        linear_heads<simd::DefaultArch, A>(o_latent, value_, s.o.token_range(first, count), executor);
+        linear_heads<A>(o_latent, value_, s.o.token_range(first, count), executor, precision_);
     }
 
     // k_nope[h] = W_UK[h] c;  v[h] = W_UV[h] c;  o[h] = softmax((q_nope·k_nope + q_pe·k_pe)·scale) v[h]
@@ -340,16 +343,16 @@ class Attention {
                          const ForwardOptions<A>& options) const {
         Workspace kernel(s.kernel);
         prefill_expanded(s.q.token_range(first, count), cache, ExpansionWeights<T>{expand_key_, value_}, scale(),
-                         s.o.token_range(first, count), lse_of(options.lse, first, count), kernel, executor, options.sinks);
+                         s.o.token_range(first, count), lse_of(options.lse, first, count), kernel, executor, options.sinks, precision_);
     }
 
     [[nodiscard]] static MatrixView<A> lse_of(const MatrixView<A>& lse, Index first, Index count) noexcept {
         return lse.data == nullptr ? lse : lse.row_range(first, count);
     }
 
-    static void project(MatrixView<const A> x, const PackedMatrix<T>& weight, const std::vector<A>& bias_values, MatrixView<A> y,
-                        ExecutorRef executor) {
-        linear<simd::DefaultArch, A>(x, weight, bias(bias_values), y, executor);
+    void project(MatrixView<const A> x, const PackedMatrix<T>& weight, const std::vector<A>& bias_values, MatrixView<A> y,
+                 ExecutorRef executor) const {
+        linear<A>(x, weight, bias(bias_values), y, executor, precision_);
     }
 
     static void copy_heads(HeadsView<const A> from, HeadsView<A> to) {
@@ -379,6 +382,7 @@ class Attention {
     [[nodiscard]] Index absorbed_chunk() const noexcept { return std::max<Index>(2048 / config_.num_attention_heads, 1); }
 
     Config config_;
+    Precision precision_;
     RotaryEmbedding rope_;
     PackedMatrix<T> q_a_;         ///< hidden → Rq, with q_lora_rank
     PackedMatrix<T> q_;           ///< Rq or hidden → H·(Dn+Dr)

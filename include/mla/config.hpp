@@ -11,7 +11,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/types.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Which two dimensions of a rope vector turn together. Queries, cached keys and the layer must agree on it.
 enum class RopePairing : std::uint8_t {

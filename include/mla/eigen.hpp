@@ -6,7 +6,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Row-major matrix of activations.
 template <class A>

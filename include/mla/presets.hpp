@@ -10,7 +10,7 @@
 /// Published models. All of them take 1e-6 as the eps of the two latent norms, whatever `rms_norm_eps` their config.json
 /// gives: so do transformers and the code published with the checkpoints. An engine that uses `rms_norm_eps` there (vLLM
 /// and SGLang do) differs where that is 1e-5: Moonlight, MiniCPM3, LongCat-Flash and GLM-4.7-Flash.
-namespace mla::presets {
+namespace mla::inline MLA_ISA::presets {
 
 namespace detail {
 

@@ -12,7 +12,7 @@
 #include "mla/kernels/batch.hpp"
 #include "mla/kernels/plan.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// The cache of one request, which a layer appends to: LatentCache, PagedSequence.
 template <class S>

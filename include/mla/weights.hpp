@@ -8,7 +8,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Tensors of one layer, each [out, in], named as in a Hugging Face checkpoint (`model.layers.N.self_attn.*`).
 /// A vector is a matrix of one row. What the config does not use stays empty.

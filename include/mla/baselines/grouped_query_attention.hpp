@@ -11,7 +11,7 @@
 #include "mla/math/rope.hpp"
 #include "mla/weights.hpp"
 
-namespace mla::baselines {
+namespace mla::inline MLA_ISA::baselines {
 
 /// Weights stored as T, activations in float, or in double when T is double. Owns its packed weights and nothing that changes
 /// from call to call.
@@ -63,7 +63,7 @@ class GroupedQueryAttention {
         const A scale = static_cast<A>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
         grouped_attention(s.q, cache.view(), scale, s.o, {}, kernel, executor);
         const MatrixView<const A> o(s.o.data, tokens, config_.q_dim());
-        linear<simd::DefaultArch, A>(o, o_, nullptr, MatrixView<A>(y.data(), tokens, y.cols(), y.outerStride()), executor);
+        linear<A>(o, o_, nullptr, MatrixView<A>(y.data(), tokens, y.cols(), y.outerStride()), executor);
     }
 
   private:
@@ -118,7 +118,7 @@ class GroupedQueryAttention {
     }
 
     static void project(MatrixView<const A> x, const PackedMatrix<T>& weight, const HeadsView<A>& y, ExecutorRef executor) {
-        linear<simd::DefaultArch, A>(x, weight, nullptr, MatrixView<A>(y.data, y.tokens, y.heads * y.dim), executor);
+        linear<A>(x, weight, nullptr, MatrixView<A>(y.data, y.tokens, y.heads * y.dim), executor);
     }
 
     GroupedQueryConfig config_;

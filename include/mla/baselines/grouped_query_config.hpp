@@ -4,7 +4,7 @@
 #include "mla/config.hpp"
 #include "mla/core/views.hpp"
 
-namespace mla::baselines {
+namespace mla::inline MLA_ISA::baselines {
 
 /// Grouped-query attention (Ainslie et al. 2023): `num_key_value_heads` keys and values serve `num_attention_heads` queries.
 /// As many as queries is multi-head attention, one is multi-query attention. RoPE turns whole heads; the scale is head_dim^-1/2.

@@ -7,9 +7,9 @@
 #include "mla/baselines/grouped_query_config.hpp"
 #include "mla/core/views.hpp"
 #include "mla/core/workspace.hpp"
-#include "mla/simd/convert.hpp"
+#include "mla/formats/row_kernels.hpp"
 
-namespace mla::baselines {
+namespace mla::inline MLA_ISA::baselines {
 
 /// Cached keys and values [kv_heads, length, head_dim] in foreign memory. Tokens of a head lie `token_stride` elements apart,
 /// heads `head_stride`. Rows at `length` and beyond are never read.
@@ -62,8 +62,8 @@ class KvCache {
         for (Index g = 0; g < kv_heads_; ++g)
             for (Index t = 0; t < keys.tokens; ++t) {
                 const Index offset = g * head_stride() + (size_ + t) * token_stride();
-                simd::convert_row<simd::DefaultArch>(keys_.get() + offset, keys.at(t, g), head_dim_);
-                simd::convert_row<simd::DefaultArch>(values_.get() + offset, values.at(t, g), head_dim_);
+                write_row(RowFormat<C>{head_dim_, 0}, keys.at(t, g), keys_.get() + offset);
+                write_row(RowFormat<C>{head_dim_, 0}, values.at(t, g), values_.get() + offset);
             }
         size_ += keys.tokens;
     }

@@ -7,7 +7,7 @@
 #include "mla/cache/latent_view.hpp"
 #include "mla/cache/rows.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Owns up to `capacity` tokens of Dc + Dr values each, stored as C (see RowFormat), contiguous.
 /// Nothing but the constructor and `fork` allocates. One writer at a time; readers may share.

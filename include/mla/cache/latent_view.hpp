@@ -1,11 +1,11 @@
 // How a kernel sees cached tokens that lie one after another, whoever owns them.
 #pragma once
 
-#include "mla/cache/row_format.hpp"
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
+#include "mla/formats/formats.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Cached tokens [length, latent_dim + rope_dim] in foreign memory: a row is [normalised latent | rotated rope key], rows lie
 /// `stride` elements apart (see RowFormat). Rows at `length` and beyond are never read.
@@ -29,17 +29,25 @@ struct LatentView {
 
 namespace detail {
 
+/// Checks that rows `stride` elements apart are aligned as their format wants it.
+template <CacheElement C>
+void require_row_alignment(const char* name, Index stride) {
+    constexpr Index elements = Format<C>::row_alignment / static_cast<Index>(sizeof(C));
+    if (stride % elements != 0) [[unlikely]]
+        require(false, name, stride, "a multiple of " + std::to_string(elements));
+}
+
 /// Checks what LatentView and the paged views have in common: the geometry of a row at `data`, `stride` elements from the next.
 template <CacheElement C>
 void validate_rows(const C* data, Index latent_dim, Index rope_dim, Index stride) {
     require_at_least("cache.latent_dim", latent_dim, Index{1});
     require_at_least("cache.rope_dim", rope_dim, Index{0});
     require_at_least("cache.stride", stride, RowFormat<C>{latent_dim, rope_dim}.elements());
-    if constexpr (Quantised<C>) {
-        require(stride % quantised_alignment == 0, "cache.stride", stride, "a multiple of 4");
-        const auto misaligned = reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(quantised_alignment);
-        require(misaligned == 0, "cache address modulo 4", misaligned, 0);
-    }
+    require_row_alignment<C>("cache.stride", stride);
+    constexpr auto alignment = static_cast<std::uintptr_t>(Format<C>::row_alignment);
+    const auto misaligned = reinterpret_cast<std::uintptr_t>(data) % alignment;
+    if (alignment > sizeof(C) && misaligned != 0) [[unlikely]]
+        require(false, ("cache address modulo " + std::to_string(alignment)).c_str(), misaligned, 0);
 }
 
 }  // namespace detail

@@ -13,7 +13,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/types.hpp"
 
-namespace mla::detail {
+namespace mla::inline MLA_ISA::detail {
 
 /// Hands out page numbers of a pool and counts the references to each; knows nothing of what lies in the pages. A page is
 /// free exactly when it has no references. All of it may be called from any thread; nothing but the constructor allocates.

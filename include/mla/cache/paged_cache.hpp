@@ -13,7 +13,7 @@
 #include "mla/cache/paged_view.hpp"
 #include "mla/cache/rows.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 template <CacheElement C>
 class PagedSequence;

@@ -7,7 +7,7 @@
 
 #include "mla/cache/latent_view.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Cached tokens [length, latent_dim + rope_dim] of one request in a pool [pages, page_size, Dc + Dr] in foreign memory. Token t
 /// lies in row t % page_size of page block_table[t / page_size]; a row is [normalised latent | rotated rope key]. Entries of
@@ -85,8 +85,7 @@ void validate_pool(const Paged& cache, bool used) {
     // In quotients, which cannot overflow whatever the caller's strides are.
     require(cache.page_stride >= row && (cache.page_stride - row) / cache.stride >= cache.page_size - 1, "cache.page_stride",
             cache.page_stride, "at least (page_size - 1) * stride + a row's elements");
-    if constexpr (Quantised<std::remove_cvref_t<decltype(*cache.pool)>>)
-        require(cache.page_stride % quantised_alignment == 0, "cache.page_stride", cache.page_stride, "a multiple of 4");
+    require_row_alignment<std::remove_cvref_t<decltype(*cache.pool)>>("cache.page_stride", cache.page_stride);
     require(cache.pool != nullptr || !used, "cache.pool", "null", "not null when a length is > 0");
 }
 

@@ -1,28 +1,29 @@
 // How the caches of ours lay out and write their rows, a row a token: contiguous and paged alike.
 #pragma once
 
-#include "mla/cache/row_format.hpp"
 #include "mla/config.hpp"
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 #include "mla/core/workspace.hpp"
+#include "mla/formats/row_kernels.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Writes tokens [T, Dc + Dr] of the type computed in to cache rows [T, format.elements()], rounded to the nearest even of C.
-template <class Arch = simd::DefaultArch, Compute A, CacheElement C>
+template <Compute A, CacheElement C>
 void append(MatrixView<const A> tokens, const RowFormat<C>& format, MatrixView<C> rows) {
     require_equal("rows.rows", rows.rows, "tokens.rows", tokens.rows);
     require_equal("rows.cols", rows.cols, "elements of a row", format.elements());
     require_equal("tokens.cols", tokens.cols, "latent_dim + rope_dim", format.values());
-    for (Index t = 0; t < tokens.rows; ++t) format.template write<Arch>(tokens.row(t), rows.row(t));
+    detail::row_kernels<A, C>().write(tokens.data, tokens.stride, tokens.rows, format.latent_dim, format.rope_dim, rows.data,
+                                      rows.stride);
 }
 
 /// As above, where a row is Dc + Dr elements of one type.
-template <class Arch = simd::DefaultArch, Compute A, Storage C>
+template <Compute A, Storage C>
 void append(MatrixView<const A> tokens, MatrixView<C> rows) {
     require_equal("rows.cols", rows.cols, "tokens.cols", tokens.cols);
-    append<Arch>(tokens, RowFormat<C>{tokens.cols, 0}, rows);
+    append(tokens, RowFormat<C>{tokens.cols, 0}, rows);
 }
 
 namespace detail {
@@ -47,7 +48,7 @@ struct RowLayout {
     [[nodiscard]] RowFormat<C> format() const noexcept { return {latent_dim, rope_dim}; }
     /// Elements from row to row.
     [[nodiscard]] Index stride() const noexcept {
-        constexpr std::size_t alignment = Quantised<C> ? 16 : scratch_alignment;
+        constexpr std::size_t alignment = Format<C>::row_alignment > static_cast<Index>(sizeof(C)) ? 16 : scratch_alignment;
         return round_up(format().elements(), static_cast<Index>(alignment / sizeof(C)));
     }
     [[nodiscard]] Index bytes() const noexcept { return stride() * static_cast<Index>(sizeof(C)); }

@@ -5,7 +5,7 @@
 
 #include "mla/core/executor.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Runs on a pool and on the calling thread: `concurrency()` is the pool's size plus one.
 /// The pool must outlive this; a call made from one of its own threads would wait for itself.

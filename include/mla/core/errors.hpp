@@ -6,7 +6,9 @@
 #include <stdexcept>
 #include <string>
 
-namespace mla {
+#include "mla/core/compiler.hpp"
+
+namespace mla::inline MLA_ISA {
 
 namespace detail {
 

@@ -6,9 +6,10 @@
 #include <memory>
 #include <type_traits>
 
+#include "mla/core/float_environment.hpp"
 #include "mla/core/types.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// A non-owning reference to a callable `void(Index)`; it must not outlive the callable.
 class IndexFunctionRef {
@@ -67,16 +68,18 @@ class ExecutorRef {
 };
 
 /// Calls `f(item, worker)` once for each item; workers take items as they become free. `worker` is below
-/// `min(items, concurrency)` and names scratch that nobody else uses meanwhile.
+/// `min(items, concurrency)` and names scratch that nobody else uses meanwhile. f runs in our FloatEnvironment.
 template <class F>
 void for_each_item(ExecutorRef executor, Index items, F&& f) {
     const Index workers = items < executor.concurrency() ? items : executor.concurrency();
     if (workers <= 1) {
+        const FloatEnvironment environment;
         for (Index item = 0; item < items; ++item) f(item, Index{0});
         return;
     }
     std::atomic<Index> next{0};
     executor.parallel_for(workers, [&](Index worker) {
+        const FloatEnvironment environment;
         for (Index item = next.fetch_add(1, std::memory_order_relaxed); item < items;
              item = next.fetch_add(1, std::memory_order_relaxed))
             f(item, worker);

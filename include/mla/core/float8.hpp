@@ -7,7 +7,7 @@
 
 #include "mla/core/types.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 namespace detail {
 
 inline constexpr std::uint32_t fp8_largest = 0x7eU;  // 448; the only value above it is NaN, there is no infinity

@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Every array starts on a cache line, which is also the widest vector.
 inline constexpr std::size_t scratch_alignment = 64;

@@ -10,7 +10,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/executor.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Runs on an OpenMP team of `threads` threads (default: what OpenMP would use).
 class OpenMPExecutor {

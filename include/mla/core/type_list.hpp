@@ -3,7 +3,9 @@
 
 #include <type_traits>
 
-namespace mla {
+#include "mla/core/compiler.hpp"
+
+namespace mla::inline MLA_ISA {
 
 template <class... Types>
 struct TypeList {};
@@ -13,6 +15,17 @@ template <class T, class List>
 inline constexpr bool is_listed = false;
 template <class T, class... Types>
 inline constexpr bool is_listed<T, TypeList<Types...>> = (std::is_same_v<T, Types> || ...);
+
+/// The place of T in a list, from 0; the list's length where it does not name T.
+template <class T, class List>
+inline constexpr int index_of = 0;
+template <class T, class First, class... Rest>
+inline constexpr int index_of<T, TypeList<First, Rest...>> = std::is_same_v<T, First> ? 0 : 1 + index_of<T, TypeList<Rest...>>;
+
+template <class List>
+inline constexpr int length_of = 0;
+template <class... Types>
+inline constexpr int length_of<TypeList<Types...>> = sizeof...(Types);
 
 namespace detail {
 

@@ -7,13 +7,10 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "mla/core/compiler.hpp"
 #include "mla/core/type_list.hpp"
 
-#if defined(__FAST_MATH__)
-#error "mla: masking relies on IEEE infinities and NaN; build without -ffast-math"
-#endif
-
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Sizes, offsets and strides, in elements unless a name says bytes. 64 bits on every supported platform.
 using Index = std::ptrdiff_t;
@@ -101,6 +98,17 @@ concept Compute = std::is_same_v<A, double> || std::is_same_v<A, float>;
 
 template <Storage S>
 using compute_t = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+/// What a product rounds of its operands, where weights or cache are bf16 or narrower. The caller's choice, the same on every
+/// machine: one without bf16 instructions rounds the same values and multiplies them as floats.
+enum class Precision : std::uint8_t {
+    operand,  ///< activations, queries and probabilities are rounded to bf16 (over int8 caches: to integers), as GPUs do
+    full,     ///< they stay float
+};
+
+[[nodiscard]] constexpr const char* name(Precision precision) noexcept {
+    return precision == Precision::operand ? "operand" : "full";
+}
 
 /// The run-time name of a storage type, or of fp8, in which weights come but are not kept.
 enum class DType : std::uint8_t { f64, f32, bf16, f16, f8_e4m3 };

@@ -7,7 +7,7 @@
 #include "mla/core/float8.hpp"
 #include "mla/core/types.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Row-major matrix [rows, cols] in foreign memory; rows lie `stride` elements apart, elements of a row are adjacent.
 template <class T>

@@ -8,7 +8,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/memory.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// Carves arrays out of one piece of memory, in order. Without memory it only counts, so that the same code that carves
 /// a layout also sizes it.

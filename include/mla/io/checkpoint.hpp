@@ -18,7 +18,7 @@
 #include "mla/io/safetensors.hpp"
 #include "mla/weights.hpp"
 
-namespace mla::io {
+namespace mla::inline MLA_ISA::io {
 
 /// How far a caller has come through a checkpoint.
 struct LoadProgress {

@@ -15,7 +15,7 @@
 
 #include "mla/io/errors.hpp"
 
-namespace mla::io {
+namespace mla::inline MLA_ISA::io {
 
 /// Name of a tensor -> name of the file that holds it, a plain name of a file in the index's folder.
 using WeightMap = std::map<std::string, std::string, std::less<>>;

@@ -5,7 +5,9 @@
 #include <string>
 #include <string_view>
 
-namespace mla::io {
+#include "mla/core/compiler.hpp"
+
+namespace mla::inline MLA_ISA::io {
 
 /// A checkpoint whose files do not fit together, or that lacks what was asked for. The message names the file, the tensor or
 /// field, what was found and what it must be.

@@ -18,7 +18,7 @@
 #include "mla/io/errors.hpp"
 #include "mla/io/mapped_file.hpp"
 
-namespace mla::io {
+namespace mla::inline MLA_ISA::io {
 
 namespace detail {
 

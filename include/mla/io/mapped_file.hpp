@@ -14,7 +14,9 @@
 #include <system_error>
 #include <utility>
 
-namespace mla::io {
+#include "mla/core/compiler.hpp"
+
+namespace mla::inline MLA_ISA::io {
 
 /// A regular file mapped read-only. It must keep its length while this lives: reading past the end of a file that
 /// shrank ends the process.

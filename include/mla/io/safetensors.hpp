@@ -18,7 +18,7 @@
 #include "mla/io/mapped_file.hpp"
 #include "mla/io/safetensors_header.hpp"
 
-namespace mla::io {
+namespace mla::inline MLA_ISA::io {
 
 static_assert(std::endian::native == std::endian::little, "safetensors stores little-endian values");
 

@@ -19,7 +19,7 @@
 #include "mla/core/types.hpp"
 #include "mla/io/errors.hpp"
 
-namespace mla::io {
+namespace mla::inline MLA_ISA::io {
 
 /// One tensor of a file.
 struct TensorInfo {

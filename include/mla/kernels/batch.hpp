@@ -10,7 +10,7 @@
 #include "mla/cache/paged_view.hpp"
 #include "mla/kernels/row_group.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// The cached tokens of one request as the kernels read them: LatentView, PagedView.
 template <class V>
@@ -49,6 +49,7 @@ struct BatchOptions {
     /// Tokens at the beginning of every request that has queries which are the same rows of memory for all of them, all before
     /// their queries: read once for the whole batch, and merged. At most `shared_prefix(caches, query_begin)`.
     Index shared_prefix = 0;
+    Precision precision = Precision::operand;
 };
 
 /// How many tokens, whole pages in a paged cache, all requests with queries have in common at their beginning, all before their

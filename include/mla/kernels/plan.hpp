@@ -8,7 +8,7 @@
 #include "mla/core/types.hpp"
 #include "mla/kernels/row_list.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// The two equal ways to compute MLA (DeepSeek-V2, section 2.1.2).
 enum class Form : std::uint8_t {

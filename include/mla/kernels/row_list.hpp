@@ -2,12 +2,10 @@
 #pragma once
 
 #include <array>
-#include <span>
 
 #include "mla/core/types.hpp"
-#include "mla/simd/prefetch.hpp"
 
-namespace mla::detail {
+namespace mla::inline MLA_ISA::detail {
 
 /// Tokens of a block, a multiple of every score tile. 96 rows of 576 floats (216 KiB) leave room in a 1 MiB L2 for the packed
 /// queries and the outputs of 128 rows (288 and 256 KiB).
@@ -32,20 +30,8 @@ class RowList {
         return static_cast<const T*>(rows_[static_cast<std::size_t>(index)]);
     }
     [[nodiscard]] const void* const* data() const noexcept { return rows_.data(); }
-    /// Fetches the rows in about `steps` steps.
-    [[nodiscard]] simd::Prefetch prefetch(Index row_elements, Index steps) const noexcept {
-        return simd::Prefetch(from(0), {}, row_elements * static_cast<Index>(sizeof(T)), steps);
-    }
-    /// Fetches the rows from `begin` on, then those of `more`.
-    [[nodiscard]] simd::Prefetch prefetch(Index begin, const RowList& more, Index row_elements, Index steps) const noexcept {
-        return simd::Prefetch(from(begin), more.from(0), row_elements * static_cast<Index>(sizeof(T)), steps);
-    }
 
   private:
-    [[nodiscard]] std::span<const void* const> from(Index begin) const noexcept {
-        return std::span(rows_).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size_ - begin));
-    }
-
     std::array<const void*, static_cast<std::size_t>(block_tokens)> rows_;
     Index size_ = 0;
 };

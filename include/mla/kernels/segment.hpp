@@ -7,7 +7,7 @@
 #include "mla/kernels/plan.hpp"
 #include "mla/kernels/row_group.hpp"
 
-namespace mla::detail {
+namespace mla::inline MLA_ISA::detail {
 
 /// Rows of consecutive queries, row = query·heads + head, that attend to keys [begin, begin + plan.keys) of one source: a
 /// request's cache, or one key-value head's. `plan` cuts rows and keys; its streams do not matter here.
@@ -20,6 +20,7 @@ struct Segment {
     Index begin = 0;         ///< first key
     Index visible = 0;       ///< keys of the source that the first query may see
     Index visible_step = 1;  ///< how many more each further query sees
+    bool one_range = false;  ///< whether keys are never cut, however many there are
     KeyTree tree;
 
     // Where its data starts among all segments'.
@@ -32,10 +33,13 @@ struct Segment {
 /// Rows that are merged at a time.
 inline constexpr Index merge_rows = 4;
 
-/// What the segments of a call add up to, for any number of keys.
-template <class Arch, Compute A>
+/// What the segments of a call add up to, for any number of keys. Segments of one range of keys, in a call without a prefix, have no
+/// part in what is merged: a worker finishes their rows where it computes them.
+template <Compute A>
 struct SegmentTotals {
-    Index depth = 0;  ///< values of a query
+    Index lanes = 1;      ///< rows in a vector of the target
+    Index depth = 0;      ///< values of a query
+    bool prefix = false;  ///< whether all rows attend to a shared prefix too
     Index segments = 0;
     Index items = 0;
     Index state_rows = 0;
@@ -46,7 +50,11 @@ struct SegmentTotals {
     /// Values that a packed query may take beside its own: in pairs one each of an odd latent and an odd rope key; and few rows
     /// lie in pairs of vectors, below 8 values a row of the slot.
     static constexpr Index padding = 8;
-    static_assert(padded_rows<Arch, A>(1) * (1 + padding) >= few_rows * 2 * simd::lanes<Arch, A>, "few rows of one value each");
+
+    [[nodiscard]] Index padded(Index rows) const noexcept { return padded_rows(rows, lanes); }
+
+    /// Whether a segment's rows are finished by the worker that computes them.
+    [[nodiscard]] bool alone(const Segment& segment) const noexcept { return segment.plan.splits == 1 && !prefix; }
 
     /// Packed queries of a group.
     [[nodiscard]] Index slot_bytes(Index rows) const noexcept {
@@ -56,18 +64,19 @@ struct SegmentTotals {
     /// Gives the segment its place behind those before it.
     void place(Segment& segment) noexcept {
         const SplitPlan& plan = segment.plan;
-        const Index slot = padded_rows<Arch, A>(plan.group_rows);
+        const Index slot = padded(plan.group_rows);
         segment.first_item = items;
         segment.first_state = state_rows;
         segment.first_query_byte = query_bytes;
         segment.first_chunk = chunks;
         ++segments;
         items += plan.groups() * plan.splits;
-        state_rows += plan.groups() * plan.most_splits() * slot;
-        query_bytes += plan.groups() * slot_bytes(slot);
-        chunks += divide_up(plan.rows, merge_rows);
         slot_rows = std::max(slot_rows, slot);
-        most_items_ += plan.groups() * plan.most_splits();
+        most_items_ += plan.groups() * most_splits(segment);
+        if (most_splits(segment) == 1 && !prefix) return;
+        state_rows += plan.groups() * most_splits(segment) * slot;
+        query_bytes += plan.groups() * slot_bytes(slot);
+        if (!alone(segment)) chunks += divide_up(plan.rows, merge_rows);
     }
     /// Items, were there keys without end.
     [[nodiscard]] Index most_items() const noexcept { return most_items_; }
@@ -77,13 +86,16 @@ struct SegmentTotals {
     ///
     /// A request of n rows in g groups has at most 8·g and at most g + 7 pairs of a group and a range of keys. A single group
     /// rounds n up to whole vectors; more groups are of at least 65 rows, all but the last filled, and take at most 3·n.
-    [[nodiscard]] static SegmentTotals bound(Index requests, Index queries, Index heads, Index depth, bool prefix) noexcept {
+    [[nodiscard]] static SegmentTotals bound(Index lanes, Index requests, Index queries, Index heads, Index depth,
+                                             bool prefix) noexcept {
         SegmentTotals total;
+        total.lanes = lanes;
         total.depth = depth;
+        total.prefix = prefix;
         const Index rows = queries * heads;
         const Index group = plan_splits(std::max<Index>(queries, 1), heads, 0).group_rows;
-        total.slot_rows = padded_rows<Arch, A>(group);
-        const Index least_rounded = padded_rows<Arch, A>(1);
+        total.slot_rows = total.padded(group);
+        const Index least_rounded = total.padded(1);
         const auto add = [&](Index count) {  // `count` requests share all rows
             const Index groups = count + std::max<Index>(rows - 1, 0) / group;
             const Index group_rows = std::min(3 * rows + count * least_rounded, groups * total.slot_rows);
@@ -102,6 +114,11 @@ struct SegmentTotals {
     }
 
   private:
+    /// Ranges that a plan of as many rows over any number of keys may have.
+    [[nodiscard]] static Index most_splits(const Segment& segment) noexcept {
+        return segment.one_range ? 1 : segment.plan.most_splits();
+    }
+
     Index most_items_ = 0;
 };
 

@@ -6,20 +6,9 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 #include "mla/core/workspace.hpp"
-#include "mla/simd/convert.hpp"
+#include "mla/linear/panels.hpp"
 
-namespace mla {
-
-/// Columns of a panel: a tile's, with AVX2 (two vectors of the type computed in), which reads it front to back: of rows twice as
-/// long it would read each half for itself, in steps that use half of the sets of L1. AVX-512 tiles take two panels. One width
-/// for every instruction set, so that packed weights do not depend on the one that packed them.
-template <Storage S>
-inline constexpr Index panel_columns = 64 / static_cast<Index>(sizeof(compute_t<S>));
-
-/// Values of k that lie side by side in a panel. Two bf16 are what one instruction multiplies and adds where there is one, and
-/// elsewhere widen to float by a shift or a mask, where those of one k would take a shuffle besides.
-template <Storage S>
-inline constexpr int panel_interleave = std::is_same_v<S, bf16> ? 2 : 1;
+namespace mla::inline MLA_ISA {
 
 /// `count` matrices [in, out] (one a head, or a single one) in panels [panel][in / interleave][panel_columns][interleave], stored
 /// as S. The last panel of a matrix, and the last row of a panel, are filled up with zeros. A product reads each panel front to
@@ -52,14 +41,14 @@ class PackedMatrix {
     [[nodiscard]] Index in() const noexcept { return in_; }
     [[nodiscard]] Index out() const noexcept { return out_; }
     [[nodiscard]] Index panels() const noexcept { return divide_up(out_, panel_columns<S>); }
-    [[nodiscard]] Index panel_elements() const noexcept { return round_up(in_, Index{panel_interleave<S>}) * panel_columns<S>; }
+    [[nodiscard]] Index panel_elements() const noexcept { return mla::panel_elements<S>(in_); }
     /// A panel of a matrix.
     [[nodiscard]] const S* panel(Index index, Index panel) const noexcept {
         return data_.get() + (index * panels() + panel) * panel_elements();
     }
     /// Where W[k, n] lies in a panel whose first column is n = 0.
     [[nodiscard]] static constexpr Index place(Index k, Index n) noexcept {
-        constexpr Index side_by_side = panel_interleave<S>;
+        constexpr Index side_by_side = Format<S>::panel_interleave;
         return (k / side_by_side * panel_columns<S> + n) * side_by_side + k % side_by_side;
     }
     [[nodiscard]] std::size_t bytes() const noexcept {
@@ -79,7 +68,7 @@ class PackedMatrix {
         constexpr Index block = 64;
         for (Index panel = 0; panel < panels(); ++panel) {
             S* const target = data_.get() + (index * panels() + panel) * panel_elements();
-            std::fill(target + in_ / panel_interleave<S> * panel_interleave<S> * panel_columns<S>, target + panel_elements(),
+            std::fill(target + in_ / Format<S>::panel_interleave * Format<S>::panel_interleave * panel_columns<S>, target + panel_elements(),
                       S(0.0F));
             const Index first = panel * panel_columns<S>;
             const Index columns = std::min(panel_columns<S>, out_ - first);

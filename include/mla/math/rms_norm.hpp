@@ -3,33 +3,52 @@
 
 #include <cmath>
 
+#include "mla/core/chosen_target.hpp"
+#include "mla/core/float_environment.hpp"
 #include "mla/core/views.hpp"
-#include "mla/simd/fma.hpp"
+#include "mla/simd/atoms.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
+namespace detail {
 
-/// x[r] ← x[r] / sqrt(mean(x[r]²) + eps) · weight · multiplier for each row, in place. x [rows, dim], weight [dim].
-template <class Arch = simd::DefaultArch, Compute A>
-void rms_norm(MatrixView<A> x, const A* weight, double eps, double multiplier = 1.0) noexcept {
-    using Batch = simd::Batch<Arch, A>;
-    constexpr Index width = simd::lanes<Arch, A>;
-    for (Index r = 0; r < x.rows; ++r) {
-        A* row = x.row(r);
+template <class Target, Compute A>
+void normalise_rows(A* x, Index stride, Index rows, Index cols, const A* weight, double eps, double multiplier) noexcept {
+    const FloatEnvironment environment;
+    using Batch = simd::Batch<Target, A>;
+    constexpr Index width = simd::lanes<Target, A>;
+    for (Index r = 0; r < rows; ++r) {
+        A* row = x + r * stride;
         Batch squares(A(0));
         Index i = 0;
-        for (; i + width <= x.cols; i += width) {
+        for (; i + width <= cols; i += width) {
             const Batch value = Batch::load_unaligned(row + i);
-            squares = simd::fma(value, value, squares);
+            squares = simd::fma<Target, A>(value, value, squares);
         }
         A sum = A(0);
         alignas(64) A partial[simd::extent<width>];
         squares.store_aligned(partial);
         for (Index lane = 0; lane < width; ++lane) sum += partial[lane];
-        for (; i < x.cols; ++i) sum += row[i] * row[i];
-        const double mean = static_cast<double>(sum) / static_cast<double>(x.cols);
+        for (; i < cols; ++i) sum += row[i] * row[i];
+        const double mean = static_cast<double>(sum) / static_cast<double>(cols);
         const A scale = static_cast<A>(multiplier / std::sqrt(mean + eps));
-        for (Index c = 0; c < x.cols; ++c) row[c] = row[c] * scale * weight[c];
+        for (Index c = 0; c < cols; ++c) row[c] = row[c] * scale * weight[c];
     }
+}
+
+template <class Target, Compute A>
+inline constexpr abi::NormKernels<A> norm_of{normalise_rows<Target, A>};
+
+}  // namespace detail
+
+/// x[r] ← x[r] / sqrt(mean(x[r]²) + eps) · weight · multiplier for each row, in place. x [rows, dim], weight [dim].
+template <Compute A>
+void rms_norm(MatrixView<A> x, const A* weight, double eps, double multiplier = 1.0) noexcept {
+#if MLA_IS_COMPILED
+    const abi::NormKernels<A> kernels = detail::chosen_kernels<A>().norm;
+#else
+    constexpr abi::NormKernels<A> kernels = detail::norm_of<targets::native, A>;
+#endif
+    kernels.rms_norm(x.data, x.stride, x.rows, x.cols, weight, eps, multiplier);
 }
 
 }  // namespace mla

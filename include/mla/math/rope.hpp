@@ -10,7 +10,7 @@
 #include "mla/config.hpp"
 #include "mla/core/views.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 namespace detail {
 
 /// The dimension whose frequency turns `rotations` times within the original context (YaRN, section 3.2).

@@ -6,7 +6,7 @@
 
 #include "mla/core/views.hpp"
 
-namespace mla {
+namespace mla::inline MLA_ISA {
 
 /// What a softmax over some of its scores has seen: their maximum, and Σ exp(score − maximum). Natural logarithms.
 /// Nothing seen is {−inf, 0}, the neutral element of `merge`. Keeping the two apart, rather than their LSE, loses nothing

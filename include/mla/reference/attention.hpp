@@ -9,7 +9,7 @@
 
 #include "mla/reference/matrix.hpp"
 
-namespace mla::reference {
+namespace mla::inline MLA_ISA::reference {
 
 /// What attention gives: outputs, and for each row the natural logarithm of the sum of its exponentials.
 struct Attended {

@@ -10,7 +10,7 @@
 #include "mla/reference/matrix.hpp"
 #include "mla/reference/rope.hpp"
 
-namespace mla::reference {
+namespace mla::inline MLA_ISA::reference {
 
 struct GroupedQueryLayer {
     TensorRef q_proj;    // [H*D, hidden]

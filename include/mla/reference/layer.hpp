@@ -11,7 +11,7 @@
 #include "mla/reference/rope.hpp"
 #include "mla/weights.hpp"
 
-namespace mla::reference {
+namespace mla::inline MLA_ISA::reference {
 
 /// Equal in exact arithmetic.
 enum class Form : std::uint8_t {

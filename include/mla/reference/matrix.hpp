@@ -8,7 +8,7 @@
 #include "mla/core/types.hpp"
 #include "mla/core/views.hpp"
 
-namespace mla::reference {
+namespace mla::inline MLA_ISA::reference {
 
 /// Row-major matrix [rows, cols] of doubles.
 struct Matrix {

@@ -4,7 +4,7 @@
 
 #include "mla/reference/matrix.hpp"
 
-namespace mla::reference {
+namespace mla::inline MLA_ISA::reference {
 
 /// RMSNorm of every row, in place: x_i ← x_i / sqrt(mean_j x_j² + eps) · weight_i; x [T, n], weight [1, n].
 /// (Zhang and Sennrich 2019, equation 4, with the eps of every implementation.)

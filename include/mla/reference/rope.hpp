@@ -10,7 +10,7 @@
 
 #include "mla/config.hpp"
 
-namespace mla::reference {
+namespace mla::inline MLA_ISA::reference {
 
 /// m(s, a) = s ≤ 1 ? 1 : 0.1·a·ln s + 1 (YaRN, section 3.4, with DeepSeek's coefficient a).
 [[nodiscard]] inline double yarn_magnitude(double s, double a) { return s <= 1.0 ? 1.0 : 0.1 * a * std::log(s) + 1.0; }

@@ -2,32 +2,37 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
-#include "mla/simd/fma.hpp"
+#include "mla/simd/atoms.hpp"
 
-namespace mla::simd {
+namespace mla::inline MLA_ISA::simd {
 
 /// eˣ for x of at most 88, as differences from a maximum are: exactly 1 at 0, and 0 below −87.3, where floats lose their bits.
-/// NaN stays NaN. Floats err by at most 1.5 units in the last place (1 with FMA). For larger x, and double, xsimd's is there.
-template <class Arch, Compute A>
-[[nodiscard]] MLA_ALWAYS_INLINE Batch<Arch, A> exp(const Batch<Arch, A>& x) noexcept {
+/// NaN stays NaN. Floats err by at most 1.5 units in the last place (1 with FMA). 
+template <class Target, Compute A>
+[[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, A> exp(const Batch<Target, A>& x) noexcept {
     if constexpr (std::is_same_v<A, float>) {
-        using Batch = simd::Batch<Arch, float>;
-        using Integers = xsimd::batch<std::int32_t, Arch>;
+        using Batch = simd::Batch<Target, float>;
+        using Integers = simd::Batch<Target, std::int32_t>;
         // x = n ln 2 + r, with ln 2 in two parts, the first of which n multiplies exactly
-        const Integers n = xsimd::nearbyint_as_int(x * Batch(0x1.715476p+0F));
-        const Batch whole = xsimd::to_float(n);
-        const Batch r = simd::fma(whole, Batch(-0x1.7f7d1cp-20F), simd::fma(whole, Batch(-0x1.62e4p-1F), x));
+        const Integers n = nearbyint_as_int(x * Batch(0x1.715476p+0F));
+        const Batch whole = to_float(n);
+        const Batch r = simd::fma<Target, float>(whole, Batch(-0x1.7f7d1cp-20F), simd::fma<Target, float>(whole, Batch(-0x1.62e4p-1F), x));
         // The minimax polynomial of degree 6 that begins 1 + r: it errs by less than 4e-9 for |r| up to half of ln 2.
         Batch p(0x1.6a23dp-10F);
         for (const float c : {0x1.123a2p-7F, 0x1.5558f2p-5F, 0x1.555492p-3F, 0x1.fffffcp-2F, 1.0F, 1.0F})
-            p = simd::fma(p, r, Batch(c));
+            p = simd::fma<Target, float>(p, r, Batch(c));
         const auto scaled = std::bit_cast<Batch>(std::bit_cast<Integers>(p) + (n << 23));  // p · 2ⁿ
-        return xsimd::select(x < Batch(-87.3F), Batch(0.0F), scaled);
+        return select(x < Batch(-87.3F), Batch(0.0F), scaled);
     } else {
-        return xsimd::select(x != x, x, xsimd::exp(x));  // which converts NaN to an integer, so that anything may come of it
+        // A lane at a time: doubles are for who wants them exact.
+        alignas(64) A lane[extent<lanes<Target, A>>];
+        x.store_aligned(lane);
+        for (A& value : lane) value = std::exp(value);
+        return simd::Batch<Target, A>::load_aligned(lane);
     }
 }
 

@@ -7,7 +7,7 @@
 
 #include "mla/simd/batch.hpp"
 
-namespace mla::simd {
+namespace mla::inline MLA_ISA::simd {
 
 /// Brings `Count` values into L2.
 template <Index Count, class T>

@@ -4,24 +4,39 @@
 // an activation or a column of probabilities is an A as it lies, packed weights, packed queries or cached values are a B.
 #pragma once
 
-#include "mla/simd/bf16_pair.hpp"
-#include "mla/simd/convert.hpp"
-#include "mla/simd/fma.hpp"
-#include "mla/simd/int16_pair.hpp"
-#include "mla/simd/multiply_add.hpp"
+#include "mla/simd/atoms.hpp"
 #include "mla/simd/prefetch.hpp"
 
-namespace mla::simd {
+namespace mla::inline MLA_ISA::simd {
 
-/// What a product takes of either operand at a time: a value of the type computed in, or a pair of bf16 or int16 that one
-/// instruction multiplies and adds. Unit is the type of A's elements, and of B's unless those are converted as they are loaded.
-template <class Arch, Compute A, Storage S>
-MLA_ALWAYS_INLINE Batch<Arch, A> load_units(const S* b) {
-    return load<Arch, A>(b);
+/// `lanes` units of B at any address: of pairs, or of a type that is converted to A.
+template <class Target, class A, class S>
+MLA_ALWAYS_INLINE auto load_units(const S* b) {
+    if constexpr (Loadable<S>) {
+        return load<Target, A>(b);
+    } else {
+        return PackedBatch<Target>::load_unaligned(words(b));
+    }
 }
-template <class Arch, Compute A>
-MLA_ALWAYS_INLINE Batch<Arch, A> broadcast(A unit) {
-    return Batch<Arch, A>(unit);
+/// A unit of A in all lanes.
+template <class Target, class U>
+MLA_ALWAYS_INLINE auto broadcast(U unit) {
+    if constexpr (Loadable<U>) {
+        return Batch<Target, U>(unit);
+    } else {
+        return PackedBatch<Target>(unit.bits);
+    }
+}
+/// sum + a · b of units U.
+template <class Target, class U, class Operand, class Sum>
+MLA_ALWAYS_INLINE Sum multiply_add(const Operand& a, const Operand& b, const Sum& sum) {
+    if constexpr (std::is_same_v<U, Bf16Pair>) {
+        return Atoms<Target>::dot_bf16(sum, a, b);
+    } else if constexpr (std::is_same_v<U, Int16Pair>) {
+        return Atoms<Target>::dot_s16(sum, a, b);
+    } else {
+        return Atoms<Target>::template multiply_add<U>(a, b, sum);
+    }
 }
 // `pass`: units that a loop multiplies between two jumps.
 
@@ -70,14 +85,14 @@ struct StridedRows {
 /// M rows by N vectors of accumulators, kept in registers. A: their type, that computed in, or int32 for products of int16.
 /// Functions that fill a tile of many rows are never inlined: GCC would allocate its registers anew in each place, and spill in
 /// some.
-template <class Arch, class A, int M, int N>
+template <class Target, class A, int M, int N>
 struct Tile {
-    static constexpr Index width = lanes<Arch, A>;
+    static constexpr Index width = lanes<Target, A>;
     static constexpr Index columns = N * width;
-    Batch<Arch, A> sum[extent<M>][extent<N>];
+    Batch<Target, A> sum[extent<M>][extent<N>];
 
     MLA_ALWAYS_INLINE void clear() {
-        Batch<Arch, A> zero(A(0));
+        Batch<Target, A> zero(A(0));
         // Where GCC sees that a sum of __m256i starts from zeros, it carries it through the loop twice, once as integers of 32
         // bits.
         if constexpr (std::is_integral_v<A>) keep_in_register(zero);
@@ -86,48 +101,49 @@ struct Tile {
     }
 
     MLA_ALWAYS_INLINE void store(A* c, Index stride) const {
-        each([=](const Batch<Arch, A>& value, auto m, auto n)
+        each([=](const Batch<Target, A>& value, auto m, auto n)
                  MLA_ALWAYS_INLINE_LAMBDA { value.store_unaligned(c + m * stride + n * width); });
     }
 
     /// C[m, n] += sum. Adding a finished sum to memory, rather than going on from it, keeps rounding errors to those of two
     /// short sums instead of one long one.
     MLA_ALWAYS_INLINE void add_to(A* c, Index stride) const {
-        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+        each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             A* cell = c + m * stride + n * width;
-            (Batch<Arch, A>::load_unaligned(cell) + value).store_unaligned(cell);
+            (Batch<Target, A>::load_unaligned(cell) + value).store_unaligned(cell);
         });
     }
 
     /// C[m, n] = C[m, n] · factor[m] + sum.
     MLA_ALWAYS_INLINE void add_to_scaled(A* c, Index stride, const A* factor) const {
-        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+        each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             A* cell = c + m * stride + n * width;
-            simd::fma(Batch<Arch, A>::load_unaligned(cell), Batch<Arch, A>(factor[m]), value).store_unaligned(cell);
+            simd::fma<Target, A>(Batch<Target, A>::load_unaligned(cell), Batch<Target, A>(factor[m]), value).store_unaligned(cell);
         });
     }
 
-    // The same for sums of whole numbers that stand for multiples of step[m].
+    // The same for sums of integers that stand for multiples of step[m]. Each is rounded twice, so that scores have the same bits
+    // on every target.
 
     MLA_ALWAYS_INLINE void store_steps(float* c, Index stride, const float* step) const {
-        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
-            (xsimd::to_float(value) * Batch<Arch, float>(step[m])).store_unaligned(c + m * stride + n * width);
+        each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+            (to_float(value) * Batch<Target, float>(step[m])).store_unaligned(c + m * stride + n * width);
         });
     }
 
     MLA_ALWAYS_INLINE void add_steps_to(float* c, Index stride, const float* step) const {
-        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+        each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             float* cell = c + m * stride + n * width;
-            const auto before = Batch<Arch, float>::load_unaligned(cell);
-            simd::fma(xsimd::to_float(value), Batch<Arch, float>(step[m]), before).store_unaligned(cell);
+            const auto before = Batch<Target, float>::load_unaligned(cell);
+            multiply_then_add<Target>(to_float(value), Batch<Target, float>(step[m]), before).store_unaligned(cell);
         });
     }
 
     MLA_ALWAYS_INLINE void add_steps_to_scaled(float* c, Index stride, const float* factor, const float* step) const {
-        each([=](const Batch<Arch, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+        each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             float* cell = c + m * stride + n * width;
-            const auto before = Batch<Arch, float>::load_unaligned(cell) * Batch<Arch, float>(factor[m]);
-            simd::fma(xsimd::to_float(value), Batch<Arch, float>(step[m]), before).store_unaligned(cell);
+            const auto before = Batch<Target, float>::load_unaligned(cell) * Batch<Target, float>(factor[m]);
+            simd::fma<Target, float>(to_float(value), Batch<Target, float>(step[m]), before).store_unaligned(cell);
         });
     }
 
@@ -135,7 +151,7 @@ struct Tile {
     MLA_ALWAYS_INLINE void interleave_columns() requires(N % 2 == 0) {
         unroll<M * N / 2>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
             constexpr int pairs = N / 2;
-            interleave_lanes<Arch>(sum[i / pairs][i % pairs * 2], sum[i / pairs][i % pairs * 2 + 1]);
+            interleave_lanes<Target>(sum[i / pairs][i % pairs * 2], sum[i / pairs][i % pairs * 2 + 1]);
         });
     }
 
@@ -175,18 +191,18 @@ struct Tile {
     MLA_ALWAYS_INLINE void multiply_row(Index k, const Operand& a, const Rows& b) {
         const auto* row = b.row(k - Part);
         // With few registers each k loads its own half of a vector of pairs, which GCC would load once and then run out of them.
-        if constexpr (vector_registers<Arch> == 16 && (M > 2 || Rows::interleave > 1)) keep_in_register(row);
+        if constexpr (Target::registers == 16 && (M > 2 || Rows::interleave > 1)) keep_in_register(row);
         const auto vector = [&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
             if constexpr (Rows::interleave > 1) {
-                return load_interleaved<Arch, Part>(row + b.offset(n * width));
+                return load_interleaved<Target, Part>(row + b.offset(n * width));
             } else {
-                return load_units<Arch, A>(row + b.offset(n * width));
+                return load_units<Target, A>(row + b.offset(n * width));
             }
         };
         decltype(vector(Index{0})) right[extent<N>];
         if constexpr (requires { Rows::by_parity; }) {
             unroll<N / 2>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
-                load_two<Arch, A>(row + b.offset(2 * n * width), right[2 * n], right[2 * n + 1]);
+                load_two<Target, A>(row + b.offset(2 * n * width), right[2 * n], right[2 * n + 1]);
             });
         } else {
             unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
@@ -195,11 +211,12 @@ struct Tile {
             });
         }
         unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
-            if constexpr (N == 1 && folds_broadcasts<Arch>) {
-                sum[m][0] = multiply_add<Arch>(a.at(m, k), right[0], sum[m][0]);
+            using U = std::remove_cvref_t<decltype(*a.at(m, k))>;
+            if constexpr (N == 1 && Target::broadcasts_operand) {
+                sum[m][0] = Atoms<Target>::multiply_add_at(a.at(m, k), right[0], sum[m][0]);
             } else {
-                const auto left = broadcast<Arch, A>(*a.at(m, k));
-                unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Arch, A>(left, right[n], sum[m][n]); });
+                const auto left = broadcast<Target>(*a.at(m, k));
+                unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Target, U>(left, right[n], sum[m][n]); });
             }
         });
     }

@@ -11,7 +11,7 @@
 #include "mla/core/errors.hpp"
 #include "mla/core/types.hpp"
 
-namespace mla::testing {
+namespace mla::inline MLA_ISA::testing {
 
 struct Error {
     double relative_norm = 0.0;  ///< ‖out − ref‖ / ‖ref‖

@@ -7,7 +7,7 @@
 
 #include "mla/config.hpp"
 
-namespace mla::testing {
+namespace mla::inline MLA_ISA::testing {
 
 struct NamedConfig {
     std::string name;

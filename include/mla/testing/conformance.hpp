@@ -21,7 +21,7 @@
 #include "mla/testing/shapes.hpp"
 #include "mla/testing/tolerance.hpp"
 
-namespace mla::testing {
+namespace mla::inline MLA_ISA::testing {
 
 /// One problem and its answer. All inputs are values of C, so that an implementation that computes on C itself loses
 /// nothing on the way in. What lies beside the inputs is NaN: the padding of a cache row, and the rows after the last.

@@ -10,7 +10,7 @@
 #include "mla/reference/attention.hpp"
 #include "mla/testing/random.hpp"
 
-namespace mla::testing {
+namespace mla::inline MLA_ISA::testing {
 
 /// How much the keys weigh beside each other. Gaussian queries and latents multiply every weight by about exp(N(0, 1)).
 enum class Mass : std::uint8_t {
@@ -74,13 +74,13 @@ class LongContext {
     /// The answer over the rows as they read back.
     [[nodiscard]] reference::Attended expected() const {
         reference::Matrix rows(length_, format.values());
-        for (Index s = 0; s < length_; ++s) format.template read<simd::DefaultArch>(cache().row(s), rows.row(s));
+        for (Index s = 0; s < length_; ++s) read_row(format, cache().row(s), rows.row(s));
         const auto q = widened(queries_, heads_, format.values());
         return reference::attend_absorbed(q, 1, heads_, rows, format.latent_dim, static_cast<double>(scale));
     }
 
   private:
-    static constexpr Index stride = round_up(format.elements(), quantised_alignment);
+    static constexpr Index stride = round_up(format.elements(), divide_up(Format<C>::row_alignment, Index{sizeof(C)}));
     static constexpr float query_length = 2.0F;  ///< of a query's rotary part, in lengths of `direction`
     static constexpr float tail_mean = 0.5F;     ///< of all latents in a heavy tail: where the tail is lost, every value shows it
 
@@ -107,7 +107,7 @@ class LongContext {
             const float* latent = values.data() + s * 7919 % drawn;  // a prime step: no two tokens alike
             for (Index i = 0; i < format.latent_dim; ++i) token.push_back(mean + latent[i]);
             for (const float value : direction) token.push_back(length * value);
-            format.template write<simd::DefaultArch>(token.data(), rows_.data() + s * stride);
+            write_row(format, token.data(), rows_.data() + s * stride);
         }
     }
 

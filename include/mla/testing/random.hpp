@@ -15,7 +15,7 @@
 #include "mla/reference/matrix.hpp"
 #include "mla/weights.hpp"
 
-namespace mla::testing {
+namespace mla::inline MLA_ISA::testing {
 
 using Generator = std::mt19937_64;
 

@@ -12,7 +12,7 @@
 
 #include "mla/core/types.hpp"
 
-namespace mla::testing {
+namespace mla::inline MLA_ISA::testing {
 
 /// How the scores of a problem are distributed.
 enum class Scores : std::uint8_t {

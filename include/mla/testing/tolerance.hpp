@@ -8,7 +8,7 @@
 #include "mla/config.hpp"
 #include "mla/core/types.hpp"
 
-namespace mla::testing {
+namespace mla::inline MLA_ISA::testing {
 
 /// Largest relative error of rounding to nearest: half the spacing of the numbers just above 1.
 template <Storage S>

@@ -1,10 +1,10 @@
 // Accumulate: probabilities times a block's values.
 #pragma once
 
-#include "mla/kernels/softmax.hpp"
+#include "mla/kernels/engine/softmax.hpp"
 #include "mla/simd/prefetch.hpp"
 
-namespace mla::detail {
+namespace mla::inline MLA_ISA::detail {
 
 /// Brings rows of a tile of outputs into L1 while its products are summed.
 template <int Rows, Compute A>
@@ -16,15 +16,15 @@ MLA_ALWAYS_INLINE void fetch_outputs(const A* out, Index stride, Index columns) 
 }
 
 /// out [M, N vectors] = rescale · out + Pᵀ · values, over `units` of tokens.
-template <class Arch, int M, int N, Compute A, class U, class Rows>
-MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<U>& p, const Rows& values, const A* rescale,
+template <class Target, class Operand, int M, int N, Compute A, class Rows>
+MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<typename Operand::Unit>& p, const Rows& values, const A* rescale,
                                  [[maybe_unused]] const A* step, A* out, Index out_stride, simd::Prefetch& next) noexcept {
-    fetch_outputs<M>(out, out_stride, N * simd::lanes<Arch, A>);
-    simd::Tile<Arch, Accumulator<U, A>, M, N> tile;
+    fetch_outputs<M>(out, out_stride, N * simd::lanes<Target, A>);
+    simd::Tile<Target, typename Operand::Sum, M, N> tile;
     tile.clear();
-    tile.template multiply<AttentionTile<Arch, A>::value_step>(units, p, values, next);
+    tile.template multiply<AttentionTile<Target, A>::value_step>(units, p, values, next);
     if constexpr (requires { Rows::by_parity; }) tile.interleave_columns();
-    if constexpr (is_quantised<U>) {
+    if constexpr (Operand::integers) {
         tile.add_steps_to_scaled(out, out_stride, rescale, step);
     } else {
         tile.add_to_scaled(out, out_stride, rescale);
@@ -33,11 +33,12 @@ MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<U>& p, c
 
 /// out [rows of all panels, value_dim] = rescale · out + Pᵀ · values, with P [panel][units of tokens, rows of the panel]. All
 /// rows pass over a strip of values before the next strip, so that the strip is read from L1. Fetches `next` meanwhile.
-template <class Arch, Compute A, class Source>
-void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& panels, Source& block, const A* p,
+template <class Target, Compute A, class Source>
+void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& panels, Source& block, const A* p,
                        const RowFactors<A>& factors, simd::Prefetch& next) noexcept {
-    using Shape = AttentionTile<Arch, A>;
-    using U = typename Source::Unit;
+    using Shape = AttentionTile<Target, A>;
+    using Operand = typename Source::Operand;
+    using U = typename Operand::Unit;
     constexpr int M = Shape::value_rows;
     const Index vectors = divide_up(block.value_dim, Shape::lanes);
     Index vector = 0;
@@ -48,7 +49,7 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& pane
             const U* const weights = reinterpret_cast<const U*>(p + panel.offset * block_tokens);
             A* const out = group.out + panel.row * group.out_stride + column;
             for (Index row = 0; row < width; row += M)
-                value_tile<Arch, M, N, A, U>(divide_up(panel.tokens, values_per_unit<U>), {weights + row, width}, values,
+                value_tile<Target, Operand, M, N, A>(divide_up(panel.tokens, Operand::values_per_unit), {weights + row, width}, values,
                                              factors.rescale + panel.offset + row, factors.step + panel.offset + row,
                                              out + row * group.out_stride, group.out_stride, next);
         });
@@ -62,7 +63,7 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Arch, A>& pane
     const auto strip = [&]<int N>(std::integral_constant<int, N> n) {
         multiply(n, block.template values<N>(vector * Shape::lanes));
     };
-    constexpr int widest = Shape::template value_vectors<U>;
+    constexpr int widest = Shape::template value_vectors<Operand>;
     // Of four vectors two and two: a single one has too few sums to hide the latency of an FMA.
     while (vectors - vector >= widest && (widest < 3 || vectors - vector != 4)) strip(std::integral_constant<int, widest>{});
     if constexpr (widest > 2)

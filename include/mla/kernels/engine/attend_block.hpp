@@ -1,61 +1,55 @@
 // Score, softmax and accumulate: what every attention kernel does with one block of keys and values.
 #pragma once
 
-#include "mla/kernels/accumulate.hpp"
-#include "mla/kernels/score.hpp"
-#include "mla/kernels/softmax.hpp"
+#include "mla/kernels/engine/accumulate.hpp"
+#include "mla/kernels/engine/score.hpp"
+#include "mla/kernels/engine/softmax.hpp"
 
-namespace mla::detail {
+namespace mla::inline MLA_ISA::detail {
 
 /// Hides the scores [tokens, width] of keys from the panel's rows that may not see them.
-template <class Arch, Index Width, Compute A>
+template <class Target, Index Width, Compute A>
 void mask_panel(const RowGroup<A>& group, const Panel& panel, Index begin, A* scores) noexcept {
     if (group.visible[panel.row] < begin + panel.tokens) {
         alignas(64) A limit[simd::extent<Width>];
         for (Index r = 0; r < Width; ++r)
             limit[r] = static_cast<A>(std::clamp<Index>(group.visible[panel.row + r] - begin, 0, panel.tokens));
-        mask_scores<Arch>(panel.tokens, Width, limit, scores);
+        mask_scores<Target>(panel.tokens, Width, limit, scores);
     }
-    if (!group.tree.empty())
+    if (group.tree != nullptr)
         mask_tree(group, panel.row, Width, begin, panel.tokens, [=](Index r, Index t) -> A& { return scores[t * Width + r]; });
 }
 
 /// Steps of prefetching while `rows` rows attend to one block of `tokens`, as Source hands it out.
-template <class Arch, Compute A, class Source>
+template <class Target, Compute A, class Source>
 [[nodiscard]] constexpr Index prefetch_steps(Index rows, Index tokens, Index depth, Index value_dim) noexcept {
-    using Shape = AttentionTile<Arch, A>;
-    using U = typename Source::Unit;
+    using Shape = AttentionTile<Target, A>;
+    using Operand = typename Source::Operand;
     const Index padded = round_up(rows, Shape::lanes);
     const Index pairs = padded / Shape::panel_rows;
     const Index singles = divide_up(padded - pairs * Shape::panel_rows, Shape::lanes);
     const Index score_tiles =
         pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
     const bool by_parity = Source::values_by_parity && rows <= Shape::lanes;
-    const Index strips = divide_up(divide_up(value_dim, Shape::lanes), by_parity ? 2 : Shape::template value_vectors<U>);
-    const Index steps = score_tiles * divide_up(divide_up(depth, values_per_unit<U>), Shape::score_step) +
-                        padded / Shape::value_rows * strips * divide_up(divide_up(tokens, values_per_unit<U>), Shape::value_step);
+    const Index strips = divide_up(divide_up(value_dim, Shape::lanes), by_parity ? 2 : Shape::template value_vectors<Operand>);
+    const Index steps = score_tiles * divide_up(divide_up(depth, Operand::values_per_unit), Shape::score_step) +
+                        padded / Shape::value_rows * strips * divide_up(divide_up(tokens, Operand::values_per_unit), Shape::value_step);
     return std::max<Index>(steps, 1);
 }
 
-/// Elements of scratch for the scores of a block.
-template <class Arch, Compute A>
-[[nodiscard]] constexpr Index score_elements(Index rows) noexcept {
-    return block_tokens * std::min(std::max(round_up(rows, simd::lanes<Arch, A>), few_rows), batch_rows);
-}
-
 /// Lets every row of the group attend to the keys of the block that it may see, and fetches `next` meanwhile. `scores` holds
-/// score_elements(group.rows).
-template <class Arch, Compute A, class Source>
+/// score_elements(group.rows, lanes).
+template <class Target, Compute A, class Source>
 void attend_block(const RowGroup<A>& group, Source&& block, A* scores, simd::Prefetch next) noexcept {
     for (Index first = 0; first < group.rows; first += batch_rows) {
-        const PanelBatch<Arch, A> panels(group, first, block.begin, block.count());
+        const PanelBatch<Target, A> panels(group, first, block.begin, block.count());
         RowFactors<A> factors;
         score_panels(group, panels, block, scores, next);
         panels.each([&]<int N>(std::integral_constant<int, N>, const Panel& panel) {
-            constexpr Index width = N * simd::lanes<Arch, A>;
+            constexpr Index width = N * simd::lanes<Target, A>;
             A* const panel_scores = scores + panel.offset * block_tokens;
-            mask_panel<Arch, width>(group, panel, block.begin, panel_scores);
-            softmax_panel<Arch, width>(group, panel, block, panel_scores, factors);
+            mask_panel<Target, width>(group, panel, block.begin, panel_scores);
+            softmax_panel<Target, width>(group, panel, block, panel_scores, factors);
         });
         accumulate_panels(group, panels, block, scores, factors, next);
     }

@@ -8,20 +8,18 @@
 #include <cmath>
 #include <numeric>
 
-#include "mla/kernels/block_attention.hpp"
+#include "mla/kernels/engine/attend_block.hpp"
 #include "mla/simd/exp.hpp"
-#include "mla/simd/fma.hpp"
 #include "mla/simd/prefetch.hpp"
-#include "mla/simd/reduce.hpp"
 
-namespace mla::detail {
+namespace mla::inline MLA_ISA::detail {
 
 /// How the scores of R rows lie: groups of as many keys as make whole vectors of scores, [R, keys] each.
 /// With 32 registers 4×4 sums, two vectors of a key and of each query take 26; with 16, 4×2 sums and a key take 10, and queries
 /// stay in memory.
-template <class Arch, int R, Compute A>
+template <class Target, int R, Compute A>
 struct FewScores {
-    static constexpr Index lanes = simd::lanes<Arch, A>;
+    static constexpr Index lanes = simd::lanes<Target, A>;
     static constexpr int keys = static_cast<int>(std::max<Index>(lanes, 8)) / R;
     static constexpr int size = R * keys;
     static constexpr int vectors = size / static_cast<int>(lanes);
@@ -36,16 +34,38 @@ struct FewScores {
     return static_cast<Index>(std::bit_ceil(static_cast<std::size_t>(rows)));
 }
 
+/// A block of tokens that few rows attend to: keys and values of K where they lie.
+template <Storage K>
+struct FewBlock {
+    const void* const* key_rows;
+    const void* const* value_rows;
+    Index tokens;
+    Index value_dim;
+    Index begin;  ///< position of the first token among the keys
+
+    [[nodiscard]] ListedRows<K> values(Index column) const noexcept { return {value_rows, column * static_cast<Index>(sizeof(K))}; }
+};
+
+/// What few rows round: their products are of floats on every target, of the same values as the products of more rows.
+template <class Operand, Compute A>
+using FewOperandOf = std::conditional_t<Operand::scales_queries, operands::Plain<A>, operands::Rounded>;
+
+/// Whether rows of an operand are few: integers are multiplied by panels, however few the rows.
+template <class Operand>
+[[nodiscard]] constexpr bool are_few(Index rows) noexcept {
+    return !Operand::integers && rows <= few_rows;
+}
+
 /// Whether few rows read keys and values of C where they lie: when whole vectors make them.
-template <class Arch, Compute A, class C>
+template <class Target, Compute A, class C>
 [[nodiscard]] constexpr bool few_in_place(Index depth, Index value_dim) noexcept {
-    return Storage<C> && depth % simd::lanes<Arch, A> == 0 && value_dim % simd::lanes<Arch, A> == 0;
+    return Storage<C> && depth % simd::lanes<Target, A> == 0 && value_dim % simd::lanes<Target, A> == 0;
 }
 
 /// Where value k of query `row` of `rows` lies, which meets keys of K two vectors at a time: [pairs of vectors][row][values].
-template <class Arch, Compute A, class K>
+template <class Target, Compute A, class K>
 [[nodiscard]] constexpr Index few_place(Index row, Index rows, Index k, Index depth) noexcept {
-    constexpr Index width = simd::lanes<Arch, A>;
+    constexpr Index width = simd::lanes<Target, A>;
     const Index in_pair = k % (2 * width);
     const Index pair = (k - in_pair) * rows + row * 2 * width;
     if (!simd::loads_by_parity<A, K> || k - in_pair + 2 * width > depth) return pair + in_pair;
@@ -79,56 +99,57 @@ struct FewOperand {
 
 /// sums[r T + t] = lanewise partial products of query r and key t of T keys, over whole vectors of `depth`, and fetches as much
 /// of T other rows. R + T loads feed R·T products.
-template <class Arch, int R, int T, Compute A, Storage K, class F>
+template <class Target, int R, int T, Compute A, Storage K, class F>
 MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others, Index depth, const A* queries,
-                                    simd::Batch<Arch, A>* sums) noexcept {
-    using Batch = simd::Batch<Arch, A>;
-    constexpr Index width = simd::lanes<Arch, A>;
+                                    simd::Batch<Target, A>* sums) noexcept {
+    using Batch = simd::Batch<Target, A>;
+    constexpr Index width = simd::lanes<Target, A>;
     Batch sum[simd::extent<R * T>];
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Batch(A(0)); });
     const auto add = [&](const Batch& key, auto t, const A* query) MLA_ALWAYS_INLINE_LAMBDA {
         simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA {
-            sum[r * T + t] = simd::fma(key, Batch::load_unaligned(query + r * 2 * width), sum[r * T + t]);
+            sum[r * T + t] = simd::fma<Target, A>(key, Batch::load_unaligned(query + r * 2 * width), sum[r * T + t]);
         });
     };
     Index k = 0;
     for (; k + 2 * width <= depth; k += 2 * width, queries += R * 2 * width) {
         simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA {
             Batch first, second;
-            simd::load_two<Arch, A>(keys[t] + k, first, second);
+            simd::load_two<Target, A>(keys[t] + k, first, second);
             simd::prefetch_values<2 * width>(others[t] + k);
             add(first, t, queries);
             add(second, t, queries + width);
         });
     }
-    if (k < depth) simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Arch, A>(keys[t] + k), t, queries); });
+    if (k < depth) simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA { add(simd::load<Target, A>(keys[t] + k), t, queries); });
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i] = sum[i]; });
 }
 
 /// Scores of the rows of queries [R, depth], placed by few_place, and the first `tokens` keys.
-template <class Arch, int R, Compute A, Storage K, class F>
-void score_few(const Block<K>& block, const RowList<F>& others, Index tokens, Index depth, const A* queries, A* scores) noexcept {
-    using Scores = FewScores<Arch, R, A>;
+template <class Target, int R, class F, Compute A, Storage K>
+void score_few(const FewBlock<K>& block, const void* const* others, Index tokens, Index depth, const A* queries, A* scores) noexcept {
+    using Scores = FewScores<Target, R, A>;
     constexpr int T = Scores::keys;
     for (Index first = 0; first < tokens; first += T) {
         const K* keys[simd::extent<T>];
         const F* fetched[simd::extent<T>];
         for (Index t = 0; t < T; ++t) {
-            keys[t] = block.key_rows[std::min(first + t, tokens - 1)];
-            fetched[t] = others[std::min(first + t, tokens - 1)];
+            keys[t] = static_cast<const K*>(block.key_rows[std::min(first + t, tokens - 1)]);
+            fetched[t] = static_cast<const F*>(others[std::min(first + t, tokens - 1)]);
         }
-        simd::Batch<Arch, A> sums[simd::extent<Scores::size>];
-        multiply_few<Arch, R, T>(keys, fetched, round_up(depth, Scores::lanes), queries, sums);
+        simd::Batch<Target, A> sums[simd::extent<Scores::size>];
+        multiply_few<Target, R, T>(keys, fetched, round_up(depth, Scores::lanes), queries, sums);
         for (Index i = 0; i < Scores::size; i += Scores::lanes, scores += Scores::lanes)
-            simd::sum_lanes_of_each<Arch, A>(sums + i).store_unaligned(scores);
+            simd::sum_lanes_of_each<Target, A>(sums + i).store_unaligned(scores);
     }
 }
 
-/// Turns scores into probabilities, raises the rows' running maxima, and sets what their outputs so far must be multiplied by.
-template <class Arch, int R, Compute A>
+/// Turns scores into probabilities as products take them, raises the rows' running maxima, and sets what their outputs so far must
+/// be multiplied by.
+template <class Target, class Operand, int R, Compute A>
 void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) noexcept {
-    using Batch = simd::Batch<Arch, A>;
-    using Scores = FewScores<Arch, R, A>;
+    using Batch = simd::Batch<Target, A>;
+    using Scores = FewScores<Target, R, A>;
     constexpr A nothing = -std::numeric_limits<A>::infinity();
     const A* const end = scores + divide_up(tokens, Index{Scores::keys}) * Scores::size;
     const auto each_vector = [&](auto f) MLA_ALWAYS_INLINE_LAMBDA {
@@ -136,6 +157,7 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
             simd::unroll<Scores::vectors>([&](auto v) MLA_ALWAYS_INLINE_LAMBDA { f(v, cell + v * Scores::lanes); });
     };
     Batch vectors[simd::extent<Scores::vectors>];
+    Batch factor[simd::extent<Scores::vectors>];
     alignas(64) A lanes[simd::extent<Scores::size>];
     const auto set = [&](A value) MLA_ALWAYS_INLINE_LAMBDA {
         for (Batch& vector : vectors) vector = Batch(value);
@@ -143,14 +165,19 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
     const auto store = [&]() MLA_ALWAYS_INLINE_LAMBDA {
         for (Index v = 0; v < Scores::vectors; ++v) vectors[v].store_aligned(lanes + v * Scores::lanes);
     };
+    if constexpr (!Operand::scales_queries) {
+        for (Index r = 0; r < R; ++r) std::fill_n(lanes + r * Scores::keys, Scores::keys, group.factors[r]);
+        for (Index v = 0; v < Scores::vectors; ++v) factor[v] = Batch::load_aligned(lanes + v * Scores::lanes);
+    }
     set(nothing);
     each_vector([&](auto v, const A* cell)
-                    MLA_ALWAYS_INLINE_LAMBDA { vectors[v] = xsimd::max(vectors[v], Batch::load_unaligned(cell)); });
+                    MLA_ALWAYS_INLINE_LAMBDA { vectors[v] = simd::max(vectors[v], Batch::load_unaligned(cell)); });
     store();
     for (Index r = 0; r < R; ++r) {
         A* const row = lanes + r * Scores::keys;
         const A before = group.max[r];
-        group.max[r] = std::max(before, *std::max_element(row, row + Scores::keys));
+        const A here = *std::max_element(row, row + Scores::keys);
+        group.max[r] = std::max(before, Operand::scales_queries ? here : here * group.factors[r]);
         const A reference = group.max[r] == nothing ? A(0) : group.max[r];
         std::fill_n(row, Scores::keys, reference);
         rescale[r] = before == reference ? A(1) : std::exp(before - reference);  // the maximum seldom moves
@@ -159,9 +186,9 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
     for (Index v = 0; v < Scores::vectors; ++v) reference[v] = Batch::load_aligned(lanes + v * Scores::lanes);
     set(A(0));
     each_vector([&](auto v, A* cell) MLA_ALWAYS_INLINE_LAMBDA {
-        const Batch p = simd::exp<Arch, A>(Batch::load_unaligned(cell) - reference[v]);
-        vectors[v] += p;
-        p.store_unaligned(cell);
+        const Batch score = Batch::load_unaligned(cell);
+        const Batch below = Operand::scales_queries ? score - reference[v] : simd::fma<Target, A>(score, factor[v], -reference[v]);
+        vectors[v] += Operand::template store_units<Target>(simd::exp<Target, A>(below), cell);
     });
     store();
     for (Index r = 0; r < R; ++r)
@@ -170,28 +197,28 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
 
 /// Vectors of values summed at a time by `rows` rows. R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as
 /// wide with 16.
-template <class Arch>
+template <class Target>
 [[nodiscard]] constexpr int few_vectors(Index rows) noexcept {
     const int widest = rows <= 2 ? 8 : 4;
-    return simd::vector_registers<Arch> == 32 || rows == 1 ? widest : widest / 2;
+    return Target::registers == 32 || rows == 1 ? widest : widest / 2;
 }
 
 /// out [R, value_dim] = rescale · out + P · values of the first `tokens` keys.
-template <class Arch, int R, Compute A, Storage K, class F>
-void accumulate_few(const Block<K>& block, const RowList<F>& others, Index tokens, const A* p, const A* rescale, A* out,
+template <class Target, int R, class F, Compute A, Storage K>
+void accumulate_few(const FewBlock<K>& block, const void* const* others, Index tokens, const A* p, const A* rescale, A* out,
                     Index out_stride) noexcept {
-    constexpr int widest = few_vectors<Arch>(R);
-    constexpr Index width = simd::lanes<Arch, A>;
+    constexpr int widest = few_vectors<Target>(R);
+    constexpr Index width = simd::lanes<Target, A>;
     const Index vectors = divide_up(block.value_dim, width);
     Index vector = 0;
     const auto strips = [&]<int N>(std::integral_constant<int, N>) {
         constexpr bool by_parity = simd::loads_by_parity<A, K> && N % 2 == 0;
         using Rows = std::conditional_t<by_parity, ParityRows<K>, ListedRows<K>>;
         for (; vector + N <= vectors; vector += N) {
-            simd::Tile<Arch, A, R, N> tile;
+            simd::Tile<Target, A, R, N> tile;
             tile.clear();
-            FewOperand<FewScores<Arch, R, A>, A> probabilities{p};
-            FetchingRows<Rows, F, N * width> values{Rows{block.template values<N>(vector * width)}, others.data(),
+            FewOperand<FewScores<Target, R, A>, A> probabilities{p};
+            FetchingRows<Rows, F, N * width> values{Rows{block.values(vector * width)}, others,
                                                     vector * width};
             tile.multiply(tokens, probabilities, values);
             if constexpr (by_parity) tile.interleave_columns();
@@ -203,34 +230,34 @@ void accumulate_few(const Block<K>& block, const RowList<F>& others, Index token
     strips(std::integral_constant<int, 1>{});
 }
 
-template <class Arch, int R, Compute A, Storage K, class F>
-void attend_rows(const RowGroup<A>& group, const Block<K>& block, A* scores, const RowList<F>& with_keys,
-                 const RowList<F>& with_values) noexcept {
-    const Index tokens = std::min(block.count(), group.visible[group.rows - 1] - block.begin);
+template <class Target, class Operand, int R, class F, Compute A, Storage K>
+void attend_rows(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, const void* const* with_keys,
+                 const void* const* with_values) noexcept {
+    const Index tokens = std::min(block.tokens, group.visible[group.rows - 1] - block.begin);
     if (tokens <= 0) return;
-    using Scores = FewScores<Arch, R, A>;
+    using Scores = FewScores<Target, R, A>;
     const auto score = [=](Index row, Index t) -> A& { return scores[Scores::place(row, t)]; };
-    score_few<Arch, R>(block, with_keys, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores);
-    if (!group.tree.empty()) mask_tree(group, Index{0}, Index{R}, block.begin, tokens, score);
+    score_few<Target, R, F>(block, with_keys, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores);
+    if (group.tree != nullptr) mask_tree(group, Index{0}, Index{R}, block.begin, tokens, score);
     for (Index r = 0; r < R; ++r) {
         const Index visible = std::clamp<Index>(group.visible[r] - block.begin, 0, tokens);
         for (Index t = visible; t < round_up(tokens, Index{Scores::keys}); ++t) score(r, t) = -std::numeric_limits<A>::infinity();
     }
     A rescale[simd::extent<R>];
-    softmax_few<Arch, R>(group, tokens, scores, rescale);
-    accumulate_few<Arch, R>(block, with_values, tokens, scores, rescale, group.out, group.out_stride);
+    softmax_few<Target, FewOperandOf<Operand, A>, R>(group, tokens, scores, rescale);
+    accumulate_few<Target, R, F>(block, with_values, tokens, scores, rescale, group.out, group.out_stride);
 }
 
 /// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows ×
-/// block_tokens. Keys and values may be of any storage type; with each key that is scored as many values of a row of `with_keys`
-/// are fetched, with each value one of `with_values`. Both list a row for every key of the block.
-template <class Arch, Compute A, Storage K, class F>
-void attend_few(const RowGroup<A>& group, const Block<K>& block, A* scores, const RowList<F>& with_keys,
-                const RowList<F>& with_values) noexcept {
+/// block_tokens. Keys and values may be of any storage type; with each key that is scored as many values of a row of `with_keys`,
+/// of elements F, are fetched, with each value one of `with_values`. Both list a row for every key of the block.
+template <class Target, class Operand, class F, Compute A, Storage K>
+void attend_few(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, const void* const* with_keys,
+                const void* const* with_values) noexcept {
     switch (few_padded(group.rows)) {
-        case 1: return attend_rows<Arch, 1>(group, block, scores, with_keys, with_values);
-        case 2: return attend_rows<Arch, 2>(group, block, scores, with_keys, with_values);
-        default: return attend_rows<Arch, 4>(group, block, scores, with_keys, with_values);
+        case 1: return attend_rows<Target, Operand, 1, F>(group, block, scores, with_keys, with_values);
+        case 2: return attend_rows<Target, Operand, 2, F>(group, block, scores, with_keys, with_values);
+        default: return attend_rows<Target, Operand, 4, F>(group, block, scores, with_keys, with_values);
     }
 }
 

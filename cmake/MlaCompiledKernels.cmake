@@ -1,0 +1,73 @@
+# mla_add_compiled_kernels(<target> [TARGETS <name>...] [EMULATED <name>...] [OPTIONS <option>...])
+#
+# A static library <target> with the kernels of each named target, one small source compiled for its instruction set, and the choice
+# between them at run time. What links it is compiled for any machine and runs on the best that this one has; MLA_TARGET in the
+# environment forces one. TARGETS: all that this processor family and the compiler know, unless named. EMULATED: targets whose
+# instructions are written out, for machines that lack them; chosen only when asked for, as emulated_<name>. OPTIONS: of the
+# compiler, for these sources.
+function(mla_add_compiled_kernels library)
+    cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "TARGETS;EMULATED;OPTIONS")
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+        set(flags_avx2 -mavx2 -mfma -mf16c -mbmi2)
+        set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+        set(flags_avx512_vnni ${flags_avx512} -mavx512vnni)
+        set(flags_avx512_bf16 ${flags_avx512_vnni} -mavx512bf16)
+        set(known generic avx2 avx512 avx512_vnni avx512_bf16)
+    else()
+        set(known generic)
+    endif()
+    if(NOT arg_TARGETS)
+        set(arg_TARGETS ${known})
+    endif()
+    set(declarations "")
+    set(pointers "")
+    add_library(${library} STATIC)
+    foreach(kind IN ITEMS TARGETS EMULATED)
+        foreach(name IN LISTS arg_${kind})
+            if(kind STREQUAL "EMULATED")
+                set(symbol mla_emulated_${name})
+                set(type "mla::targets::emulated<mla::targets::${name}>")
+                set(flags "")
+            elseif(name IN_LIST known)
+                set(symbol mla_target_${name})
+                set(type "mla::targets::${name}")
+                set(flags ${flags_${name}})
+            else()
+                message(FATAL_ERROR "mla_add_compiled_kernels: ${name} is none of the targets ${known}")
+            endif()
+            set(source ${CMAKE_CURRENT_BINARY_DIR}/${library}/${symbol}.cpp)
+            file(
+                CONFIGURE OUTPUT ${source}
+                CONTENT [[
+#include "mla/kernels/engine/table.hpp"
+extern "C" const mla::abi::Target @symbol@;
+constinit const mla::abi::Target @symbol@ = mla::detail::table_of<@type@>();
+]]
+                @ONLY
+            )
+            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags};${arg_OPTIONS}")
+            target_sources(${library} PRIVATE ${source})
+            string(APPEND declarations "extern \"C\" const mla::abi::Target ${symbol};\n")
+            string(APPEND pointers "    &${symbol},\n")
+        endforeach()
+    endforeach()
+    set(source ${CMAKE_CURRENT_BINARY_DIR}/${library}/linked_targets.cpp)
+    file(
+        CONFIGURE OUTPUT ${source}
+        CONTENT [[
+#include "mla/core/kernel_table.hpp"
+@declarations@
+static const mla::abi::Target* const linked[] = {
+@pointers@};
+extern "C" const mla::abi::Target* const* mla_linked_targets(int* count) noexcept;
+extern "C" const mla::abi::Target* const* mla_linked_targets(int* count) noexcept {
+    *count = static_cast<int>(sizeof(linked) / sizeof(linked[0]));
+    return linked;
+}
+]]
+        @ONLY
+    )
+    target_sources(${library} PRIVATE ${source})
+    target_link_libraries(${library} PUBLIC mla::mla)
+    target_compile_definitions(${library} INTERFACE MLA_COMPILED_KERNELS)
+endfunction()

@@ -1,0 +1,45 @@
+// bfloat16: multiplied in pairs where a target can, else widened to float; what it meets is rounded to bf16 alike.
+#pragma once
+
+#include "mla/formats/format.hpp"
+
+namespace mla::inline MLA_ISA {
+
+template <>
+struct Format<bf16> : detail::StorageFormat<bf16> {
+    /// Two are what one instruction multiplies and adds where there is one, and elsewhere widen to float by a shift or a mask, where
+    /// those of one k would take a shuffle besides.
+    static constexpr int panel_interleave = 2;
+
+    template <class Target, Compute A, Precision P>
+    using Operand = std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::RoundedOn<Target>, operands::Plain<A>>;
+
+    /// Neighbours make a pair.
+    template <class Operand>
+    static constexpr bool in_place = std::is_same_v<Operand, operands::Bf16Pairs>;
+    template <class Target, class Operand>
+    static constexpr bool whole_blocks = !in_place<Operand> && detail::StorageFormat<bf16>::whole_blocks<Target, Operand>;
+
+    template <class Target, class Operand, class Unit>
+    static void stage_key(const RowFormat<bf16>& format, const bf16* row, Index first, Index count, Unit* units, float* step) noexcept {
+        if constexpr (std::is_same_v<Unit, simd::Bf16Pair>) {
+            auto* const values = reinterpret_cast<bf16*>(units);
+            std::copy_n(row + first, count, values);
+            if (count % 2 != 0) values[count] = bf16();
+        } else {
+            StorageFormat::stage_key<Target, Operand>(format, row, first, count, units, step);
+        }
+    }
+    template <class Target, class Operand, class Unit>
+    static void stage_values(const bf16* first, const bf16* second, Index column, Index count, Unit* units) noexcept {
+        if constexpr (std::is_same_v<Unit, simd::Bf16Pair>) {
+            simd::interleave<Target>(first + column, (second == nullptr ? first : second) + column, count, units);
+            if (second == nullptr)
+                for (Index i = 0; i < count; ++i) units[i].bits &= 0xffffU;
+        } else {
+            StorageFormat::stage_values<Target, Operand>(first, second, column, count, units);
+        }
+    }
+};
+
+}  // namespace mla

@@ -1,0 +1,94 @@
+// What the formats of eight bits have in common: a row is
+//
+//     latent   Dc bytes, filled up with zeros to a multiple of 4
+//     scales   floats, one for each `values_per_scale` latent values; a latent value is its byte's value times its scale
+//     rope key Dr bf16
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "mla/formats/format.hpp"
+
+namespace mla::inline MLA_ISA::detail {
+
+/// ValuesPerScale: latent values that share a scale; Largest: the largest value that C holds.
+template <class C, Index ValuesPerScale, int Largest>
+struct ScaledFormat {
+    static constexpr Index row_alignment = 4;
+    static constexpr Index values_per_scale = ValuesPerScale;
+
+    [[nodiscard]] static constexpr Index scales(Index latent_dim) noexcept {
+        return values_per_scale > latent_dim ? 1 : divide_up(latent_dim, values_per_scale);
+    }
+    [[nodiscard]] static constexpr Index scale_offset(Index latent_dim) noexcept { return round_up(latent_dim, Index{4}); }
+    [[nodiscard]] static constexpr Index rope_offset(Index latent_dim) noexcept {
+        return scale_offset(latent_dim) + scales(latent_dim) * static_cast<Index>(sizeof(float));
+    }
+    [[nodiscard]] static constexpr Index elements(Index latent_dim, Index rope_dim) noexcept {
+        return rope_offset(latent_dim) + rope_dim * static_cast<Index>(sizeof(bf16));
+    }
+    /// What the values of group `index` are multiplied by.
+    [[nodiscard]] static float scale(const RowFormat<C>& format, const C* row, Index index) noexcept {
+        float value = 0.0F;
+        std::memcpy(&value, row + scale_offset(format.latent_dim) + index * static_cast<Index>(sizeof value), sizeof value);
+        return value;
+    }
+    [[nodiscard]] static const bf16* rope_key(const RowFormat<C>& format, const C* row) noexcept {
+        return reinterpret_cast<const bf16*>(row + rope_offset(format.latent_dim));
+    }
+
+    template <class Target, Compute A>
+    static void read(const RowFormat<C>& format, const C* row, A* token) noexcept {
+        for (Index s = 0; s < scales(format.latent_dim); ++s) {
+            const Index begin = s * values_per_scale;
+            simd::scale_row<Target>(token + begin, row + begin, width(format, s), static_cast<A>(scale(format, row, s)));
+        }
+        simd::convert_row<Target>(token + format.latent_dim, rope_key(format, row), format.rope_dim);
+    }
+    template <class Target, Compute A>
+    static void write(const RowFormat<C>& format, const A* token, C* row) noexcept {
+        for (Index i = format.latent_dim; i < scale_offset(format.latent_dim); ++i) row[i] = C();
+        for (Index s = 0; s < scales(format.latent_dim); ++s) {
+            const Index begin = s * values_per_scale;
+            const float scale = quantise(token + begin, width(format, s), row + begin);
+            std::memcpy(static_cast<void*>(row + scale_offset(format.latent_dim) + s * static_cast<Index>(sizeof scale)), &scale,
+                        sizeof scale);
+        }
+        simd::convert_row<Target>(reinterpret_cast<bf16*>(row + rope_offset(format.latent_dim)), token + format.latent_dim,
+                                  format.rope_dim);
+    }
+
+    /// Scaled values are dear to convert: once for keys and values.
+    template <class Operand>
+    static constexpr bool in_place = false;
+    template <class Target, class Operand>
+    static constexpr bool whole_blocks = !Operand::integers;
+
+  private:
+    static constexpr float largest = Largest;
+
+    [[nodiscard]] static constexpr Index width(const RowFormat<C>& format, Index index) noexcept {
+        return std::min(values_per_scale, format.latent_dim - index * values_per_scale);
+    }
+
+    /// Stores `count` values and returns their scale, largest magnitude / largest. A NaN or an infinity makes the scale NaN, and
+    /// with it the whole group.
+    template <Compute A>
+    static float quantise(const A* values, Index count, C* row) noexcept {
+        A magnitude(0);
+        bool finite = true;
+        for (Index i = 0; i < count; ++i) {
+            magnitude = std::max(magnitude, std::abs(values[i]));
+            finite = finite && std::isfinite(values[i]);
+        }
+        const float scale = static_cast<float>(magnitude) / largest;
+        const bool any = finite && scale > 0.0F;
+        for (Index i = 0; i < count; ++i)
+            row[i] = Format<C>::nearest(any ? std::clamp(static_cast<float>(values[i]) / scale, -largest, largest) : 0.0F);
+        return finite ? scale : std::numeric_limits<float>::quiet_NaN();
+    }
+};
+
+}  // namespace mla::detail

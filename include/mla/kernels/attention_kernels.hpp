@@ -1,0 +1,49 @@
+// The attention kernels of the target that calls run on: linked ones, or those of `targets::native`, which are then called directly.
+#pragma once
+
+#include "mla/core/chosen_target.hpp"
+#include "mla/formats/formats.hpp"
+#include "mla/kernels/row_group.hpp"
+#if !MLA_IS_COMPILED
+#include "mla/kernels/engine/attend.hpp"
+#endif
+
+namespace mla::inline MLA_ISA::detail {
+
+#if MLA_IS_COMPILED
+template <Compute A>
+[[nodiscard]] abi::TileShape tile_shape() {
+    return chosen_kernels<A>().shape;
+}
+
+/// Over a cache of C.
+template <Compute A, CacheElement C>
+[[nodiscard]] abi::AttentionKernels<A> attention_kernels(Precision precision) {
+    return chosen_kernels<A>().attention[index_of<C, CacheTypes>][static_cast<int>(precision)];
+}
+
+/// Over keys and values that weights of S decompress.
+template <Compute A, Storage S>
+[[nodiscard]] abi::ExpandedKernels<A> expanded_kernels(Precision precision) {
+    return chosen_kernels<A>().expanded[index_of<S, StorageTypes>][static_cast<int>(precision)];
+}
+#else
+template <Compute A>
+[[nodiscard]] constexpr abi::TileShape tile_shape() noexcept {
+    return shape_of<targets::native, A>;
+}
+
+template <Compute A, CacheElement C>
+[[nodiscard]] constexpr abi::AttentionKernels<A> attention_kernels(Precision precision) noexcept {
+    return precision == Precision::operand ? attention_of<targets::native, A, C, Precision::operand>
+                                           : attention_of<targets::native, A, C, Precision::full>;
+}
+
+template <Compute A, Storage S>
+[[nodiscard]] constexpr abi::ExpandedKernels<A> expanded_kernels(Precision precision) noexcept {
+    return precision == Precision::operand ? expanded_of<targets::native, A, S, Precision::operand>
+                                           : expanded_of<targets::native, A, S, Precision::full>;
+}
+#endif
+
+}  // namespace mla::detail

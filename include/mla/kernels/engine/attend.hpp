@@ -1,0 +1,147 @@
+// A group of rows attends to a block: of cached tokens, or of decompressed ones. What a target's table holds.
+#pragma once
+
+#include "mla/core/float_environment.hpp"
+#include "mla/formats/formats.hpp"
+#include "mla/kernels/engine/attend_block.hpp"
+#include "mla/kernels/engine/pack_queries.hpp"
+#include "mla/kernels/engine/stage.hpp"
+
+namespace mla::inline MLA_ISA::detail {
+
+/// What is fetched while a block is computed: the rest of its own rows, where nobody has fetched it, and the next block's.
+template <class C, Compute A>
+[[nodiscard]] simd::Prefetch fetch_next(const abi::AttendBlock<A>& call, Index steps) noexcept {
+    const auto list = [](const void* const* rows, Index first, Index end) {
+        return std::span(rows + first, static_cast<std::size_t>(std::max<Index>(end - first, 0)));
+    };
+    const Index bytes = RowFormat<C>{call.latent_dim, call.rope_dim}.elements() * static_cast<Index>(sizeof(C));
+    const auto next = list(call.next_keys, 0, call.next_tokens);
+    if (call.next_values != call.next_keys) return {next, list(call.next_values, 0, call.next_tokens), bytes, steps};
+    return {list(call.keys, call.fetched, call.tokens), next, bytes, steps};
+}
+
+/// The block's rows copied to rows of A: keys first, then values where they are other rows.
+template <class Target, class C, Compute A>
+struct CopiedRows {
+    RowList<A> keys;
+    RowList<A> values;
+
+    explicit CopiedRows(const abi::AttendBlock<A>& call) noexcept {
+        const RowFormat<C> format{call.latent_dim, call.rope_dim};
+        keys = copy_rows<Target>(call.keys, call.tokens, format, call.staged);
+        values = call.values == call.keys
+                     ? keys
+                     : copy_rows<Target>(call.values, call.tokens, format, call.staged + staged_elements<A>(format.values()));
+    }
+};
+
+/// Few rows: to the block's rows where they lie, or to copies.
+template <class Target, class Operand, class C, Compute A>
+void attend_few_rows(const abi::AttendBlock<A>& call) noexcept {
+    const RowGroup<A>& group = *call.group;
+    if constexpr (Storage<C>) {
+        if (few_in_place<Target, A, C>(group.depth, call.latent_dim)) {
+            const FewBlock<C> block{call.keys, call.values, call.tokens, call.latent_dim, call.begin};
+            // Values of their own are wanted right after their keys, the next keys after those.
+            const bool shared = call.values == call.keys;
+            return attend_few<Target, Operand, C>(group, block, call.scores, shared ? call.next_keys : call.values, call.next_keys);
+        }
+    }
+    const CopiedRows<Target, C, A> copies(call);
+    const FewBlock<A> block{copies.keys.data(), copies.values.data(), call.tokens, call.latent_dim, call.begin};
+    attend_few<Target, Operand, C>(group, block, call.scores, call.next_keys, call.next_values);
+}
+
+/// Lets a group attend to a block of cached tokens of C.
+template <class Target, class Operand, class C, Compute A>
+void attend_cached(const abi::AttendBlock<A>* call) noexcept {
+    const FloatEnvironment environment;
+    const RowGroup<A>& group = *call->group;
+    if (are_few<Operand>(group.rows)) return attend_few_rows<Target, Operand, C>(*call);
+    const auto attend = [&](auto&& block) {
+        using Source = std::remove_cvref_t<decltype(block)>;
+        const Index steps = prefetch_steps<Target, A, Source>(group.rows, call->tokens, group.depth, call->latent_dim);
+        attend_block<Target>(group, block, call->scores, fetch_next<C>(*call, steps));
+    };
+    if constexpr (Format<C>::template whole_blocks<Target, Operand>) {
+        const CopiedRows<Target, C, A> copies(*call);
+        attend(Block<Operand>{copies.keys, copies.values, call->latent_dim, call->begin});
+    } else {
+        const PieceBuffers<Target, A> buffers(call->staged);
+        attend(CachedBlock<Target, Operand, A, C>(*call, buffers));
+    }
+}
+
+/// Rounds a decompressed block where it lies: keys to units, the values of two tokens that share a unit to the row of the first.
+template <class Target, class Operand, Compute A>
+[[nodiscard]] Block<Operand> round_block(const abi::AttendExpanded<A>& call) noexcept {
+    using Unit = typename Operand::Unit;
+    using Batch = simd::Batch<Target, A>;
+    constexpr Index each = Operand::values_per_unit;
+    for (Index t = 0; t < call.tokens; ++t) {
+        A* const key = call.keys + t * call.key_stride;
+        Operand::template to_units<Target>(key, call.group->depth, A(1), reinterpret_cast<Unit*>(key));
+    }
+    for (Index t = 0; t < call.tokens; t += each) {
+        A* const row = call.values + t * call.value_stride;
+        for (Index c = 0; c < call.value_stride; c += simd::lanes<Target, A>) {
+            const Batch first = Batch::load_unaligned(row + c);
+            auto* const units = reinterpret_cast<Unit*>(row + c);
+            if constexpr (each == 1) {
+                Operand::template store_units<Target>(first, units);
+            } else {
+                const Batch second = t + 1 < call.tokens ? Batch::load_unaligned(row + call.value_stride + c) : Batch(A(0));
+                Operand::template store_units<Target>(first, second, units);
+            }
+        }
+    }
+    Block<Operand> block{.key_rows = {}, .value_rows = {}, .value_dim = call.value_dim, .begin = call.begin};
+    block.key_rows.add(reinterpret_cast<const Unit*>(call.keys), call.key_stride, call.tokens);
+    block.value_rows.add(reinterpret_cast<const Unit*>(call.values), each * call.value_stride, divide_up(call.tokens, each));
+    return block;
+}
+
+/// Lets a group attend to a decompressed block. Nothing is to be fetched: its own rows lie in the caches.
+template <class Target, class Operand, Compute A>
+void attend_expanded(const abi::AttendExpanded<A>* call) noexcept {
+    const FloatEnvironment environment;
+    const RowGroup<A>& group = *call->group;
+    if (are_few<Operand>(group.rows)) {
+        using Few = FewOperandOf<Operand, A>;
+        RowList<A> keys, values;
+        keys.add(call->keys, call->key_stride, call->tokens);
+        values.add(call->values, call->value_stride, call->tokens);
+        if constexpr (!Few::scales_queries) static_cast<void>(round_block<Target, Few>(*call));
+        const FewBlock<A> block{keys.data(), values.data(), call->tokens, call->value_dim, call->begin};
+        return attend_few<Target, Operand, A>(group, block, call->scores, keys.data(), values.data());
+    }
+    if constexpr (Operand::scales_queries) {
+        Block<Operand> block{.key_rows = {}, .value_rows = {}, .value_dim = call->value_dim, .begin = call->begin};
+        block.key_rows.add(call->keys, call->key_stride, call->tokens);
+        block.value_rows.add(call->values, call->value_stride, call->tokens);
+        attend_block<Target>(group, block, call->scores, {});
+    } else {
+        attend_block<Target>(group, round_block<Target, Operand>(*call), call->scores, {});
+    }
+}
+
+template <class Target, class Operand, class C, Compute A>
+void pack(const abi::PackQueries<A>* call) noexcept {
+    const FloatEnvironment environment;
+    pack_queries<Target, Operand, C>(*call);
+}
+
+/// A target's shapes and functions, as its table has them.
+template <class Target, Compute A>
+inline constexpr abi::TileShape shape_of{simd::lanes<Target, A>, PieceBuffers<Target, A>::elements};
+
+template <class Target, Compute A, CacheElement C, Precision P>
+inline constexpr abi::AttentionKernels<A> attention_of{pack<Target, operands::OperandOf<Target, A, C, P>, C, A>,
+                                                       attend_cached<Target, operands::OperandOf<Target, A, C, P>, C, A>};
+
+template <class Target, Compute A, Storage S, Precision P>
+inline constexpr abi::ExpandedKernels<A> expanded_of{pack<Target, operands::OperandOf<Target, A, S, P>, A, A>,
+                                                     attend_expanded<Target, operands::OperandOf<Target, A, S, P>, A>};
+
+}  // namespace mla::detail

@@ -1,0 +1,135 @@
+// Softmax: a block's scores become probabilities in the unit of the next product, and the running maxima and sums move on.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "mla/kernels/engine/block.hpp"
+#include "mla/simd/exp.hpp"
+
+namespace mla::inline MLA_ISA::detail {
+
+/// What the outputs of a batch's rows so far must be multiplied by, and, of integers, what those of the next products stand
+/// for.
+template <Compute A>
+struct RowFactors {
+    alignas(64) A rescale[simd::extent<batch_rows>];
+    alignas(64) A step[simd::extent<batch_rows>];
+};
+
+/// exp(−inf − 0) is 0, where exp(−inf − −inf) would be NaN.
+template <class Batch>
+[[nodiscard]] MLA_ALWAYS_INLINE Batch finite_reference(const Batch& maximum) noexcept {
+    const Batch nothing(-std::numeric_limits<typename Batch::value_type>::infinity());
+    return simd::select(maximum == nothing, Batch(typename Batch::value_type(0)), maximum);
+}
+
+/// The largest of a column of scores [tokens, stride width], times its rows' factors.
+template <class Target, Compute A>
+[[nodiscard]] simd::Batch<Target, A> column_maximum(Index tokens, Index width, const simd::Batch<Target, A>& factor,
+                                                  const A* scores) noexcept {
+    using Batch = simd::Batch<Target, A>;
+    Batch highest(-std::numeric_limits<A>::infinity());
+    for (Index t = 0; t < tokens; ++t) highest = simd::max(highest, Batch::load_unaligned(scores + t * width));
+    return highest * factor;
+}
+
+/// Replaces a column of scores [tokens, stride width] by p = exp(factor · score − reference) in units, and returns Σ p, as
+/// rounded.
+template <class Target, class Operand, Compute A>
+simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch<Target, A>& factor,
+                                    const simd::Batch<Target, A>& reference, A* scores) noexcept {
+    using Batch = simd::Batch<Target, A>;
+    using Unit = typename Operand::Unit;
+    const auto probability = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
+        const Batch score = Batch::load_unaligned(scores + t * width);
+        return simd::exp<Target, A>(Operand::scales_queries ? score - reference : simd::fma<Target, A>(score, factor, -reference));
+    };
+    Batch total(A(0));
+    for (Index t = 0; t < tokens; t += Operand::values_per_unit) {
+        // A pair of rows shrinks to one, which never passes the rows still to be read.
+        auto* const units = reinterpret_cast<Unit*>(scores + t / Operand::values_per_unit * width);
+        if constexpr (Operand::values_per_unit == 1) {
+            total += Operand::template store_units<Target>(probability(t), units);
+        } else {
+            const Batch first = probability(t);
+            total += Operand::template store_units<Target>(first, t + 1 < tokens ? probability(t + 1) : Batch(A(0)), units);
+        }
+    }
+    return total;
+}
+
+/// The same to integers round(p · weight[token]), with weights of at most Operand::probability_range; returns Σ p, not rounded.
+template <class Target, class Operand, Compute A>
+simd::Batch<Target, A> exponentiate_weighted(Index tokens, Index width, const simd::Batch<Target, A>& factor,
+                                             const simd::Batch<Target, A>& reference, const A* weight, A* scores) noexcept {
+    using Batch = simd::Batch<Target, A>;
+    using Unit = typename Operand::Unit;
+    Batch total(A(0));
+    const auto weighted = [&](Index t) MLA_ALWAYS_INLINE_LAMBDA {
+        const Batch p = simd::exp<Target, A>(simd::fma<Target, A>(Batch::load_unaligned(scores + t * width), factor, -reference));
+        total += p;
+        // The largest passes 1 where its score and its maximum were rounded differently.
+        return simd::min(Batch(A(1)), p) * Batch(weight[t]);
+    };
+    for (Index t = 0; t < tokens; t += 2) {
+        const Batch first = weighted(t);
+        const Batch second = t + 1 < tokens ? weighted(t + 1) : Batch(A(0));
+        Operand::template store_units<Target>(first, second, reinterpret_cast<Unit*>(scores + t / 2 * width));
+    }
+    return total;
+}
+
+/// weight[token] = its share of the largest step of the block, in integers up to ±Operand::probability_range. Returns what one
+/// of them stands for. A token whose step is no number weighs 0: rows that see it have a sum of NaN, the others do not mind it.
+template <class Operand, Compute A>
+[[nodiscard]] A weigh_steps(const float* steps, Index tokens, A* weight) noexcept {
+    A largest(0);
+    for (Index t = 0; t < tokens; ++t) {
+        weight[t] = std::isfinite(steps[t]) ? static_cast<A>(steps[t]) : A(0);
+        largest = std::max(largest, std::abs(weight[t]));
+    }
+    if (largest == A(0)) return A(0);
+    for (Index t = 0; t < tokens; ++t) weight[t] *= Operand::probability_range / largest;
+    return largest / Operand::probability_range;
+}
+
+/// Turns scores [tokens, rows of the panel] into probabilities in units, raises the rows' running maxima, and sets what their
+/// outputs so far must be multiplied by. A row that has seen no key keeps maximum −inf and sum 0.
+///
+/// Probabilities that are integers count from the block's own maximum, so that a block far below the running one keeps its tail.
+template <class Target, Index Width, Compute A, class Source>
+void softmax_panel(const RowGroup<A>& group, const Panel& panel, const Source& block, A* scores,
+                   RowFactors<A>& factors) noexcept {
+    using Batch = simd::Batch<Target, A>;
+    using Operand = typename Source::Operand;
+    constexpr Index weights = Operand::integers ? block_tokens : 1;
+    A weight[simd::extent<weights>];
+    A step(0);
+    if constexpr (Operand::integers) step = weigh_steps<Operand>(block.steps.latent, panel.tokens, weight);
+    for (Index column = 0; column < Width; column += simd::lanes<Target, A>) {
+        A* const max = group.max + panel.row + column;
+        A* const sum = group.sum + panel.row + column;
+        const Batch factor = Batch::load_unaligned(group.factors + panel.row + column);
+        const Batch before = Batch::load_unaligned(max);
+        const Batch here = column_maximum<Target>(panel.tokens, Width, factor, scores + column);
+        const Batch highest = simd::max(before, here);
+        const Batch reference = finite_reference(highest);
+        const Batch rescale = simd::exp<Target, A>(before - reference);
+        Batch total;
+        if constexpr (Operand::integers) {
+            const Batch share = simd::exp<Target, A>(here - reference);
+            total = share *
+                    exponentiate_weighted<Target, Operand>(panel.tokens, Width, factor, finite_reference(here), weight, scores + column);
+            (share * Batch(step)).store_unaligned(factors.step + panel.offset + column);
+        } else {
+            total = exponentiate<Target, Operand>(panel.tokens, Width, factor, reference, scores + column);
+        }
+        highest.store_unaligned(max);
+        simd::fma<Target, A>(Batch::load_unaligned(sum), rescale, total).store_unaligned(sum);
+        rescale.store_unaligned(factors.rescale + panel.offset + column);
+    }
+}
+
+}  // namespace mla::detail
