@@ -27,7 +27,7 @@ function(mla_add_compiled_kernels library)
             if(kind STREQUAL "EMULATED")
                 set(symbol mla_emulated_${name})
                 set(type "mla::targets::emulated<mla::targets::${name}>")
-                set(flags "")
+                set(flags -O1) # written out, at -O2 they take GCC minutes
             elseif(name IN_LIST known)
                 set(symbol mla_target_${name})
                 set(type "mla::targets::${name}")
@@ -45,7 +45,7 @@ constinit const mla::abi::Target @symbol@ = mla::detail::table_of<@type@>();
 ]]
                 @ONLY
             )
-            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags};${arg_OPTIONS}")
+            set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${arg_OPTIONS};${flags}")
             target_sources(${library} PRIVATE ${source})
             string(APPEND declarations "extern \"C\" const mla::abi::Target ${symbol};\n")
             string(APPEND pointers "    &${symbol},\n")

@@ -33,7 +33,7 @@ template <>
 inline constexpr double narrow_goal<fp8> = 3e-3;
 
 template <CacheElement C>
-inline constexpr bool computes_in_float = std::is_same_v<detail::Unit<simd::DefaultArch, float, C>, float>;
+inline constexpr bool computes_in_float = std::is_same_v<C, float> || std::is_same_v<C, fp16>;
 
 /// Where all is computed in float, the type of the cache is no excuse.
 template <CacheElement C>

@@ -113,7 +113,7 @@ TYPED_TEST(DecodeFormatsTest, NaNInATokenReachesAllThatSeeItAndLeavesTheOthersRi
     const auto expected = attend_reference(queries, T, H, rows, scale_of(dim));
     const std::vector<float> poisoned(static_cast<std::size_t>(dim), not_a_number<float>);
     // Not the last one, whose NaN the maximum would keep.
-    rows.format.template write<simd::DefaultArch>(poisoned.data(), rows.elements.data() + (L - 2) * rows.stride);
+    write_row(rows.format, poisoned.data(), rows.elements.data() + (L - 2) * rows.stride);
     const auto result = attend_alone(queries, T, H, rows.view());
     for (Index row = 0; row < T * H; ++row) {
         const float* const out = result.out.data() + row * Dc;
@@ -150,10 +150,10 @@ TYPED_TEST(DecodeFormatsTest, ExpandedAttentionReadsPagesAndFormatsToo) {
         AttentionResult<float> result{T, H, Dv};
         Workspace workspace;
         prefill_expanded(HeadsView<const float>(queries.data(), T, H, Dn + Dr), view, packed.weights(), 0.05F, result.out_view(),
-                         result.lse_view(), workspace, SerialExecutor{});
+                         result.lse_view(), workspace, SerialExecutor{}, {}, Precision::full);
         return result;
     };
-    // What is read back to float, stored as float, is the same input.
+    // What is read back to float, stored as float, is the same input; rounded to meet a narrow cache it would be another.
     const auto values = rows.matrix().values;
     const std::vector<float> plain(values.begin(), values.end());
     const auto expected = run(LatentView<float>{plain.data(), L, Dc, Dr, Dc + Dr});
@@ -165,8 +165,8 @@ TEST(DecodeInt8Test, AHostsScalesMayBeNegative) {
     StoredRows<int8> rows(200, 64, 16, 1);
     for (Index t = 0; t < rows.length; t += 3) {
         int8* const row = rows.elements.data() + t * rows.stride;
-        const float scale = -rows.format.scale(row, 0);
-        std::memcpy(static_cast<void*>(row + rows.format.scale_offset()), &scale, sizeof scale);
+        const float scale = -Format<int8>::scale(rows.format, row, 0);
+        std::memcpy(static_cast<void*>(row + Format<int8>::scale_offset(rows.format.latent_dim)), &scale, sizeof scale);
     }
     const auto queries = random_queries(9 * 80, 2);
     const auto error = testing::compare(attend_alone(queries, 1, 9, rows.view()).out,
@@ -305,7 +305,10 @@ TEST(DecodeBatchTest, TheWorkspaceForLimitsSufficesForEveryBatchWithinThem) {
         const Index heads = 1 + pick(trial % 3 == 0 ? 199 : 20);
         const Index requests = 1 + pick(12);
         Index queries = 0;
-        detail::SegmentTotals<simd::DefaultArch, float> totals;
+        detail::SegmentTotals<float> totals;
+        totals.lanes = detail::tile_shape<float>().lanes;
+        const bool prefix = trial % 5 == 0;
+        totals.prefix = prefix;
         totals.depth = 40;
         for (Index r = 0; r < requests; ++r) {
             const Index count = pick(trial % 2 == 0 ? 3 : 40);
@@ -313,12 +316,11 @@ TEST(DecodeBatchTest, TheWorkspaceForLimitsSufficesForEveryBatchWithinThem) {
             totals.place(segment);
             queries += count;
         }
-        const bool prefix = trial % 5 == 0;
         if (prefix) {
             auto segment = detail::prefix_segment(queries, heads, 50000);
             totals.place(segment);
         }
-        const auto bound = detail::SegmentTotals<simd::DefaultArch, float>::bound(requests, queries, heads, 40, prefix);
+        const auto bound = detail::SegmentTotals<float>::bound(totals.lanes, requests, queries, heads, 40, prefix);
         EXPECT_LE(totals.segments, bound.segments);
         EXPECT_LE(totals.most_items(), bound.most_items())
             << heads << " heads, " << requests << " requests, " << queries << " queries";

@@ -64,7 +64,7 @@ Matrix run_oracle(const golden::Case& layer, const std::vector<Index>& chunks, F
 
 TEST(GoldenFilesTest, AllCasesAreThere) { EXPECT_EQ(golden::names().size(), 15U); }
 
-class GoldenReferenceTest : public testing::TestWithParam<std::string> {};
+class GoldenReferenceTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(GoldenReferenceTest, BothFormsMatchTransformersInAnyChunking) {
     const golden::Case layer = golden::load(GetParam());
@@ -93,7 +93,7 @@ TEST_P(GoldenReferenceTest, ConstantsAreThoseOfTheModules) {
     EXPECT_EQ(layer.config.latent_norm_eps, layer.latent_norm_eps);
 }
 
-INSTANTIATE_TEST_SUITE_P(Transformers, GoldenReferenceTest, testing::ValuesIn(golden::names()),
+INSTANTIATE_TEST_SUITE_P(Transformers, GoldenReferenceTest, ::testing::ValuesIn(golden::names()),
                          [](const auto& instance) { return instance.param; });
 
 }  // namespace

@@ -60,7 +60,7 @@ json with_rope_parameters(json config) {
     return config;
 }
 
-class PublishedConfigTest : public testing::TestWithParam<presets::Preset> {};
+class PublishedConfigTest : public ::testing::TestWithParam<presets::Preset> {};
 
 TEST_P(PublishedConfigTest, GivesThePreset) { EXPECT_EQ(parse(published(GetParam().name)), GetParam().config()); }
 
@@ -82,7 +82,7 @@ TEST_P(PublishedConfigTest, EveryDimensionIsRequiredAndAPositiveInteger) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PublishedConfigTest, testing::ValuesIn(presets::all()),
+INSTANTIATE_TEST_SUITE_P(All, PublishedConfigTest, ::testing::ValuesIn(presets::all()),
                          [](const auto& instance) { return std::string(instance.param.name); });
 
 TEST(HfConfigTest, TheNewRopeFormatGivesThePresetsToo) {

@@ -228,7 +228,7 @@ TEST(PrefillExpandedTest, RunsInExactlyTheWorkspaceItAsksFor) {
     for (const AttentionShape& shape : mixed_shapes) {
         const auto problem = expanded_problem<float>(shape);
         const auto bytes =
-            expanded_worker_bytes<float>(plan_expanded(shape.T, shape.H), shape.Dc + shape.Dr, problem.query_dim, shape.Dv);
+            expanded_workspace_bytes<float>(plan_expanded(shape.T, shape.H), shape.Dc + shape.Dr, problem.query_dim, shape.Dv, 1);
         const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(bytes));
         const PackedExpansion<float> packed(problem.expansion(), shape.H, shape.Dn, shape.Dv);
         Workspace exact{std::span(memory.get(), bytes)};
@@ -238,7 +238,7 @@ TEST(PrefillExpandedTest, RunsInExactlyTheWorkspaceItAsksFor) {
         EXPECT_TRUE(verdict.passed()) << verdict;
     }
     Arguments arguments;
-    const auto bytes = expanded_worker_bytes<float>(plan_expanded(6, 3), 40, 20, 14);
+    const auto bytes = expanded_workspace_bytes<float>(plan_expanded(6, 3), 40, 20, 14, 1);
     const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(bytes));
     arguments.workspace = Workspace(std::span(memory.get(), bytes - 1));
     EXPECT_EQ(testing::thrown<std::length_error>([&] { arguments.call(); }),
@@ -249,10 +249,12 @@ TEST(PrefillExpandedTest, RunsInExactlyTheWorkspaceItAsksFor) {
 TEST(PrefillExpandedTest, ACallersLimitBoundsTheScratchAndGivesTheSameResult) {
     const auto problem = expanded_problem<float>({300, 2, 700, 64, 8, 12, 14});
     const PackedExpansion<float> packed(problem.expansion(), 2, 12, 14);
-    const std::size_t unlimited = expanded_worker_bytes<float>(plan_expanded(300, 2), 72, 20, 14);
-    const std::size_t least = expanded_worker_bytes<float>({300, 2, 1}, 72, 20, 14);
+    const std::size_t unlimited = expanded_workspace_bytes<float>(plan_expanded(300, 2), 72, 20, 14, 1);
+    std::size_t least = unlimited;
+    for (Index group = 300; group > 1; group = divide_up(group, Index{2}))
+        least = std::min(least, expanded_workspace_bytes<float>({300, 2, divide_up(group, Index{2})}, 72, 20, 14, 1));
     for (const std::size_t limit : {least, (least + unlimited) / 2, unlimited, 2 * unlimited}) {
-        const ExpandedPlan plan = plan_expanded_within<float>(limit, 300, 2, 72, 20, 14);
+        const ExpandedPlan plan = plan_expanded_within<float>(limit, 300, 2, 72, 20, 14, 1);
         EXPECT_EQ(plan.group_queries == plan_expanded(300, 2).group_queries, limit >= unlimited);
         const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(limit));
         Workspace fixed{std::span(memory.get(), limit)};
@@ -262,8 +264,8 @@ TEST(PrefillExpandedTest, ACallersLimitBoundsTheScratchAndGivesTheSameResult) {
         EXPECT_TRUE(verdict.passed()) << limit << ": " << verdict;
     }
     EXPECT_EQ(testing::thrown<std::length_error>(
-                  [&] { static_cast<void>(plan_expanded_within<float>(least - 1, 300, 2, 72, 20, 14)); }),
-              "mla: bytes of a worker's scratch for one query is " + std::to_string(least) + ", must be at most " +
+                  [&] { static_cast<void>(plan_expanded_within<float>(least - 1, 300, 2, 72, 20, 14, 1)); }),
+              "mla: bytes of a workspace for the fewest queries at a time is " + std::to_string(least) + ", must be at most " +
                   std::to_string(least - 1));
 }
 

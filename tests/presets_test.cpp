@@ -41,7 +41,7 @@ TEST(PresetsTest, SoftmaxScalesAreTheKnownOnes) {
     EXPECT_DOUBLE_EQ(presets::mistral_large_3().softmax_scale(), 1.0 / std::sqrt(192.0));
 }
 
-class PresetTest : public testing::TestWithParam<presets::Preset> {
+class PresetTest : public ::testing::TestWithParam<presets::Preset> {
   protected:
     const Config config = GetParam().config();
     const nlohmann::json expected = expected_table().at(GetParam().name).at("expected");
@@ -78,7 +78,7 @@ TEST_P(PresetTest, RotationIsThatOfTransformersModules) {
     for (std::size_t i = 0; i < frequencies.size(); ++i) expect_close(frequencies[i], table[i], "frequency " + std::to_string(i));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PresetTest, testing::ValuesIn(presets::all()),
+INSTANTIATE_TEST_SUITE_P(All, PresetTest, ::testing::ValuesIn(presets::all()),
                          [](const auto& instance) { return std::string(instance.param.name); });
 
 }  // namespace

@@ -26,20 +26,20 @@ using Caches = std::vector<mla::LatentCache<C>>;
 /// x ← x + attention(norm(x));  x ← x + feed_forward(norm(x))
 class Layer {
   public:
-    Layer(mla::io::Checkpoint& checkpoint, Index index)
-        : attention_(checkpoint.config(), checkpoint.attention_weights(index)),
+    Layer(mla::io::Checkpoint& checkpoint, Index index, mla::Precision precision)
+        : attention_(checkpoint.config(), checkpoint.attention_weights(index), precision),
           feed_forward_(load_feed_forward(checkpoint, index)),
           attention_norm_(norm(checkpoint, name(checkpoint, index) + "input_layernorm.weight")),
           feed_forward_norm_(norm(checkpoint, name(checkpoint, index) + "post_attention_layernorm.weight")) {}
 
     template <class C>
     void forward(Matrix& x, std::span<const std::int64_t> positions, mla::LatentCache<C>& cache, mla::ExecutorRef executor,
-                 mla::Workspace& workspace) const {
+                 mla::Workspace& workspace, mla::Form form) const {
         Matrix step = attention_norm_(x);
-        attention_.forward(step, positions, cache, step, executor, workspace);
+        attention_.forward(step, positions, cache, step, executor, workspace, form);
         x += step;
         const Matrix normalised = feed_forward_norm_(x);
-        x += std::visit([&](const auto& feed_forward) { return feed_forward(normalised, executor); }, feed_forward_);
+        x += std::visit([&](const auto& feed_forward) { return feed_forward(normalised, Products{executor, attention_.precision()}); }, feed_forward_);
     }
 
     static Norm norm(mla::io::Checkpoint& checkpoint, const std::string& tensor) {
@@ -71,7 +71,9 @@ class Layer {
 class Decoder {
   public:
     /// @throws what mla::io::Checkpoint throws, or an exception of nlohmann::json where config.json lacks a field
-    explicit Decoder(const std::filesystem::path& folder, mla::io::Checkpoint::Progress progress = {}) {
+    explicit Decoder(const std::filesystem::path& folder, mla::io::Checkpoint::Progress progress = {},
+                     mla::Precision precision = mla::Precision::operand)
+        : precision_(precision) {
         mla::io::Checkpoint checkpoint(folder, std::move(progress));
         config_ = checkpoint.config();
         vocabulary_ = checkpoint.json().at("vocab_size");
@@ -79,7 +81,7 @@ class Decoder {
         embedding_ = widened(checkpoint.tensor(embedding_name, vocabulary_, config_.hidden_size));
         const Index layers = checkpoint.json().at("num_hidden_layers");
         for (Index index = 0; index < layers; ++index) {
-            layers_.emplace_back(checkpoint, index);
+            layers_.emplace_back(checkpoint, index, precision);
             checkpoint.release();  // what has been packed needs its file no more
         }
         norm_ = Layer::norm(checkpoint, checkpoint.prefix() + "norm.weight");
@@ -101,7 +103,7 @@ class Decoder {
     /// Runs tokens that follow those in the caches, a whole prompt or the next one, through all layers: [T, hidden].
     template <class C>
     [[nodiscard]] Matrix forward(std::span<const Token> tokens, Caches<C>& caches, mla::ExecutorRef executor,
-                                 mla::Workspace& workspace) const {
+                                 mla::Workspace& workspace, mla::Form form = mla::Form::automatic) const {
         std::vector<std::int64_t> positions(tokens.size());
         std::iota(positions.begin(), positions.end(), caches.front().size());
         Matrix x(static_cast<Index>(tokens.size()), config_.hidden_size);
@@ -110,12 +112,14 @@ class Decoder {
             x.row(static_cast<Index>(t)) = embedding_.row(tokens[t]);
         }
         for (std::size_t layer = 0; layer < layers_.size(); ++layer)
-            layers_[layer].forward(x, positions, caches[layer], executor, workspace);
+            layers_[layer].forward(x, positions, caches[layer], executor, workspace, form);
         return x;
     }
 
     /// What `forward` gave, or the rows of it that matter, as scores of every token that could come next: [T, vocabulary].
-    [[nodiscard]] Matrix logits(const Matrix& x, mla::ExecutorRef executor) const { return multiply(norm_(x), head_, executor); }
+    [[nodiscard]] Matrix logits(const Matrix& x, mla::ExecutorRef executor) const {
+        return multiply(norm_(x), head_, {executor, precision_});
+    }
 
   private:
     static Matrix widened(const mla::TensorRef& tensor) {
@@ -127,6 +131,7 @@ class Decoder {
         return values;
     }
 
+    mla::Precision precision_;
     mla::Config config_;
     Index vocabulary_ = 0;
     Matrix embedding_;  // [vocabulary, hidden]

@@ -24,7 +24,7 @@ inline double bits_of(const Matrix& logits, Index row, Token token) {
 /// `tokens_a_call` bytes go in at a time: 1 reads as a decoder does that writes, `window` as a prompt is read.
 template <class C>
 double bits_a_byte(const Decoder& decoder, std::string_view text, std::size_t window, std::size_t tokens_a_call,
-                   mla::ExecutorRef executor) {
+                   mla::ExecutorRef executor, mla::Form form = mla::Form::automatic) {
     mla::Workspace workspace;
     Caches<C> caches = decoder.make_caches<C>(static_cast<Index>(window));
     double bits = 0.0;
@@ -35,7 +35,7 @@ double bits_a_byte(const Decoder& decoder, std::string_view text, std::size_t wi
         for (const char c : text.substr(begin, window)) tokens.push_back(static_cast<unsigned char>(c));
         for (std::size_t first = 0; first < window; first += tokens_a_call) {
             const std::size_t count = std::min(tokens_a_call, window - first);
-            const Matrix x = decoder.forward(std::span(tokens).subspan(first, count), caches, executor, workspace);
+            const Matrix x = decoder.forward(std::span(tokens).subspan(first, count), caches, executor, workspace, form);
             const Matrix logits = decoder.logits(x, executor);
             for (std::size_t t = first; t < std::min(first + count, window - 1); ++t, ++predicted)
                 bits += bits_of(logits, static_cast<Index>(t - first), tokens[t + 1]);

@@ -24,11 +24,11 @@ class DenseFeedForward {
           up_(checkpoint.tensor(name + ".up_proj.weight", inner, hidden)),
           down_(checkpoint.tensor(name + ".down_proj.weight", hidden, inner)) {}
 
-    Matrix operator()(const Matrix& x, mla::ExecutorRef executor) const {
-        Matrix gate = multiply(x, gate_, executor);
-        const Matrix up = multiply(x, up_, executor);
+    Matrix operator()(const Matrix& x, const Products& products) const {
+        Matrix gate = multiply(x, gate_, products);
+        const Matrix up = multiply(x, up_, products);
         gate = gate.unaryExpr([](float value) { return value / (1.0F + std::exp(-value)); }).cwiseProduct(up);
-        return multiply(gate, down_, executor);
+        return multiply(gate, down_, products);
     }
 
   private:
@@ -127,19 +127,19 @@ class ExpertFeedForward {
             experts_.emplace_back(checkpoint, name + ".experts." + std::to_string(e), hidden, inner(checkpoint));
     }
 
-    Matrix operator()(const Matrix& x, mla::ExecutorRef executor) const {
-        const Matrix logits = multiply(x, router_, executor);
+    Matrix operator()(const Matrix& x, const Products& products) const {
+        const Matrix logits = multiply(x, router_, {products.executor, mla::Precision::full});  // it decides, and is small
         std::vector<std::vector<std::pair<Index, float>>> visitors(experts_.size());  // a list of (token, weight) for each expert
         for (Index t = 0; t < x.rows(); ++t)
             for (const auto& [expert, weight] : route(rule_, logits.row(t).data(), bias_))
                 visitors[static_cast<std::size_t>(expert)].emplace_back(t, weight);
 
-        Matrix y = shared_(x, executor);
+        Matrix y = shared_(x, products);
         for (std::size_t e = 0; e < experts_.size(); ++e) {
             if (visitors[e].empty()) continue;
             Matrix gathered(static_cast<Index>(visitors[e].size()), x.cols());
             for (Index i = 0; i < gathered.rows(); ++i) gathered.row(i) = x.row(visitors[e][static_cast<std::size_t>(i)].first);
-            const Matrix computed = experts_[e](gathered, executor);
+            const Matrix computed = experts_[e](gathered, products);
             for (Index i = 0; i < gathered.rows(); ++i) {
                 const auto& [token, weight] = visitors[e][static_cast<std::size_t>(i)];
                 y.row(token) += weight * computed.row(i);

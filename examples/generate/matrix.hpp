@@ -14,12 +14,18 @@ using mla::Index;
 using Matrix = mla::RowMatrix<float>;         // activations, [tokens, values]
 using Weight = mla::PackedMatrix<mla::bf16>;  // bf16, as the models are published; products are summed in float
 
+/// How products are computed: by whom, and whether what meets a weight is rounded to bf16 as the weight is.
+struct Products {
+    mla::ExecutorRef executor;
+    mla::Precision precision;
+};
+
 /// x·Wᵀ of a weight [out, in]: [T, in] -> [T, out].
-inline Matrix multiply(const Matrix& x, const Weight& weight, mla::ExecutorRef executor) {
+inline Matrix multiply(const Matrix& x, const Weight& weight, const Products& products) {
     Matrix y(x.rows(), weight.out());
     const float* no_bias = nullptr;
     mla::linear(mla::MatrixView<const float>(x.data(), x.rows(), x.cols()), weight, no_bias,
-                mla::MatrixView<float>(y.data(), y.rows(), y.cols()), executor);
+                mla::MatrixView<float>(y.data(), y.rows(), y.cols()), products.executor, products.precision);
     return y;
 }
 

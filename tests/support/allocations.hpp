@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "mla/core/compiler.hpp"
+
 namespace mla::testing {
 
 /// Calls of operator new, in any form and on any thread, since the program began.

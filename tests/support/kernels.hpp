@@ -24,21 +24,19 @@ struct PackedExpansion {
     [[nodiscard]] ExpansionWeights<S> weights() const { return {key, value}; }
 };
 
-/// What our absorbed kernel rounds on its way over a cache of C: probabilities, where pairs of bf16 are multiplied at once, and
-/// queries and rope keys too, where pairs of int16 are.
+/// What our absorbed kernel rounds on its way over a cache of C, on every target: probabilities to bf16 over caches of bf16 and
+/// fp8, to integers over int8; and queries alike, which the problems' are already where the cache is bf16.
 template <CacheElement C, Compute A = std::conditional_t<std::is_same_v<C, double>, double, float>>
-inline constexpr double decode_allowance =
-    std::is_same_v<detail::Unit<simd::DefaultArch, A, C>, A>      ? 0.0
-    : detail::is_quantised<detail::Unit<simd::DefaultArch, A, C>> ? testing::rounded_to_int16
-                                                                  : testing::rounded_probabilities<bf16>;
+inline constexpr double decode_allowance = std::is_same_v<A, double> ? 0.0
+                                           : std::is_same_v<C, bf16> ? testing::rounded_probabilities<bf16>
+                                           : std::is_same_v<C, fp8>  ? 2.0 * testing::rounded_probabilities<bf16>
+                                           : std::is_same_v<C, int8> ? testing::rounded_to_int16
+                                                                     : 0.0;
 
-/// What our products with weights S may round on the way through a layer: activations of more than a few rows, where pairs of
-/// bf16 are multiplied at once. Each errs by at most u, at random by u/√3; five products in a row err by √5 of that together, and
-/// what reaches the scores by as much again.
+/// What our products with weights S round on the way through a layer: activations to bf16 where the weights are. Each errs by at
+/// most u, at random by u/√3; five products in a row err by √5 of that together, and what reaches the scores by as much again.
 template <Storage S>
-inline constexpr double activation_allowance =
-    std::is_same_v<detail::LinearUnit<simd::DefaultArch, compute_t<S>, S>, compute_t<S>> ? 0.0
-                                                                                         : 2.0 * testing::unit_roundoff<bf16>;
+inline constexpr double activation_allowance = std::is_same_v<S, bf16> ? 2.0 * testing::unit_roundoff<bf16> : 0.0;
 
 /// The same of decompressed attention alone, which rounds latents, keys, queries, probabilities and values: an error of a key or
 /// a query is one of its score, and grows with the scores.

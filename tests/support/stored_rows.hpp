@@ -26,6 +26,10 @@ template <CacheElement C>
     }
 }
 
+/// What strides are multiples of.
+template <CacheElement C>
+inline constexpr Index elements_of_alignment = std::max<Index>(Format<C>::row_alignment / static_cast<Index>(sizeof(C)), 1);
+
 /// Tokens [L, Dc + Dr] from N(0, 1), rounded to C, rows `padding` elements more than they need apart; poison beside and behind
 /// them.
 template <CacheElement C>
@@ -38,7 +42,7 @@ struct StoredRows {
     StoredRows(Index tokens, Index latent_dim, Index rope_dim, std::uint64_t seed, Index padding = 0)
         : format{latent_dim, rope_dim},
           length(tokens),
-          stride(round_up(format.elements(), Quantised<C> ? quantised_alignment : 1) + padding),
+          stride(round_up(format.elements(), elements_of_alignment<C>) + padding),
           elements(static_cast<std::size_t>((tokens + 2) * stride), poison<C>()) {
         testing::Generator generator(seed);
         const auto values = testing::gaussian_values<float>(generator, tokens * format.values());
@@ -51,7 +55,7 @@ struct StoredRows {
     /// What the rows read back as.
     [[nodiscard]] reference::Matrix matrix() const {
         reference::Matrix rows(length, format.values());
-        for (Index t = 0; t < length; ++t) format.template read<simd::DefaultArch>(view().row(t), rows.row(t));
+        for (Index t = 0; t < length; ++t) read_row(format, view().row(t), rows.row(t));
         return rows;
     }
 };
@@ -85,7 +89,7 @@ struct ScatteredRows {
         std::fill(table.begin() + divide_up(length, page_size), table.end(), 2147480000);
     }
 
-    [[nodiscard]] Index page_stride() const { return round_up(page_size * stride, Quantised<C> ? quantised_alignment : 1); }
+    [[nodiscard]] Index page_stride() const { return round_up(page_size * stride, elements_of_alignment<C>); }
     [[nodiscard]] PagedView<C> view() const {
         return {pool.data(), pages, page_size, page_stride(), table.data(), length, format.latent_dim, format.rope_dim, stride};
     }

@@ -119,3 +119,16 @@
 #define MLA_ISA                                                                                                          \
     MLA_JOIN(MLA_WORD_BASE, MLA_WORD_SSE, MLA_WORD_AVX, MLA_WORD_BMI, MLA_WORD_AVX512, MLA_WORD_VBMI, MLA_WORD_FP16, \
              MLA_WORD_AMX)
+
+// Declared here, so that a program that opens one of them again by its plain name means ours.
+namespace mla::inline MLA_ISA {
+namespace baselines {}
+namespace detail {}
+namespace io {}
+namespace operands {}
+namespace presets {}
+namespace reference {}
+namespace simd {}
+namespace targets {}
+namespace testing {}
+}  // namespace mla

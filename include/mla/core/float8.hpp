@@ -18,10 +18,7 @@ inline constexpr std::uint32_t fp8_largest = 0x7eU;  // 448; the only value abov
     const std::uint32_t sign = (bits >> 24U) & 0x80U;
     const std::uint32_t magnitude = bits & 0x7fffffffU;
     if (magnitude > 0x7f800000U) return static_cast<std::uint8_t>(sign | 0x7fU);
-    if (magnitude < 0x3c800000U) {  // below 2^-6: adding 2^14, whose last bit is worth 2^-9, leaves the rounded subnormal
-        const float shifted = std::bit_cast<float>(magnitude) + 0x1p14F;
-        return static_cast<std::uint8_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(0x1p14F)));
-    }
+    if (magnitude < 0x3c800000U) return static_cast<std::uint8_t>(sign | nearest_integer(magnitude, 9));  // below 2^-6: of 2^-9
     const std::uint32_t rounded = ((magnitude + 0x7ffffU + ((magnitude >> 20U) & 1U)) >> 20U) - (120U << 3U);
     return static_cast<std::uint8_t>(sign | (rounded < fp8_largest ? rounded : fp8_largest));
 }
@@ -30,9 +27,8 @@ inline constexpr std::uint32_t fp8_largest = 0x7eU;  // 448; the only value abov
     const std::uint32_t sign = (bits & 0x80U) << 24U;
     const std::uint32_t magnitude = bits & 0x7fU;
     if (magnitude == 0x7fU) return std::bit_cast<float>(sign | 0x7fc00000U);
-    // Scaling by 2^120 moves the exponent bias from 7 to 127 and normalises subnormals on the way.
-    const float scaled = std::bit_cast<float>(magnitude << 20U) * 0x1p120F;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(scaled));
+    if (magnitude < 8U) return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(scaled_integer(magnitude, -9)));
+    return std::bit_cast<float>(sign | ((magnitude << 20U) + (120U << 23U)));
 }
 
 }  // namespace detail

@@ -143,7 +143,7 @@ template <class A>
 struct Kernels {
     TileShape shape;
     AttentionKernels<A> attention[cache_formats][2];
-    ExpandedKernels<A> expanded[weight_formats][2];
+    ExpandedKernels<A> expanded[cache_formats][2];
     RowKernels<A> rows[cache_formats];
     LinearKernels<A> linear[weight_formats][2];
     NormKernels<A> norm;

@@ -28,6 +28,24 @@ namespace detail {
     return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16U) & 1U)) >> 16U);
 }
 
+// The conversions below meet no subnormal float: a thread may have set its CPU to take those for 0.
+
+/// A number of `exponent` and up from integers: m · 2^exponent, m below 2^11.
+[[nodiscard]] constexpr float scaled_integer(std::uint32_t m, int exponent) noexcept {
+    return static_cast<float>(m) * std::bit_cast<float>(static_cast<std::uint32_t>(127 + exponent) << 23U);
+}
+
+/// The nearest integer to magnitude · 2^scale, ties to even, of a float's magnitude bits below 2^(23 − scale) and of at least 2^-60.
+[[nodiscard]] constexpr std::uint32_t nearest_integer(std::uint32_t magnitude, int scale) noexcept {
+    const std::uint32_t mantissa = (magnitude & 0x7fffffU) | 0x800000U;
+    const int shift = 150 - static_cast<int>(magnitude >> 23U) - scale;  // value = mantissa · 2^(exponent − 150)
+    if (shift > 25) return 0;
+    const std::uint64_t wide = mantissa;
+    const std::uint64_t half = std::uint64_t{1} << static_cast<unsigned>(shift) >> 1U;
+    const std::uint64_t even = (wide >> static_cast<unsigned>(shift)) & 1U;
+    return static_cast<std::uint32_t>((wide + (half == 0 ? 0 : half - 1 + even)) >> static_cast<unsigned>(shift));
+}
+
 /// float to IEEE binary16, round to nearest even, overflow to infinity.
 [[nodiscard]] constexpr std::uint16_t fp16_bits(float value) noexcept {
     const auto bits = std::bit_cast<std::uint32_t>(value);
@@ -35,10 +53,7 @@ namespace detail {
     const std::uint32_t magnitude = bits & 0x7fffffffU;
     if (magnitude > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U | ((magnitude >> 13U) & 0x1ffU));
     if (magnitude >= 0x477ff000U) return static_cast<std::uint16_t>(sign | 0x7c00U);  // 65520 rounds to infinity
-    if (magnitude < 0x38800000U) {  // below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits
-        const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
-        return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000U));
-    }
+    if (magnitude < 0x38800000U) return static_cast<std::uint16_t>(sign | nearest_integer(magnitude, 24));  // below 2^-14: of 2^-24
     const std::uint32_t rounded = magnitude + 0xfffU + ((magnitude >> 13U) & 1U);
     return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000U) >> 13U));
 }
@@ -47,9 +62,8 @@ namespace detail {
     const std::uint32_t sign = (bits & 0x8000U) << 16U;
     const std::uint32_t magnitude = bits & 0x7fffU;
     if (magnitude >= 0x7c00U) return std::bit_cast<float>(sign | 0x7f800000U | ((magnitude & 0x3ffU) << 13U));
-    // Scaling by 2^112 moves the exponent bias from 15 to 127 and normalises subnormals on the way.
-    const float scaled = std::bit_cast<float>(magnitude << 13U) * 0x1p112F;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(scaled));
+    if (magnitude < 0x400U) return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(scaled_integer(magnitude, -24)));
+    return std::bit_cast<float>(sign | ((magnitude << 13U) + (112U << 23U)));
 }
 
 }  // namespace detail

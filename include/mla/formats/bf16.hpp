@@ -12,7 +12,9 @@ struct Format<bf16> : detail::StorageFormat<bf16> {
     static constexpr int panel_interleave = 2;
 
     template <class Target, Compute A, Precision P>
-    using Operand = std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::RoundedOn<Target>, operands::Plain<A>>;
+    using Operand = operands::RoundedWhereNarrow<Target, A, P>;
+    template <class Target, Compute A, Precision P>
+    using Decompressed = operands::RoundedWhereNarrow<Target, A, P>;
 
     /// Neighbours make a pair.
     template <class Operand>

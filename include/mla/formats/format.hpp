@@ -18,6 +18,7 @@ struct RowFormat;
 ///     read<Target>(format, row, token)  a row's values in the type computed in, exact value times scale
 ///     write<Target>(format, token, row) rounded to nearest even
 ///     Operand<Target, A, precision>     what its values become when they are multiplied
+///     Decompressed<Target, A, precision>   what keys and values become that are decompressed from it
 ///     in_place<Operand>                 whether a row's values are units of the operand as they lie
 ///     whole_blocks<Target, Operand>     whether a block is converted once, and not by pieces that stay in L1
 ///     stage_key<Target, Operand>, stage_values<Target, Operand>   those pieces, where neither holds
@@ -51,6 +52,10 @@ template <CacheElement C>
 
 namespace operands {
 
+/// bf16 and what is narrower: products with them are rounded to bf16 under Precision::operand.
+template <class Target, Compute A, Precision P>
+using RoundedWhereNarrow = std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, RoundedOn<Target>, Plain<A>>;
+
 /// What a format takes on a target, computed in A.
 template <class Target, Compute A, class C, Precision P>
 using OperandOf = typename Format<C>::template Operand<Target, A, P>;
@@ -80,6 +85,8 @@ struct StorageFormat {
 
     template <class Target, Compute A, Precision>
     using Operand = operands::Plain<A>;
+    template <class Target, Compute A, Precision>
+    using Decompressed = operands::Plain<A>;
     template <class Operand>
     static constexpr bool in_place = std::is_same_v<C, typename Operand::Unit>;
     /// With few registers pieces have twice as many vectors (bf16, 16 heads: 5 % dearer by pieces with AVX2, 9 % cheaper with

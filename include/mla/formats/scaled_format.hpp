@@ -60,6 +60,8 @@ struct ScaledFormat {
                                   format.rope_dim);
     }
 
+    template <class Target, Compute A, Precision P>
+    using Decompressed = operands::RoundedWhereNarrow<Target, A, P>;
     /// Scaled values are dear to convert: once for keys and values.
     template <class Operand>
     static constexpr bool in_place = false;

@@ -22,10 +22,10 @@ template <Compute A, CacheElement C>
     return chosen_kernels<A>().attention[index_of<C, CacheTypes>][static_cast<int>(precision)];
 }
 
-/// Over keys and values that weights of S decompress.
-template <Compute A, Storage S>
+/// Over keys and values that are decompressed from a cache of C.
+template <Compute A, CacheElement C>
 [[nodiscard]] abi::ExpandedKernels<A> expanded_kernels(Precision precision) {
-    return chosen_kernels<A>().expanded[index_of<S, StorageTypes>][static_cast<int>(precision)];
+    return chosen_kernels<A>().expanded[index_of<C, CacheTypes>][static_cast<int>(precision)];
 }
 #else
 template <Compute A>
@@ -39,10 +39,10 @@ template <Compute A, CacheElement C>
                                            : attention_of<targets::native, A, C, Precision::full>;
 }
 
-template <Compute A, Storage S>
+template <Compute A, CacheElement C>
 [[nodiscard]] constexpr abi::ExpandedKernels<A> expanded_kernels(Precision precision) noexcept {
-    return precision == Precision::operand ? expanded_of<targets::native, A, S, Precision::operand>
-                                           : expanded_of<targets::native, A, S, Precision::full>;
+    return precision == Precision::operand ? expanded_of<targets::native, A, C, Precision::operand>
+                                           : expanded_of<targets::native, A, C, Precision::full>;
 }
 #endif
 

@@ -35,7 +35,7 @@ struct ExpandedBlocks {
     abi::RowKernels<A> latents = row_kernels<A, C>();
 
     ExpandedBlocks(const View& view, const ExpansionWeights<S>& expansion, Precision precision)
-        : cache(view), weights(expansion), kernels(expanded_kernels<A, S>(precision)), products(linear_kernels<S>(precision)) {}
+        : cache(view), weights(expansion), kernels(expanded_kernels<A, C>(precision)), products(linear_kernels<S>(precision)) {}
 
     [[nodiscard]] Index key_dim() const noexcept { return weights.key.out() + cache.rope_dim; }
     [[nodiscard]] Index staged_elements() const noexcept {
@@ -132,12 +132,13 @@ template <Compute A>
 [[nodiscard]] ExpandedPlan plan_expanded_within(std::size_t bytes, Index queries, Index heads, Index row_dim, Index key_dim,
                                                 Index value_dim, Index concurrency) {
     ExpandedPlan plan = plan_expanded(queries, heads);
-    const auto needed = [&](Index group) {
-        return expanded_workspace_bytes<A>({queries, heads, group}, row_dim, key_dim, value_dim, concurrency);
-    };
-    while (needed(plan.group_queries) > bytes && plan.group_queries > 1)
+    // Smaller groups need less for their rows and more for the list of them.
+    std::size_t least = expanded_workspace_bytes<A>(plan, row_dim, key_dim, value_dim, concurrency);
+    for (std::size_t needed = least; needed > bytes && plan.group_queries > 1; least = std::min(least, needed)) {
         plan.group_queries = divide_up(plan.group_queries, Index{2});
-    require_capacity("bytes of a workspace for the fewest queries at a time", needed(plan.group_queries), bytes);
+        needed = expanded_workspace_bytes<A>(plan, row_dim, key_dim, value_dim, concurrency);
+    }
+    require_capacity("bytes of a workspace for the fewest queries at a time", least, bytes);
     return plan;
 }
 
@@ -146,8 +147,8 @@ template <Compute A>
 ///
 /// q [T, H, Dn+Dr]: nope, then rotated rope. cache: L rows [latent | rope key]; the queries' own tokens are its last.
 /// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. sinks [H]: a logit a
-/// head that takes its share of the softmax and has no value, or empty; the LSE leaves it out. Under Precision::operand and with
-/// weights of bf16, latents, queries, keys, probabilities and values are rounded to bf16.
+/// head that takes its share of the softmax and has no value, or empty; the LSE leaves it out. Under Precision::operand latents are
+/// rounded to bf16 where the weights are bf16, and queries, keys, probabilities and values where the cache is bf16 or narrower.
 ///
 /// A block of the cache is decompressed, attended to and forgotten before the next, so that scratch does not grow with L but with
 /// the plan's `group_queries`, the caller's to set: every group decompresses the cache anew. Allocates only when the workspace

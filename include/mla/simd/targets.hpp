@@ -79,7 +79,7 @@ struct emulated {
     using model = Target;
     static constexpr const char* name = Target::name;
     template <class A>
-    using batch = simd::EmulatedBatch<A, Target::vector_bytes / static_cast<Index>(sizeof(A))>;
+    using batch = simd::EmulatedBatch<A, static_cast<std::size_t>(Target::vector_bytes) / sizeof(A)>;
     static constexpr Index vector_bytes = Target::vector_bytes;
     static constexpr int registers = Target::registers;
     static constexpr bool dots_bf16 = Target::dots_bf16;

@@ -140,8 +140,9 @@ template <class Target, Compute A, CacheElement C, Precision P>
 inline constexpr abi::AttentionKernels<A> attention_of{pack<Target, operands::OperandOf<Target, A, C, P>, C, A>,
                                                        attend_cached<Target, operands::OperandOf<Target, A, C, P>, C, A>};
 
-template <class Target, Compute A, Storage S, Precision P>
-inline constexpr abi::ExpandedKernels<A> expanded_of{pack<Target, operands::OperandOf<Target, A, S, P>, A, A>,
-                                                     attend_expanded<Target, operands::OperandOf<Target, A, S, P>, A>};
+template <class Target, Compute A, CacheElement C, Precision P>
+inline constexpr abi::ExpandedKernels<A> expanded_of{
+    pack<Target, typename Format<C>::template Decompressed<Target, A, P>, A, A>,
+    attend_expanded<Target, typename Format<C>::template Decompressed<Target, A, P>, A>};
 
 }  // namespace mla::detail

@@ -192,7 +192,8 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
     });
     store();
     for (Index r = 0; r < R; ++r)
-        group.sum[r] = std::accumulate(lanes + r * Scores::keys, lanes + (r + 1) * Scores::keys, group.sum[r] * rescale[r]);
+        // Spelled out: left to itself the compiler fuses product and sum in one instance of this and not in the next.
+        group.sum[r] = std::fma(group.sum[r], rescale[r], std::accumulate(lanes + r * Scores::keys, lanes + (r + 1) * Scores::keys, A(0)));
 }
 
 /// Vectors of values summed at a time by `rows` rows. R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as

@@ -13,6 +13,8 @@ constexpr void add_cache_format(abi::Kernels<A>& kernels) noexcept {
     constexpr int index = index_of<C, CacheTypes>;
     kernels.attention[index][0] = attention_of<Target, A, C, Precision::operand>;
     kernels.attention[index][1] = attention_of<Target, A, C, Precision::full>;
+    kernels.expanded[index][0] = expanded_of<Target, A, C, Precision::operand>;
+    kernels.expanded[index][1] = expanded_of<Target, A, C, Precision::full>;
     kernels.rows[index] = rows_of<Target, A, C>;
 }
 
@@ -20,8 +22,6 @@ template <class Target, Compute A, Storage S>
 constexpr void add_weight_format(abi::Kernels<A>& kernels) noexcept {
     if constexpr (std::is_same_v<compute_t<S>, A>) {
         constexpr int index = index_of<S, StorageTypes>;
-        kernels.expanded[index][0] = expanded_of<Target, A, S, Precision::operand>;
-        kernels.expanded[index][1] = expanded_of<Target, A, S, Precision::full>;
         kernels.linear[index][0] = linear_of<Target, S, Precision::operand>;
         kernels.linear[index][1] = linear_of<Target, S, Precision::full>;
     }

@@ -1,0 +1,278 @@
+// The numerical contract on every target: the same values enter products, whatever the machine, the division of the work and the
+// calling thread's floating-point mode; only sums of floats may differ in their last bits.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "mla/attention.hpp"
+#include "mla/cache/latent_cache.hpp"
+#include "mla/testing/conformance.hpp"
+#include "support/attention_result.hpp"
+#include "support/kernels.hpp"
+#include "support/layer.hpp"
+#include "support/stored_rows.hpp"
+#include "support/targets.hpp"
+#include "support/thrown.hpp"
+#include "support/type_lists.hpp"
+
+namespace mla {
+namespace {
+
+using testing::AttentionShape;
+using testing::OnTarget;
+
+/// Few rows, one vector of rows, panels, several groups; whole vectors and odd dimensions; fewer keys than queries.
+const std::vector<AttentionShape> shapes = {{1, 1, 300, 64, 16}, {2, 2, 130, 48, 8}, {1, 16, 200, 128, 64}, {3, 5, 97, 33, 7},
+                                            {1, 40, 250, 64, 0}, {4, 24, 110, 80, 8}, {5, 3, 2, 32, 8}};
+
+/// A float's sums over `length` terms on two targets, each within its tolerance of the exact one.
+[[nodiscard]] double float_gap(Index length) { return 2.0 * testing::sum_tolerance<float>(length); }
+
+/// What a gap between floats grows to where they are rounded by u of themselves at most: of two that differ by e of themselves, one
+/// in u/e lies so near a boundary that they round apart, by 2u at most. Root mean square: 2·√(e·u).
+[[nodiscard]] double rounded_gap(double gap, double u = testing::unit_roundoff<bf16>) { return 2.0 * std::sqrt(gap * u); }
+
+/// What probabilities over a cache of C are rounded by: to bf16, to integers of 15 bits, or not.
+template <class C>
+inline constexpr double rounding = std::is_same_v<C, bf16> || std::is_same_v<C, fp8> ? testing::unit_roundoff<bf16>
+                                   : std::is_same_v<C, int8>                         ? 0x1p-16
+                                                                                     : 0.0;
+
+/// How far two targets, or two divisions of the work, may lie apart over a cache of C.
+template <class C>
+[[nodiscard]] double allowed_gap(Index length, Precision precision) {
+    if (precision == Precision::full) return float_gap(length);
+    return float_gap(length) + rounded_gap(float_gap(length), rounding<C>);
+}
+
+template <CacheElement C>
+[[nodiscard]] AttentionResult<float> attend(const std::vector<float>& queries, const AttentionShape& s, const LatentView<C>& cache,
+                                            Precision precision) {
+    AttentionResult<float> result{s.T, s.H, s.Dc};
+    Workspace workspace;
+    decode_absorbed(HeadsView<const float>(queries.data(), s.T, s.H, s.Dc + s.Dr), cache, 0.2F, result.out_view(), result.lse_view(),
+                    workspace, SerialExecutor{}, precision);
+    return result;
+}
+
+[[nodiscard]] std::vector<double> widened(const std::vector<float>& values) { return {values.begin(), values.end()}; }
+
+template <class C>
+class EveryFormat : public ::testing::Test {};
+using Formats = TestTypes<Without<double, CacheTypes>>;
+TYPED_TEST_SUITE(EveryFormat, Formats, );
+
+TYPED_TEST(EveryFormat, GivesTheSameOnEveryTarget) {
+    for (const AttentionShape& s : shapes) {
+        testing::Generator generator(3);
+        const auto queries = testing::gaussian_values<float>(generator, s.T * s.H * (s.Dc + s.Dr));
+        const StoredRows<TypeParam> rows(s.L, s.Dc, s.Dr, 5);
+        for (const Precision precision : {Precision::operand, Precision::full}) {
+            std::vector<double> expected;
+            for (const std::string& name : testing::runnable_targets()) {
+                const OnTarget target(name);
+                const auto result = attend(queries, s, rows.view(), precision);
+                if (expected.empty()) expected = widened(result.out);
+                const auto error = testing::compare(result.out, expected);
+                EXPECT_TRUE(testing::within(error, allowed_gap<TypeParam>(s.Dc + s.Dr + s.L, precision)))
+                    << name << ", " << mla::name(precision) << ", " << s << ": " << error;
+            }
+        }
+    }
+}
+
+/// Every query by itself, over the keys that it sees, against all in one call.
+TYPED_TEST(EveryFormat, GivesAQueryTheSameInACallOfManyAndInOneOfItsOwn) {
+    for (const AttentionShape& s : shapes) {
+        if (s.T == 1 || s.L < s.T) continue;
+        testing::Generator generator(4);
+        const auto queries = testing::gaussian_values<float>(generator, s.T * s.H * (s.Dc + s.Dr));
+        const StoredRows<TypeParam> rows(s.L, s.Dc, s.Dr, 6);
+        for (const std::string& name : testing::runnable_targets()) {
+            const OnTarget target(name);
+            const auto together = attend(queries, s, rows.view(), Precision::operand);
+            std::vector<float> alone;
+            for (Index t = 0; t < s.T; ++t) {
+                const auto first = queries.begin() + t * s.H * (s.Dc + s.Dr);
+                const auto one = attend(std::vector<float>(first, first + s.H * (s.Dc + s.Dr)), {1, s.H, s.L, s.Dc, s.Dr},
+                                        rows.view().prefix(s.L - s.T + t + 1), Precision::operand);
+                alone.insert(alone.end(), one.out.begin(), one.out.end());
+            }
+            const auto error = testing::compare(alone, widened(together.out));
+            EXPECT_TRUE(testing::within(error, allowed_gap<TypeParam>(s.Dc + s.Dr + s.L, Precision::operand)))
+                << name << ", " << s << ": " << error;
+        }
+    }
+}
+
+// The bounds of docs/accuracy.md ---------------------------------------------------------------------------------------
+
+template <class S>
+class EveryStorage : public ::testing::Test {};
+TYPED_TEST_SUITE(EveryStorage, TestTypes<StorageTypes>, );
+
+TYPED_TEST(EveryStorage, IsWithinItsBoundOnEveryTarget) {
+    using S = TypeParam;
+    const auto full = [](auto q, auto cache, auto scale, auto out, auto lse) {
+        Workspace workspace;
+        decode_absorbed(q, cache, scale, out, lse, workspace, SerialExecutor{}, Precision::full);
+    };
+    for (const AttentionShape& s : shapes) {
+        const auto problem = testing::absorbed_problem<S>(s);
+        for (const std::string& name : testing::runnable_targets()) {
+            const OnTarget target(name);
+            const auto rounded = testing::judge(problem, decode, decode_allowance<S>);
+            EXPECT_TRUE(rounded.passed()) << name << ": " << rounded;
+            const auto exact = testing::judge(problem, full);
+            EXPECT_TRUE(exact.passed()) << name << ": " << exact;
+        }
+    }
+}
+
+TYPED_TEST(EveryStorage, IsWithinItsBoundOnEveryTargetWhenExpanded) {
+    using S = TypeParam;
+    for (const AttentionShape& s : {AttentionShape{5, 2, 40, 48, 8, 12, 20}, AttentionShape{33, 1, 130, 64, 16, 32, 32},
+                                    AttentionShape{2, 2, 97, 40, 0, 16, 9}}) {
+        const auto problem = testing::expanded_problem<S>(s);
+        for (const std::string& name : testing::runnable_targets()) {
+            const OnTarget target(name);
+            const auto verdict = testing::judge(problem, prefill<S>, expansion_allowance<S>(s));
+            EXPECT_TRUE(verdict.passed()) << name << ": " << verdict;
+        }
+    }
+}
+
+// Integers ------------------------------------------------------------------------------------------------------------
+
+/// The LSE of one key is its score where the query's step and the scale are powers of two, as 8191 steps of 2^-11 are. Sums of
+/// integers are exact, so that its bits are the same everywhere.
+TEST(Int8Contract, ScoresHaveTheSameBitsOnEveryTarget) {
+    for (const Index H : {1, 16, 40}) {
+        testing::Generator generator(7);
+        auto queries = testing::gaussian_values<float>(generator, H * 576);
+        for (float& value : queries) value = std::clamp(value, -3.5F, 3.5F);
+        for (Index h = 0; h < H; ++h) queries[static_cast<std::size_t>(h * 576)] = 8191.0F / 2048.0F;
+        const StoredRows<int8> rows(1, 512, 64, 8);
+        std::vector<float> expected;
+        for (const std::string& name : testing::runnable_targets()) {
+            const OnTarget target(name);
+            AttentionResult<float> result{1, H, 512};
+            decode(HeadsView<const float>(queries.data(), 1, H, 576), rows.view(), 0.25F, result.out_view(), result.lse_view());
+            if (expected.empty()) expected = result.lse;
+            EXPECT_TRUE(same_bits(result.lse, expected)) << name << ", " << H << " heads";
+        }
+    }
+}
+
+// The layer -----------------------------------------------------------------------------------------------------------
+
+TEST(LayerContract, GivesTheSameOnEveryTargetAndInAnyPieces) {
+    const Config config = testing::small_config();
+    const testing::RandomWeights<bf16> weights(config, 9);
+    for (const Precision precision : {Precision::operand, Precision::full}) {
+        const Attention<bf16> layer(config, weights.refs(), precision);
+        const Prompt<float> prompt(config, 40, 10);
+        std::vector<double> expected;
+        for (const std::string& name : testing::runnable_targets()) {
+            const OnTarget target(name);
+            for (const std::vector<Index>& pieces : {std::vector<Index>{40}, {7, 33}, std::vector<Index>(40, 1)}) {
+                LatentCache<bf16> cache(config, 40);
+                const auto y = feed(layer, prompt, pieces, cache, Form::absorbed);
+                const std::vector<float> found(y.data(), y.data() + y.size());
+                if (expected.empty()) expected = widened(found);
+                // A rounded cache turns any difference of floats into one of roundings, in either precision.
+                const double gap = testing::layer_tolerance<float>(config, 40);
+                const auto error = testing::compare(found, expected);
+                EXPECT_TRUE(testing::within(error, gap + 2.0 * rounded_gap(gap)))
+                    << name << ", " << mla::name(precision) << ", " << pieces.size() << " pieces: " << error;
+            }
+        }
+    }
+}
+
+// The calling thread's mode -------------------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+/// Flushes subnormals and rounds down while it lives.
+struct OddMode {
+    unsigned before = _mm_getcsr();
+    OddMode() { _mm_setcsr(0x1f80U | 0x8040U | 0x2000U); }
+    OddMode(const OddMode&) = delete;
+    OddMode& operator=(const OddMode&) = delete;
+    ~OddMode() { _mm_setcsr(before); }
+};
+
+TYPED_TEST(EveryFormat, TheCallersFloatingPointModeChangesNothingAndIsRestored) {
+    const AttentionShape s{2, 3, 150, 48, 8};
+    testing::Generator generator(11);
+    auto queries = testing::gaussian_values<float>(generator, s.T * s.H * (s.Dc + s.Dr));
+    for (std::size_t i = 0; i < queries.size(); i += 5) queries[i] *= 0x1p-130F;  // subnormal
+    StoredRows<TypeParam> rows(s.L, s.Dc, s.Dr, 12);
+    if constexpr (std::is_same_v<TypeParam, fp16> || std::is_same_v<TypeParam, bf16>)
+        for (std::size_t i = 0; i < rows.elements.size(); i += 7) rows.elements[i].bits &= 0x803fU;  // subnormal ones among them
+    for (const std::string& name : testing::runnable_targets()) {
+        const OnTarget target(name);
+        const auto expected = attend(queries, s, rows.view(), Precision::operand);
+        const OddMode mode;
+        const unsigned set = _mm_getcsr() & ~0x3fU;
+        const auto found = attend(queries, s, rows.view(), Precision::operand);
+        EXPECT_EQ(_mm_getcsr() & ~0x3fU, set) << name;
+        EXPECT_TRUE(found.same(expected)) << name;
+    }
+}
+
+TEST(LayerContract, TheCallersFloatingPointModeChangesNothing) {
+    const Config config = testing::small_config();
+    const testing::RandomWeights<fp16> weights(config, 13);
+    const Attention<fp16> layer(config, weights.refs());
+    const Prompt<float> prompt(config, 12, 14);
+    const auto expected = run<fp16>(layer, prompt);
+    const OddMode mode;
+    EXPECT_TRUE(same_bits(run<fp16>(layer, prompt), expected));
+}
+#endif
+
+/// One rule for all targets: a subnormal bf16 is 0 in a product.
+TEST(SubnormalContract, SubnormalOperandsCountAsZeroOnEveryTarget) {
+    constexpr Index Dc = 32, H = 16;
+    std::vector<bf16> row(Dc);
+    for (bf16& value : row) value.bits = 0x0040;  // 2^-127
+    const std::vector<float> queries(static_cast<std::size_t>(H * Dc), 0x1p120F);
+    for (const std::string& name : testing::runnable_targets()) {
+        const OnTarget target(name);
+        AttentionResult<float> result{1, H, Dc};
+        decode(HeadsView<const float>(queries.data(), 1, H, Dc), LatentView<bf16>{row.data(), 1, Dc, 0, Dc}, 1.0F, result.out_view(),
+               result.lse_view());
+        for (const float lse : result.lse) EXPECT_EQ(lse, 0.0F) << name;  // would be 0.25
+        for (const float value : result.out) EXPECT_EQ(value, 0.0F) << name;
+    }
+}
+
+// The choice ----------------------------------------------------------------------------------------------------------
+
+TEST(ChosenTarget, IsTheOneAskedForAndUnknownNamesAreErrors) {
+    for (const std::string& name : testing::runnable_targets()) {
+        const OnTarget target(name);
+        EXPECT_EQ(detail::full_name(chosen_target()), name);
+    }
+    const std::string message = testing::thrown<std::invalid_argument>([] { choose_target("avx1024"); });
+    EXPECT_NE(message.find("mla: target is avx1024, must be one of generic, avx2"), std::string::npos) << message;
+}
+
+TEST(ChosenTarget, IsNeverAnEmulatedOneUnlessForced) {
+    const char* const forced = std::getenv("MLA_TARGET");
+    if (forced != nullptr) GTEST_SKIP() << "MLA_TARGET is " << forced;
+    EXPECT_EQ(chosen_target().is_emulated, 0);
+    EXPECT_TRUE(runs_here(chosen_target()));
+}
+
+}  // namespace
+}  // namespace mla
