@@ -310,10 +310,10 @@ TEST(HfConfigTest, MistralParamsNeedTheWholeOfYarnAndOfTheirScale) {
     expect_refused(config, "rope_theta");
 }
 
-class HfConfigFileTest : public testing::Test {
+class HfConfigFileTest : public ::testing::Test {
   protected:
     // Tests run side by side, each in its own process.
-    const fs::path path = fs::path(testing::TempDir()) / (std::to_string(::getpid()) + ".config.json");
+    const fs::path path = fs::path(::testing::TempDir()) / (std::to_string(::getpid()) + ".config.json");
     void SetUp() override { fs::remove_all(path); }
     void TearDown() override { fs::remove_all(path); }
     void write(std::string_view text) const { std::ofstream(path) << text; }

@@ -329,10 +329,10 @@ TEST(SafetensorsTest, AnyDamagedByteIsReadSafelyOrRejected) {
     EXPECT_GT(rejected, bytes.size() * 128);
 }
 
-class SafetensorsFileTest : public testing::Test {
+class SafetensorsFileTest : public ::testing::Test {
   protected:
     // Tests run side by side, each in its own process.
-    const fs::path path = fs::path(testing::TempDir()) / (std::to_string(::getpid()) + ".test.safetensors");
+    const fs::path path = fs::path(::testing::TempDir()) / (std::to_string(::getpid()) + ".test.safetensors");
     void SetUp() override { fs::remove_all(path); }
     void TearDown() override { fs::remove_all(path); }
     void write(const std::string& bytes) const {

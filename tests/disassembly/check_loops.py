@@ -14,12 +14,12 @@ FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)\s*(?:#.*)?$")
 TARGET = re.compile(r"^([0-9a-f]+) <")
 KINDS = ("score_tile", "value_tile", "multiply_tile")  # what must be functions of their own
-TILE = re.compile(r"_tile<[^ ]*, (\d+), (\d+), ")  # of rows and vectors
+TILE = re.compile(r"_tile<.*?, (\d+), (\d+), ")  # of rows and vectors
 
 # What multiplies and adds operands of a type, by its name in the function's: first the pairs.
 PRODUCTS = (
-    ("mla::simd::Bf16Pair", re.compile(r"vdpbf16ps$")),
-    ("mla::simd::Int16Pair", re.compile(r"vp(maddwd|dpwssd)$")),
+    ("Bf16Pair", re.compile(r"vdpbf16ps$")),
+    ("Int16Pair", re.compile(r"vp(maddwd|dpwssd)$")),
     ("", re.compile(r"vfmadd\d+ps$")),
 )
 VECTOR = re.compile(r"%[xyz]mm\d+")

@@ -6,8 +6,8 @@ import unittest
 
 import check_loops
 
-NAME = "void mla::detail::score_tile<xsimd::fma3<xsimd::avx2>, 2, 1, float, float>(float const*)"
-PAIRS = "void mla::detail::score_tile<xsimd::avx512bw, 2, 1, float, mla::simd::Bf16Pair>(mla::simd::Bf16Pair const*)"
+NAME = "void mla::isa::detail::score_tile<mla::isa::targets::avx2, mla::isa::operands::Plain<float>, 2, 1, float>(float const*)"
+PAIRS = "void mla::isa::detail::score_tile<mla::isa::targets::avx512_bf16, mla::isa::operands::Bf16Pairs, 2, 1, float>(float const*)"
 PROLOGUE = ["push   %rbx", "mov    %rdi,%rax"]
 LOAD = "vmovups (%rbp),%ymm2"
 BROADCAST = "vbroadcastss 0x4(%rsi,%rcx,1),%ymm3"

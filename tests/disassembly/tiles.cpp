@@ -1,30 +1,25 @@
 // The tiles that all time is spent in, as the kernels instantiate them. None is inlined, so that what stands here is what runs.
-#include "mla/kernels/block_attention.hpp"
-#include "mla/kernels/stage.hpp"
-#include "mla/linear/linear.hpp"
+#include "mla/kernels/engine/attend.hpp"
+#include "mla/linear/multiply.hpp"
 
-namespace mla::detail {
+namespace mla::inline MLA_ISA::detail {
 
-using TestArch = simd::DefaultArch;
-
-template <class U, class C>
-using Cached = CachedBlock<TestArch, U, float, C>;
-
-#define MLA_ATTENTION_TILES(U, C) \
-    template void attend_block<TestArch>(const RowGroup<float>&, Cached<U, C>&&, float*, simd::Prefetch) noexcept
-#define MLA_LINEAR_TILES(U, S)                                                                                              \
-    template void multiply_piece<TestArch, U>(const MatrixView<const float>&, const WeightPiece<S>&, const WeightPiece<S>&, \
-                                              const MatrixView<float>&)
-
-MLA_ATTENTION_TILES(float, float);
-MLA_ATTENTION_TILES(float, bf16);
-MLA_ATTENTION_TILES(simd::Int16Pair, int8);
-#if defined(__AVX512BF16__)
-MLA_ATTENTION_TILES(simd::Bf16Pair, bf16);
-MLA_LINEAR_TILES(simd::Bf16Pair, bf16);
+#if MLA_HAS_AVX512_BF16
+using Target = targets::avx512_bf16;
+#else
+using Target = targets::native;
 #endif
-MLA_LINEAR_TILES(float, float);
-MLA_LINEAR_TILES(float, bf16);
-MLA_LINEAR_TILES(float, fp16);
+
+template <class C, Precision P>
+inline constexpr auto attention = attention_of<Target, float, C, P>;
+
+/// Read by nobody, and so kept whole.
+extern const abi::AttentionKernels<float> attention_tiles[];
+const abi::AttentionKernels<float> attention_tiles[] = {attention<float, Precision::full>, attention<bf16, Precision::full>,
+                                                        attention<bf16, Precision::operand>, attention<int8, Precision::operand>};
+extern const abi::LinearKernels<float> linear_tiles[];
+const abi::LinearKernels<float> linear_tiles[] = {
+    linear_of<Target, float, Precision::full>, linear_of<Target, bf16, Precision::full>, linear_of<Target, bf16, Precision::operand>,
+    linear_of<Target, fp16, Precision::full>};
 
 }  // namespace mla::detail

@@ -30,11 +30,10 @@ struct Plain {
     static void to_units(const A* values, Index count, A scale, Unit* units) noexcept {
         for (Index i = 0; i < count; ++i) units[i] = values[i] * scale;
     }
-    /// A vector of probabilities or values as products take them; returns them as they then are.
+    /// Probabilities or values as products take them; they become what they are rounded to.
     template <class Target>
-    static MLA_ALWAYS_INLINE simd::Batch<Target, A> store_units(const simd::Batch<Target, A>& p, Unit* units) {
-        p.store_unaligned(units);
-        return p;
+    static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, A>& values, Unit* units) {
+        values.store_unaligned(units);
     }
 };
 
@@ -47,10 +46,9 @@ struct Rounded : Plain<float> {
         simd::round_row<Target>(units, count, units);
     }
     template <class Target>
-    static MLA_ALWAYS_INLINE simd::Batch<Target, float> store_units(const simd::Batch<Target, float>& p, float* units) {
-        const auto rounded = simd::Atoms<Target>::round_operand(p);
-        rounded.store_unaligned(units);
-        return rounded;
+    static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, float>& values, float* units) {
+        values = simd::Atoms<Target>::round_operand(values);
+        values.store_unaligned(units);
     }
 };
 
@@ -75,10 +73,8 @@ struct Bf16Pairs {
     }
     /// Of two tokens, side by side.
     template <class Target>
-    static MLA_ALWAYS_INLINE simd::Batch<Target, float> store_units(simd::Batch<Target, float> first,
-                                                                            simd::Batch<Target, float> second, Unit* units) {
+    static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, float>& first, simd::Batch<Target, float>& second, Unit* units) {
         simd::Atoms<Target>::round_to_pairs(first, second).store_unaligned(simd::words(units));
-        return first + second;
     }
 };
 
@@ -90,9 +86,8 @@ struct Int16Pairs {
     static constexpr bool scales_queries = false;
 
     /// How large the integers may get: sums of their products must stay below 2^31.
-    static constexpr float query_range = 8191.0F;  ///< beside 288 bytes (score_units), at most 128 each: below 2^29
+    static constexpr float query_range = 8191.0F;  ///< beside 288 bytes (score_depth), at most 128 each: below 2^29
     static constexpr float rope_key_range = 4095.0F;
-    static constexpr Index score_units = 144;
     static constexpr Index rope_units = 32;               ///< 64 products of a query and a rope key: just below 2^31
     static constexpr float probability_range = 32767.0F;  ///< beside 96 bytes (block_tokens): 2^29
 

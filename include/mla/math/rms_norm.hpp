@@ -16,19 +16,23 @@ void normalise_rows(A* x, Index stride, Index rows, Index cols, const A* weight,
     const FloatEnvironment environment;
     using Batch = simd::Batch<Target, A>;
     constexpr Index width = simd::lanes<Target, A>;
+    // As many partial sums on every target, so that all make the same.
+    constexpr Index partial_sums = 16;
     for (Index r = 0; r < rows; ++r) {
         A* row = x + r * stride;
-        Batch squares(A(0));
+        Batch squares[simd::extent<partial_sums / width>];
+        for (Batch& each : squares) each = Batch(A(0));
         Index i = 0;
-        for (; i + width <= cols; i += width) {
-            const Batch value = Batch::load_unaligned(row + i);
-            squares = simd::fma<Target, A>(value, value, squares);
-        }
+        for (; i + partial_sums <= cols; i += partial_sums)
+            simd::unroll<partial_sums / width>([&](auto part) MLA_ALWAYS_INLINE_LAMBDA {
+                const Batch value = Batch::load_unaligned(row + i + part * width);
+                squares[part] = simd::fma<Target, A>(value, value, squares[part]);
+            });
+        alignas(64) A partial[simd::extent<partial_sums>];
+        for (Index part = 0; part < partial_sums / width; ++part) squares[part].store_aligned(partial + part * width);
         A sum = A(0);
-        alignas(64) A partial[simd::extent<width>];
-        squares.store_aligned(partial);
-        for (Index lane = 0; lane < width; ++lane) sum += partial[lane];
-        for (; i < cols; ++i) sum += row[i] * row[i];
+        for (const A each : partial) sum += each;
+        for (; i < cols; ++i) sum = std::fma(row[i], row[i], sum);
         const double mean = static_cast<double>(sum) / static_cast<double>(cols);
         const A scale = static_cast<A>(multiplier / std::sqrt(mean + eps));
         for (Index c = 0; c < cols; ++c) row[c] = row[c] * scale * weight[c];

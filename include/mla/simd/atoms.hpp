@@ -22,7 +22,7 @@ struct EmulatedAtoms : PortableAtoms<Target> {
     template <Compute A>
     static MLA_NEVER_INLINE Batch<Target, A> multiply_add(const Batch<Target, A>& a, const Batch<Target, A>& b,
                                                           const Batch<Target, A>& sum) {
-        return Portable::template fma<A>(a, b, sum);
+        return Portable::template multiply_add<A>(a, b, sum);
     }
     static MLA_NEVER_INLINE Batch<Target, float> dot_bf16(const Batch<Target, float>& sum, const PackedBatch<Target>& a,
                                                           const PackedBatch<Target>& b) {
@@ -79,7 +79,7 @@ struct AtomsOf<targets::avx512_bf16> {
 
 // Arithmetic --------------------------------------------------------------------------------------------------------
 
-/// a · b + c, rounded once where the target can.
+/// a · b + c, rounded once on every target.
 template <class Target, Compute A>
 [[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b, const Batch<Target, A>& c) {
     return Atoms<Target>::template fma<A>(a, b, c);

@@ -16,16 +16,22 @@ struct PortableAtoms {
 
 // Arithmetic --------------------------------------------------------------------------------------------------------
 
-/// a · b + c, rounded once where the target can.
+/// a · b + c, rounded once.
 template <Compute A>
 static MLA_ALWAYS_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b, const Batch<Target, A>& c) {
-    return a * b + c;
+    alignas(64) A left[extent<lanes<Target, A>>], right[extent<lanes<Target, A>>], sum[extent<lanes<Target, A>>];
+    a.store_aligned(left);
+    b.store_aligned(right);
+    c.store_aligned(sum);
+    for (std::size_t i = 0; i < extent<lanes<Target, A>>; ++i) sum[i] = std::fma(left[i], right[i], sum[i]);
+    return Batch<Target, A>::load_aligned(sum);
 }
 
-/// The same as the product tile does it: where the sum lies.
+/// The same as the product tile does it: where the sum lies, and rounded twice where the target has no FMA.
 template <Compute A>
 static MLA_ALWAYS_INLINE Batch<Target, A> multiply_add(const Batch<Target, A>& a, const Batch<Target, A>& b, const Batch<Target, A>& sum) {
-    return Atoms<Target>::template fma<A>(a, b, sum);
+    if constexpr (Target::fuses) return Atoms<Target>::template fma<A>(a, b, sum);
+    return a * b + sum;
 }
 
 /// The same of a unit in memory that all lanes meet.
@@ -40,7 +46,8 @@ static MLA_ALWAYS_INLINE Sum multiply_add_at(const U* a, const Operand& b, const
     }
 }
 
-/// sum[lane] + a[2·lane+1]·b[2·lane+1] + a[2·lane]·b[2·lane] of bf16, in this order. Subnormal operands count as 0 (VDPBF16PS).
+/// sum[lane] + a[2·lane+1]·b[2·lane+1] + a[2·lane]·b[2·lane] of bf16, in this order and
+/// rounded after each. Subnormal operands count as 0 (VDPBF16PS).
 static MLA_ALWAYS_INLINE Batch<Target, float> dot_bf16(const Batch<Target, float>& sum, const PackedBatch<Target>& a,
                                                 const PackedBatch<Target>& b) {
     alignas(64) std::uint32_t left[extent<lanes<Target, float>>], right[extent<lanes<Target, float>>];
@@ -52,9 +59,8 @@ static MLA_ALWAYS_INLINE Batch<Target, float> dot_bf16(const Batch<Target, float
         return std::bit_cast<float>((high & 0x7f800000U) == 0 ? 0U : high);
     };
     for (std::size_t i = 0; i < extent<lanes<Target, float>>; ++i) {
-        // A product of two bf16 is exact in float, so that the sums have one rounding each, as the instruction's.
-        sums[i] += value(left[i] & 0xffff0000U) * value(right[i] & 0xffff0000U);
-        sums[i] += value(left[i] << 16U) * value(right[i] << 16U);
+        sums[i] = std::fma(value(left[i] & 0xffff0000U), value(right[i] & 0xffff0000U), sums[i]);
+        sums[i] = std::fma(value(left[i] << 16U), value(right[i] << 16U), sums[i]);
     }
     return Batch<Target, float>::load_aligned(sums);
 }

@@ -35,7 +35,8 @@ struct generic {
 #endif
     static constexpr Index vector_bytes = 16;
     static constexpr int registers = 16;
-    static constexpr bool dots_bf16 = false;         ///< pairs of bf16 are multiplied and added in one instruction
+    static constexpr bool fuses = false;               ///< products and sums are one instruction
+    static constexpr bool dots_bf16 = false;           ///< pairs of bf16 are multiplied and added in one instruction
     static constexpr bool broadcasts_operand = false;  ///< an instruction that multiplies broadcasts a value in memory for itself
 };
 
@@ -47,6 +48,7 @@ struct avx2 : generic {
     using batch = xsimd::batch<A, xsimd::fma3<xsimd::avx2>>;
 #endif
     static constexpr Index vector_bytes = 32;
+    static constexpr bool fuses = true;
 };
 
 /// Skylake-X: AVX-512 F, BW, DQ and VL.
@@ -82,6 +84,7 @@ struct emulated {
     using batch = simd::EmulatedBatch<A, static_cast<std::size_t>(Target::vector_bytes) / sizeof(A)>;
     static constexpr Index vector_bytes = Target::vector_bytes;
     static constexpr int registers = Target::registers;
+    static constexpr bool fuses = Target::fuses;
     static constexpr bool dots_bf16 = Target::dots_bf16;
     static constexpr bool broadcasts_operand = false;
 };

@@ -61,10 +61,10 @@ struct RowsOperand {
     }
 };
 
-/// A with adjacent m: probabilities laid out [token][row].
-template <class A>
+/// A with adjacent m: probabilities laid out [token][row]. Pass: 2 where the order of single values matters (see multiply).
+template <class A, int Pass = 1>
 struct ColumnOperand {
-    static constexpr int pass = 1;
+    static constexpr int pass = Pass;
     const A* data;
     Index stride;  ///< from k to k + 1
     MLA_ALWAYS_INLINE const A* at(Index m, Index k) const { return data + k * stride + m; }
@@ -155,25 +155,29 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth), in units, ascending, and moves a and b on past them. The vector of B[k, n …] lies
-    /// at b.row(k) + b.offset(n), or is interleaved there with the next k's, or, of Rows::by_parity, split with its neighbour by
-    /// parity.
+    /// Adds the products for k in [0, depth), in units, and moves a and b on past them. The vector of B[k, n …] lies at b.row(k) +
+    /// b.offset(n), or is interleaved there with the next k's, or, of Rows::by_parity, split with its neighbour by parity.
+    ///
+    /// Pairs are added in order. Of single values the second of every two comes first: so does VDPBF16PS add those of a pair, and as
+    /// products of two bf16 are exact in float, a target without it makes the very sums of one that has it.
     template <class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand& a, Rows& b) {
         constexpr int interleave = Rows::interleave;
+        constexpr int swap = Operand::pass % 2 == 0 && Loadable<std::remove_cvref_t<decltype(*a.at(0, 0))>> ? 1 : 0;
+        constexpr int rest = std::max(interleave, swap + 1);
 #pragma GCC unroll 1
         for (; depth >= Operand::pass; depth -= Operand::pass) {
-            unroll<Operand::pass>([&](auto k) MLA_ALWAYS_INLINE_LAMBDA { multiply_row<k % interleave>(k, a, b); });
+            unroll<Operand::pass>([&](auto k) MLA_ALWAYS_INLINE_LAMBDA { multiply_row<(k ^ swap) % interleave>(k ^ swap, a, b); });
             a.advance(Operand::pass);
             b.advance(Operand::pass);
         }
 #pragma GCC unroll 1
-        for (; depth > 0; depth -= interleave) {
-            unroll<interleave>([&](auto k) MLA_ALWAYS_INLINE_LAMBDA {
-                if (k < depth) multiply_row<k>(k, a, b);
+        for (; depth > 0; depth -= rest) {
+            unroll<rest>([&](auto k) MLA_ALWAYS_INLINE_LAMBDA {
+                if ((k ^ swap) < depth) multiply_row<(k ^ swap) % interleave>(k ^ swap, a, b);
             });
-            a.advance(interleave);
-            b.advance(interleave);
+            a.advance(rest);
+            b.advance(rest);
         }
     }
 

@@ -15,9 +15,13 @@ MLA_ALWAYS_INLINE void fetch_outputs(const A* out, Index stride, Index columns) 
     });
 }
 
+/// Probabilities of an operand, of two tokens at a time where they are rounded, so that all targets add them in the same order.
+template <class Operand>
+using Probabilities = simd::ColumnOperand<typename Operand::Unit, (Operand::scales_queries || Operand::values_per_unit == 2) ? 1 : 2>;
+
 /// out [M, N vectors] = rescale · out + Pᵀ · values, over `units` of tokens.
 template <class Target, class Operand, int M, int N, Compute A, class Rows>
-MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<typename Operand::Unit>& p, const Rows& values, const A* rescale,
+MLA_NEVER_INLINE void value_tile(Index units, const Probabilities<Operand>& p, const Rows& values, const A* rescale,
                                  [[maybe_unused]] const A* step, A* out, Index out_stride, simd::Prefetch& next) noexcept {
     fetch_outputs<M>(out, out_stride, N * simd::lanes<Target, A>);
     simd::Tile<Target, typename Operand::Sum, M, N> tile;

@@ -86,12 +86,12 @@ template <class Target, class Operand, Compute A>
     for (Index t = 0; t < call.tokens; t += each) {
         A* const row = call.values + t * call.value_stride;
         for (Index c = 0; c < call.value_stride; c += simd::lanes<Target, A>) {
-            const Batch first = Batch::load_unaligned(row + c);
+            Batch first = Batch::load_unaligned(row + c);
             auto* const units = reinterpret_cast<Unit*>(row + c);
             if constexpr (each == 1) {
                 Operand::template store_units<Target>(first, units);
             } else {
-                const Batch second = t + 1 < call.tokens ? Batch::load_unaligned(row + call.value_stride + c) : Batch(A(0));
+                Batch second = t + 1 < call.tokens ? Batch::load_unaligned(row + call.value_stride + c) : Batch(A(0));
                 Operand::template store_units<Target>(first, second, units);
             }
         }

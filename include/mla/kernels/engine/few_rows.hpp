@@ -108,7 +108,12 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sum[i] = Batch(A(0)); });
     const auto add = [&](const Batch& key, auto t, const A* query) MLA_ALWAYS_INLINE_LAMBDA {
         simd::unroll<R>([&](auto r) MLA_ALWAYS_INLINE_LAMBDA {
-            sum[r * T + t] = simd::fma<Target, A>(key, Batch::load_unaligned(query + r * 2 * width), sum[r * T + t]);
+            const Batch values = Batch::load_unaligned(query + r * 2 * width);
+            if constexpr (Target::fuses) {
+                sum[r * T + t] = simd::fma<Target, A>(key, values, sum[r * T + t]);
+            } else {
+                sum[r * T + t] = key * values + sum[r * T + t];
+            }
         });
     };
     Index k = 0;
@@ -188,7 +193,9 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
     each_vector([&](auto v, A* cell) MLA_ALWAYS_INLINE_LAMBDA {
         const Batch score = Batch::load_unaligned(cell);
         const Batch below = Operand::scales_queries ? score - reference[v] : simd::fma<Target, A>(score, factor[v], -reference[v]);
-        vectors[v] += Operand::template store_units<Target>(simd::exp<Target, A>(below), cell);
+        Batch p = simd::exp<Target, A>(below);
+        Operand::template store_units<Target>(p, cell);
+        vectors[v] += p;
     });
     store();
     for (Index r = 0; r < R; ++r)

@@ -75,10 +75,10 @@ void score_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& panels,
         };
         if constexpr (Operand::integers) {
             const Index rope = divide_up(block.value_dim, Operand::values_per_unit);
-            score_pieces(0, rope, Operand::score_units, block.steps.latent + first);
+            score_pieces(0, rope, AttentionTile<Target, A>::template score_depth<Operand>, block.steps.latent + first);
             score_pieces(rope, units, Operand::rope_units, block.steps.rope + first);
         } else {
-            score_pieces(0, units, AttentionTile<Target, A>::score_depth, nullptr);
+            score_pieces(0, units, AttentionTile<Target, A>::template score_depth<Operand>, nullptr);
         }
     }
 }

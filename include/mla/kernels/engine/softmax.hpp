@@ -50,11 +50,15 @@ simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch
     for (Index t = 0; t < tokens; t += Operand::values_per_unit) {
         // A pair of rows shrinks to one, which never passes the rows still to be read.
         auto* const units = reinterpret_cast<Unit*>(scores + t / Operand::values_per_unit * width);
+        Batch first = probability(t);
         if constexpr (Operand::values_per_unit == 1) {
-            total += Operand::template store_units<Target>(probability(t), units);
+            Operand::template store_units<Target>(first, units);
+            total += first;
         } else {
-            const Batch first = probability(t);
-            total += Operand::template store_units<Target>(first, t + 1 < tokens ? probability(t + 1) : Batch(A(0)), units);
+            Batch second = t + 1 < tokens ? probability(t + 1) : Batch(A(0));
+            Operand::template store_units<Target>(first, second, units);
+            total += first;
+            total += second;
         }
     }
     return total;

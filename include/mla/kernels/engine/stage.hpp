@@ -34,7 +34,7 @@ template <class Target, Compute A, class C>
 /// A worker's room for a piece of some keys and a strip of a block's values.
 template <class Target, Compute A>
 struct PieceBuffers {
-    static constexpr Index key_stride = staged_stride<A>(AttentionTile<Target, A>::score_depth);
+    static constexpr Index key_stride = staged_stride<A>(AttentionTile<Target, A>::rounded_values);
     static constexpr Index value_stride = 3 * simd::lanes<Target, A>;
     static constexpr Index elements = staged_tokens * key_stride + block_tokens * value_stride;
 

@@ -23,10 +23,14 @@ struct AttentionTile {
     static constexpr int value_rows = static_cast<int>(std::min<Index>(lanes, many_registers ? 8 : 4));
     template <class Operand>
     static constexpr int value_vectors = Operand::integers && !many_registers ? 2 : 3;
-    /// Units of a score that are summed in registers before they join it: as many as keep a panel's piece of the queries in 18
-    /// KiB of L1, 144 of AVX-512 and 288 of AVX2. More would carry more rounding errors: one sum over all 576 values of a
-    /// DeepSeek row twice as much as four of 144.
-    static constexpr Index score_depth = std::min<Index>(18 * 1024 / (panel_rows * static_cast<Index>(sizeof(A))), 288);
+    /// Units of a score that are summed in registers before they join it. Values that are not rounded: as many as keep a panel's
+    /// piece of the queries in 18 KiB of L1, 144 of AVX-512 and 288 of AVX2. More would carry more rounding errors: one sum over all
+    /// 576 values of a DeepSeek row twice as much as four of 144. Rounded values: 288 on every target, so that all make the same sums.
+    static constexpr Index rounded_values = 288;
+    template <class Operand>
+    static constexpr Index score_depth =
+        Operand::scales_queries ? std::min<Index>(18 * 1024 / (panel_rows * static_cast<Index>(sizeof(A))), rounded_values)
+                                : rounded_values / Operand::values_per_unit;
     /// Units between two steps of prefetching: with a single panel 96 products of vectors in either tile of AVX-512.
     static constexpr Index score_step = 8;
     static constexpr Index value_step = 4;

@@ -33,6 +33,11 @@ static MLA_ALWAYS_INLINE Batch<Target, float> multiply_add_at(const Bf16Pair* a,
 }
 #endif
 
+static MLA_ALWAYS_INLINE Batch<Target, float> round_operand(const Batch<Target, float>& values) {
+    const __m512i bits = _mm512_cvtepu16_epi32(std::bit_cast<__m256i>(_mm512_cvtneps_pbh(values)));
+    return Batch<Target, float>(_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
+}
+
 static MLA_ALWAYS_INLINE PackedBatch<Target> round_to_pairs(Batch<Target, float>& first, Batch<Target, float>& second) {
     const auto widen = [](__m512 values) MLA_ALWAYS_INLINE_LAMBDA {
         return _mm512_slli_epi32(_mm512_cvtepu16_epi32(std::bit_cast<__m256i>(_mm512_cvtneps_pbh(values))), 16);

@@ -1,3 +1,0 @@
-#include "decode.hpp"
-
-std::vector<float> decode_in_other_unit() { return decode(); }
