@@ -1,9 +1,8 @@
-"""Every kernel has a test and a benchmark for every type that it exists for.
+"""Every kernel has a benchmark for every type that it exists for; tests go over the lists of types themselves.
 
-usage: kernel_types_test.py <mla_kernel_types> <folder of the tests> <folder of the benchmarks>
+usage: kernel_types_test.py <mla_kernel_types> <folder of the benchmarks>
 """
 
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,23 +11,20 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel, the list of its types, its typed test suite, and its benchmark with the place of the type in a case's name."""
+    """A kernel, the list of its types, and its benchmark with the place of the type in a case's name."""
 
     name: str
     types: str
-    test: str
-    suite: str
     benchmark: str
     type_part: int
 
 
 KERNELS = (
-    Kernel("decode_absorbed", "cache", "decode_batch", "DecodeFormatsTest", "decode", 2),
-    Kernel("prefill_expanded", "cache", "prefill_expanded", "PrefillFormatsTest", "prefill", 2),
-    Kernel("linear", "storage", "linear", "LinearTest", "linear", 3),
-    Kernel("grouped_attention", "storage", "grouped_attention", "GroupedAttentionTest", "grouped", 2),
+    Kernel("decode_absorbed", "cache", "decode", 2),
+    Kernel("prefill_expanded", "cache", "prefill", 2),
+    Kernel("linear", "storage", "linear", 3),
+    Kernel("grouped_attention", "storage", "grouped", 2),
 )
-CPP_NAMES = {"double": "fp64", "float": "fp32"}  # of the types that are not called by their names
 CHECKED_ONLY = {"fp64"}  # double is there to check with: it has no benchmarks
 
 
@@ -43,18 +39,15 @@ def differences(what, expected, found):
         yield f"{what} names {kind}, which is in no list"
 
 
-def check(kernel, lists, tests, benchmarks):
-    """What is missing of the types of `lists` in the tests and benchmarks, as the programs list them."""
+def check(kernel, lists, benchmarks):
+    """What is missing of the types of `lists` in the benchmarks, as the programs list them."""
     types = lists[kernel.types]
-    parameters = re.findall(rf"^{kernel.suite}/.* TypeParam = (?:mla::)?(\w+)$", tests, re.MULTILINE)
-    tested = {CPP_NAMES.get(parameter, parameter) for parameter in parameters}
     measured = {case.split("/")[kernel.type_part] for case in benchmarks.split()}
-    yield from differences(f"{kernel.name}: test suite {kernel.suite}", types, tested)
     yield from differences(f"{kernel.name}: benchmark {kernel.benchmark}", types - CHECKED_ONLY, measured)
 
 
 def main():
-    types, tests, benchmarks = (Path(argument) for argument in sys.argv[1:])
+    types, benchmarks = (Path(argument) for argument in sys.argv[1:])
     lists = {name: set(names) for name, *names in (line.split() for line in printed(types).splitlines())}
     wrong = [
         problem
@@ -62,7 +55,6 @@ def main():
         for problem in check(
             kernel,
             lists,
-            printed(tests / f"mla_{kernel.test}_test", "--gtest_list_tests"),
             printed(benchmarks / f"mla_bench_{kernel.benchmark}", "--benchmark_list_tests"),
         )
     ]

@@ -27,16 +27,19 @@ function(mla_find_or_fetch_headers package target)
     target_include_directories(${target} INTERFACE ${source_dir}/${arg_INCLUDE_DIR})
 endfunction()
 
+# Of Eigen and xsimd without VERSION: their version files accept one major version only, and several will do.
 mla_find_or_fetch_headers(
     Eigen3
     Eigen3::Eigen
-    VERSION 3.4
     REPOSITORY https://gitlab.com/libeigen/eigen.git
     COMMIT 3147391d946bb4b6c68edd901f2add6ac1f31f8c # 3.4.0
     INCLUDE_DIR .
 )
+if(Eigen3_VERSION AND Eigen3_VERSION VERSION_LESS 3.4)
+    message(FATAL_ERROR "mla needs Eigen 3.4 or newer and found ${Eigen3_VERSION}. "
+                        "With -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON a newer one is downloaded.")
+endif()
 
-# Without VERSION: xsimd's version file accepts one major version only, and several will do.
 mla_find_or_fetch_headers(
     xsimd
     xsimd

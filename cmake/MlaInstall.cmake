@@ -25,6 +25,7 @@ write_basic_package_version_file(
 install(
     FILES ${PROJECT_BINARY_DIR}/package/mlaConfig.cmake
           ${PROJECT_BINARY_DIR}/package/mlaConfigVersion.cmake
+          cmake/MlaCompiledKernels.cmake
           cmake/MlaRepairXsimd.cmake
     DESTINATION ${mla_package_dir}
 )

@@ -73,7 +73,7 @@ TEST(DecodeAbsorbedTest, EqualKeysGiveTheirLatentAndTheLogarithmOfTheirNumber) {
 TEST(DecodeAbsorbedTest, EveryPlanGivesTheSameResult) {
     const auto problem = absorbed_problem<float>({5, 6, 1300, 48, 8});
     for (const Index splits : {1, 2, 3, 7, 14, 20})  // of 14 blocks
-        for (const Index group_rows : {1, 3, 4, 5, 16, 29, 30, 64}) {
+        for (const Index group_rows : {1, 3, 4, 5, 16, 29, 30}) {
             SplitPlan plan = plan_absorbed(5, 6, 1300);
             plan.splits = splits;
             plan.group_rows = group_rows;
@@ -278,8 +278,8 @@ TEST(DecodeAbsorbedTest, RejectsBadArgumentsAndLeavesTheOutputAlone) {
         {[](Arguments& a) { a.plan.streams = 3; }, "plan.streams is 3, must be key-value heads = 1"},
         {[](Arguments& a) { a.plan.rows = 7; }, "plan.rows is 7, must be q.tokens * heads of a stream = 6"},
         {[](Arguments& a) { a.plan.keys = 19; }, "plan.keys is 19, must be cache.length = 20"},
-        {[](Arguments& a) { a.plan.group_rows = 0; }, "plan.group_rows is 0, must be at least 1"},
-        {[](Arguments& a) { a.plan.splits = 0; }, "plan.splits is 0, must be at least 1"},
+        {[](Arguments& a) { a.plan.group_rows = 0; }, "plan.group_rows is 0, must be in [1, 6]"},
+        {[](Arguments& a) { a.plan.splits = 0; }, "plan.splits is 0, must be in [1, 20]"},
     };
     for (const Case& bad : cases) {
         Arguments arguments;

@@ -405,6 +405,36 @@ TYPED_TEST(MathTest, RowsThatSawNoKeyOnEitherSideStayZeroAndMinusInfinity) {
     EXPECT_EQ(mine.output, theirs.output);
 }
 
+TYPED_TEST(MathTest, WhatAnEmptyPartHoldsIsNotReadHoweverItIsMarked) {
+    using A = TypeParam;
+    Generator generator(7);
+    for (const A mark : {-infinity<A>, infinity<A>})
+        for (const A garbage : {not_a_number<A>, infinity<A>, A(3)}) {
+            Partial<A> empty(2, 3);
+            empty.lse = {mark, mark};
+            for (Index r = 0; r < 2; ++r)
+                for (Index c = 0; c < 3; ++c) empty.view()(r, c) = garbage;
+            const auto full = random_partial<A>(generator, 0.0, 0, 12);
+            Partial<A> seen(2, 3);
+            for (Index r = 0; r < 2; ++r) {
+                seen.lse[static_cast<std::size_t>(r)] = full.lse[static_cast<std::size_t>(r)];
+                for (Index c = 0; c < 3; ++c) seen.view()(r, c) = full.output[static_cast<std::size_t>(3 * r + c)];
+            }
+            for (const bool in_mine : {true, false}) {
+                Partial<A> mine = in_mine ? empty : seen;
+                Partial<A> theirs = in_mine ? seen : empty;
+                expect_merge_of_reference(mine, theirs);
+                merge(mine.view(), mine.lse.data(), MatrixView<const A>(theirs.view()), theirs.lse.data());
+                EXPECT_EQ(mine.lse, seen.lse);
+                EXPECT_EQ(mine.widen().output.values, seen.widen().output.values) << mark << ' ' << garbage;
+            }
+            Partial<A> nothing = empty;
+            merge(nothing.view(), nothing.lse.data(), MatrixView<const A>(empty.view()), empty.lse.data());
+            EXPECT_EQ(nothing.lse, (std::vector<A>{-infinity<A>, -infinity<A>}));
+            EXPECT_EQ(nothing.widen().output.values, std::vector<double>(6, 0.0)) << mark << ' ' << garbage;
+        }
+}
+
 TYPED_TEST(MathTest, AttentionOverTwoSetsOfKeysMergesToAttentionOverAll) {
     using A = TypeParam;
     constexpr Index H = 5;

@@ -7,6 +7,7 @@
 
 #include "mla/kernels/decode_absorbed.hpp"
 #include "mla/presets.hpp"
+#include "support/thrown.hpp"
 
 namespace mla {
 namespace {
@@ -35,6 +36,32 @@ TEST(PlanTest, ItemsCoverEveryRowAndKeyOnce) {
                 for (Index split = 0; split < plan.splits; ++split)
                     EXPECT_LE(plan.split_begin(split), plan.split_begin(split + 1));
             }
+}
+
+TEST(PlanTest, PlansBeyondTheirProblemAreRefused) {
+    constexpr Index huge = Index{1} << 62;
+    const auto spoilt = [](Index SplitPlan::*member, Index value) {
+        SplitPlan plan{1, 6, 4, 10, 2};
+        plan.*member = value;
+        return plan;
+    };
+    const std::pair<SplitPlan, const char*> cases[] = {
+        {spoilt(&SplitPlan::streams, 0), "plan.streams is 0, must be at least 1"},
+        {spoilt(&SplitPlan::streams, huge), "plan.streams * plan.rows * plan.splits is 5.53402e+19, must be in [0, 1.09951e+12]"},
+        {spoilt(&SplitPlan::rows, -1), "plan.rows is -1, must be at least 0"},
+        {spoilt(&SplitPlan::rows, huge), "plan.streams * plan.rows * plan.splits is 9.22337e+18, must be in [0, 1.09951e+12]"},
+        {spoilt(&SplitPlan::keys, -1), "plan.keys is -1, must be at least 0"},
+        {spoilt(&SplitPlan::group_rows, 0), "plan.group_rows is 0, must be in [1, 6]"},
+        {spoilt(&SplitPlan::group_rows, 7), "plan.group_rows is 7, must be in [1, 6]"},
+        {spoilt(&SplitPlan::group_rows, huge), "plan.group_rows is 4611686018427387904, must be in [1, 6]"},
+        {spoilt(&SplitPlan::splits, 0), "plan.splits is 0, must be in [1, 10]"},
+        {spoilt(&SplitPlan::splits, huge), "plan.splits is 4611686018427387904, must be in [1, 10]"},
+    };
+    validate(spoilt(&SplitPlan::splits, 10));
+    for (const auto& [plan, message] : cases)
+        EXPECT_EQ(testing::thrown<std::invalid_argument>(
+                      [&, &used = plan] { static_cast<void>(absorbed_workspace_bytes<float>(used, 512, 64, 1)); }),
+                  std::string("mla: ") + message);
 }
 
 TEST(PlanTest, AGroupHoldsWholeQueriesAndFitsItsCache) {

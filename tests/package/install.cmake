@@ -17,6 +17,7 @@ endif()
 
 list(SORT package_files)
 set(expected_package_files
+    share/cmake/mla/MlaCompiledKernels.cmake
     share/cmake/mla/MlaRepairXsimd.cmake
     share/cmake/mla/mlaConfig.cmake
     share/cmake/mla/mlaConfigVersion.cmake

@@ -3,7 +3,8 @@
 usage: check_includes.py <include directory>
 
 A part is a folder of include/mla, or a header that lies there directly. It may include the parts that USES gives it,
-and itself; foreign headers that HOMES lists have their homes. Nothing may be included in a circle.
+and itself; foreign headers that HOMES lists have their homes. Nothing may be included in a circle, a folder has few
+floors, and what names the machine (compilers' macros, formats, instructions) stays in the rooms made for it.
 """
 
 import re
@@ -13,7 +14,8 @@ from pathlib import Path
 CORE = {"core"}
 CONFIG = CORE | {"config", "weights", "presets"}
 ATOMS = CORE | {"simd"}
-MATH = CONFIG | ATOMS | {"math"}
+FORMATS = ATOMS | {"formats"}
+MATH = CONFIG | FORMATS | {"math"}
 KERNELS = MATH | {"linear", "cache", "kernels"}
 REQUESTS = KERNELS | {"requests"}
 LAYER = REQUESTS | {"eigen", "attention"}
@@ -25,7 +27,8 @@ USES = {
     "weights": CONFIG,
     "presets": CONFIG,
     "simd": ATOMS,
-    "math": MATH,
+    "formats": FORMATS,
+    "math": CONFIG | ATOMS,
     "linear": MATH,
     "cache": MATH,
     "kernels": KERNELS,
@@ -47,9 +50,24 @@ HOMES = [
 ]
 # The same for headers that only their own file must not name; through what it includes it may reach them.
 DIRECT_HOMES = [
-    (re.compile(r"(\w*intrin|arm_neon|arm_sve|arm_acle|altivec|riscv_vector)\.h$"), {"simd"}),
-    (re.compile(r"xsimd/"), {"simd", "math", "linear", "cache", "kernels", "baselines"}),
+    (re.compile(r"(\w*intrin|arm_neon|arm_sve|arm_acle|altivec|riscv_vector)\.h$"), {"simd", "mla/core/float_environment.hpp"}),
+    (re.compile(r"xsimd/"), {"simd"}),
 ]
+
+# The one header that reads compilers' macros, which every other reaches: it gives the library's names the instruction set's
+# tag. The others ask for what is no instruction set: an operating system, OpenMP, a register of the processor's.
+COMPILER = "mla/core/compiler.hpp"
+MACRO = re.compile(r"\b(__\w+__|__[A-Z0-9]\w*|_OPENMP|_MSC_VER|_M_\w+)\b")
+MACRO_READERS = {COMPILER, "mla/core/memory.hpp", "mla/core/openmp_executor.hpp", "mla/core/float_environment.hpp"}
+
+# Rooms whose code is the same for every format and instruction set, and so names none.
+NAMELESS = {"kernels", "linear"}
+MACHINE = re.compile(r"(?i)\b(?:(?:bf|fp)\d+|bfloat\w*|float(?:8|16)\w*|int(?:4|8)|e4m3\w*|avx\w*|sse\w*|\w*vnni\w*|amx\w*|neon\w*|sve\w*"
+                     r"|_mm\w+|__m\d+\w*)\b")
+COMMENT = re.compile(r"//.*?$|/\*.*?\*/", re.MULTILINE | re.DOTALL)
+
+# Headers of one folder that may include one another in a row.
+MOST_FLOORS = {"mla/kernels": 5, "mla/kernels/engine": 5}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(<[^>]+>|"[^"]+")', re.MULTILINE)
 
@@ -121,11 +139,44 @@ def check_circles(includes):
                 yield f"{header}: includes {target}, which leads back to it"
 
 
+def check_floors(includes):
+    """After check_circles only: in a circle there is no highest floor."""
+    floors = {}
+
+    def floor(header):
+        if header not in floors:
+            folder = str(Path(header).parent)
+            below = [floor(target) for target in ours(includes, header) if str(Path(target).parent) == folder]
+            floors[header] = 1 + max(below, default=0)
+        return floors[header]
+
+    for header in includes:
+        most = MOST_FLOORS.get(str(Path(header).parent))
+        if most is not None and floor(header) > most:
+            yield f"{header}: stands on floor {floor(header)} of its folder, which may have {most}"
+
+
+def check_machine(root, includes):
+    for header in includes:
+        if COMPILER not in reached(includes, header):
+            yield f"{header}: does not reach {COMPILER}, which tags the library's names"
+        code = COMMENT.sub("", (root / header).read_text(encoding="utf-8"))
+        directives = "\n".join(line for line in code.splitlines() if line.lstrip().startswith("#"))
+        if header not in MACRO_READERS:
+            for macro in sorted({match[0] for match in MACRO.finditer(directives)}):
+                yield f"{header}: asks for {macro}; {COMPILER} does that"
+        if part_of(header) in NAMELESS:
+            for name in sorted({match[0] for match in MACHINE.finditer(code)}):
+                yield f"{header}: names {name}; formats belong in formats/, instructions in simd/"
+
+
 def violations(root):
     includes = read_includes(root)
     if not includes:
         return [f"{root}: no headers below mla/"]
-    return [*check_direction(includes), *check_foreign(includes), *check_circles(includes)]
+    circles = list(check_circles(includes))
+    floors = [] if circles else check_floors(includes)
+    return [*check_direction(includes), *check_foreign(includes), *circles, *floors, *check_machine(root, includes)]
 
 
 def main():

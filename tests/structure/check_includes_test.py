@@ -9,7 +9,8 @@ from pathlib import Path
 import check_includes
 
 SOUND = {
-    "core/types.hpp": "#include <cmath>",
+    "core/compiler.hpp": "#if defined(__AVX2__)\n#endif",
+    "core/types.hpp": '#include <cmath>\n#include "mla/core/compiler.hpp"',
     "core/eigen_executor.hpp": '#include <unsupported/Eigen/CXX11/ThreadPool>\n#include "mla/core/types.hpp"',
     "config.hpp": '#include "mla/core/types.hpp"',
     "simd/batch.hpp": '#include <immintrin.h>\n#include <xsimd/xsimd.hpp>\n#include "mla/core/types.hpp"',
@@ -78,7 +79,36 @@ class CheckIncludes(unittest.TestCase):
 
     def test_raw_intrinsics_outside_simd(self):
         for intrinsics in ("immintrin.h", "x86intrin.h", "arm_neon.h"):
-            self.rejects("kernels/decode.hpp", f"#include <{intrinsics}>", "belongs in simd only")
+            self.rejects("kernels/decode.hpp", f"#include <{intrinsics}>", "only")
+
+    def test_xsimd_outside_simd(self):
+        self.rejects("kernels/decode.hpp", "#include <xsimd/xsimd.hpp>", "belongs in simd only")
+
+    def test_formats_know_nothing_of_what_uses_them(self):
+        self.rejects("formats/bf16.hpp", '#include "mla/kernels/decode.hpp"', "formats may not use kernels")
+
+    def test_header_without_the_tag_of_the_instruction_set(self):
+        self.rejects("simd/word.hpp", "#include <cstdint>", "does not reach mla/core/compiler.hpp")
+
+    def test_compiler_macro_outside_its_header(self):
+        for macro in ("__AVX512F__", "__GNUC__", "_MSC_VER", "__FMA__"):
+            self.rejects("simd/batch.hpp", f"#if defined({macro})\n#endif", f"asks for {macro}")
+
+    def test_kernels_that_name_a_format_or_an_instruction(self):
+        for name in ("bfloat16", "fp8", "int8", "_mm512_add_ps", "__m256", "avx512_bf16"):
+            self.rejects("kernels/decode.hpp", f"using Spoilt = {name};", f"names {name}")
+        comment = {"kernels/decode.hpp": SOUND["kernels/decode.hpp"] + "\n// of bf16 by AVX-512"}
+        self.assertEqual(in_tree(SOUND | comment, check_includes.violations), [])
+
+    def test_one_floor_too_many(self):
+        def tower(height):
+            return {f"kernels/engine/f{i}.hpp": f'#include "mla/kernels/engine/f{i - 1}.hpp"' for i in range(1, height)} | {
+                "kernels/engine/f0.hpp": '#include "mla/core/types.hpp"'
+            }
+
+        self.assertEqual(in_tree(SOUND | tower(5), check_includes.violations), [])
+        found = in_tree(SOUND | tower(6), check_includes.violations)
+        self.assertEqual(found, ["mla/kernels/engine/f5.hpp: stands on floor 6 of its folder, which may have 5"])
 
     def test_json_outside_io(self):
         self.rejects("config.hpp", "#include <nlohmann/json.hpp>", "reaches nlohmann/json.hpp")

@@ -86,8 +86,10 @@ void check_view(const KvView<C>& cache) {
 }
 
 /// Bytes of workspace that `grouped_attention` needs for this plan; the same for any number of keys.
+/// @throws std::invalid_argument when the plan is out of range
 template <Compute A>
 [[nodiscard]] std::size_t grouped_workspace_bytes(const SplitPlan& plan, Index head_dim, Index concurrency) {
+    validate(plan);
     detail::SegmentTotals<A> totals;
     totals.lanes = detail::tile_shape<A>().lanes;
     totals.depth = head_dim;

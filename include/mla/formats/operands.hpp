@@ -24,6 +24,8 @@ struct Plain {
     /// Queries take the scale of the scores, which then costs nothing. Where they are rounded they take its sign only, so that a
     /// query that came as bf16 stays what it was.
     static constexpr bool scales_queries = true;
+    /// Whether products of two tokens' values are added as an instruction for pairs adds them: the second first.
+    static constexpr bool second_first = false;
 
     /// `count` values times ±scale, in units; `units` has room for whole units and may be the values' own memory.
     template <class Target>
@@ -39,6 +41,7 @@ struct Plain {
 
 struct Rounded : Plain<float> {
     static constexpr bool scales_queries = false;
+    static constexpr bool second_first = true;
 
     template <class Target>
     static void to_units(const float* values, Index count, float scale, float* units) noexcept {
@@ -58,6 +61,7 @@ struct Bf16Pairs {
     static constexpr Index values_per_unit = 2;
     static constexpr bool integers = false;
     static constexpr bool scales_queries = false;
+    static constexpr bool second_first = false;
 
     template <class Target>
     static void to_units(const float* values, Index count, float scale, Unit* units) noexcept {
@@ -84,6 +88,7 @@ struct Int16Pairs {
     static constexpr Index values_per_unit = 2;
     static constexpr bool integers = true;
     static constexpr bool scales_queries = false;
+    static constexpr bool second_first = false;
 
     /// How large the integers may get: sums of their products must stay below 2^31.
     static constexpr float query_range = 8191.0F;  ///< beside 288 bytes (score_depth), at most 128 each: below 2^29

@@ -85,8 +85,10 @@ void check_absorbed(const HeadsView<const A>& q, const View& cache, A scale, con
 }  // namespace detail
 
 /// Bytes of workspace that `decode_absorbed` needs for one request and this plan; the same for any number of keys.
+/// @throws std::invalid_argument when the plan is out of range
 template <Compute A>
 [[nodiscard]] std::size_t absorbed_workspace_bytes(const SplitPlan& plan, Index latent_dim, Index rope_dim, Index concurrency) {
+    validate(plan);
     detail::SegmentTotals<A> totals;
     totals.lanes = detail::tile_shape<A>().lanes;
     totals.depth = latent_dim + rope_dim;

@@ -365,11 +365,10 @@ void run_call(Index count, bool prefix, CallView<A> call, Workspace& workspace, 
 
 /// Checks a caller's plan of `rows` rows over `keys` keys.
 inline void check_plan(const SplitPlan& plan, Index streams, Index rows, Index keys) {
+    validate(plan);
     require_equal("plan.streams", plan.streams, "key-value heads", streams);
     require_equal("plan.rows", plan.rows, "q.tokens * heads of a stream", rows);
     require_equal("plan.keys", plan.keys, "cache.length", keys);
-    require_at_least("plan.group_rows", plan.group_rows, Index{1});
-    require_at_least("plan.splits", plan.splits, Index{1});
 }
 
 }  // namespace mla::detail

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "mla/config.hpp"
+#include "mla/core/errors.hpp"
 #include "mla/core/types.hpp"
 #include "mla/kernels/row_list.hpp"
 
@@ -63,6 +64,20 @@ struct SplitPlan {
     [[nodiscard]] Index wanted_splits() const noexcept { return divide_up(wanted_items, std::max<Index>(streams * groups(), 1)); }
 };
 
+/// What scratch is sized for must not overflow, whatever its dims: 2^40 rows of partial results are more than any machine holds.
+inline constexpr double most_plan_rows = 0x1p40;
+
+/// @throws std::invalid_argument when a member is out of range: groups have no more rows and ranges no more keys than there are
+inline void validate(const SplitPlan& plan) {
+    require_at_least("plan.streams", plan.streams, Index{1});
+    require_at_least("plan.rows", plan.rows, Index{0});
+    require_at_least("plan.keys", plan.keys, Index{0});
+    require_in_range("plan.group_rows", plan.group_rows, Index{1}, std::max<Index>(plan.rows, 1));
+    require_in_range("plan.splits", plan.splits, Index{1}, std::max<Index>(plan.keys, 1));
+    const double rows = static_cast<double>(plan.streams) * static_cast<double>(plan.rows) * static_cast<double>(plan.splits);
+    require_in_range("plan.streams * plan.rows * plan.splits", rows, 0.0, most_plan_rows);
+}
+
 /// A plan for `queries` tokens over `keys` cached tokens, where each of `streams` sets of keys serves `heads` heads. An item
 /// takes up to 128 rows, whose outputs (256 KiB at Dc 512) then stay in L2; tokens are split until there are about 8 items,
 /// but not much below 3 blocks, where reading and merging the partial outputs would pass 4 % of the work. Their number is even,
@@ -96,6 +111,14 @@ struct ExpandedPlan {
     [[nodiscard]] Index groups() const noexcept { return divide_up(queries, group_queries); }
     [[nodiscard]] Index items() const noexcept { return heads * groups(); }
 };
+
+/// @throws std::invalid_argument when a member is out of range
+inline void validate(const ExpandedPlan& plan) {
+    require_at_least("plan.queries", plan.queries, Index{0});
+    require_at_least("plan.heads", plan.heads, Index{1});
+    require_in_range("plan.group_queries", plan.group_queries, Index{1}, std::max<Index>(plan.queries, 1));
+    require_in_range("plan.heads * plan.queries", static_cast<double>(plan.heads) * static_cast<double>(plan.queries), 0.0, most_plan_rows);
+}
 
 /// A plan for `queries` tokens of `heads` heads. All queries of a head share its decompressed keys, up to 4096 (2 MiB of
 /// outputs at Dv 128); with fewer than 8 heads they are cut to make 8 items, but not below 512, where decompressing anew would

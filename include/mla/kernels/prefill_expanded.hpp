@@ -117,9 +117,11 @@ void check_expanded(const HeadsView<const A>& q, const View& cache, const Expans
 }  // namespace detail
 
 /// Bytes of workspace that `prefill_expanded` needs for this plan; the same for any number of keys.
+/// @throws std::invalid_argument when the plan is out of range
 template <Compute A>
 [[nodiscard]] std::size_t expanded_workspace_bytes(const ExpandedPlan& plan, Index row_dim, Index key_dim, Index value_dim,
                                                    Index concurrency) {
+    validate(plan);
     Arena counter;
     static_cast<void>(detail::SplitScratch<A>::carve(counter, detail::expanded_totals<A>(plan, key_dim), value_dim,
                                                      detail::expanded_elements<A>(row_dim, key_dim, value_dim), concurrency));
@@ -160,9 +162,9 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
                       Workspace& workspace, ExecutorRef executor, const ExpandedPlan& plan,
                       std::span<const std::type_identity_t<A>> sinks = {}, Precision precision = Precision::operand) {
     detail::check_expanded<A>(q, cache, weights, scale, out, lse);
+    validate(plan);
     require_equal("plan.queries", plan.queries, "q.tokens", q.tokens);
     require_equal("plan.heads", plan.heads, "q.heads", q.heads);
-    require_at_least("plan.group_queries", plan.group_queries, Index{1});
     if (!sinks.empty()) require_equal("sinks.size()", static_cast<Index>(sinks.size()), "q.heads", q.heads);
     if (q.tokens == 0) return;
     const detail::CallView<A> call{q, scale, out, lse, sinks.empty() ? nullptr : sinks.data()};

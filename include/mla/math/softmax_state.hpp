@@ -36,17 +36,24 @@ template <Compute A>
 }
 
 /// Merges attention over two disjoint sets of keys into the first: `out` [rows, dim] and `lse` [rows] take what attention
-/// over both sets would have given. Outputs are normalised, LSE is natural; −inf marks a row that saw no key, with
-/// output 0. `other_out` has the shape of `out` and does not overlap it.
+/// over both sets would have given. Outputs are normalised, LSE is natural; −inf marks a row that saw no key, and so does the
+/// +inf of FlashMLA. What such a row holds as output is not read; a row that saw no key on either side gets output 0 and
+/// LSE −inf. `other_out` has the shape of `out` and does not overlap it.
 template <Compute A>
 void merge(MatrixView<A> out, A* lse, MatrixView<const A> other_out, const A* other_lse) noexcept {
     for (Index r = 0; r < out.rows; ++r) {
+        if (std::isinf(other_lse[r]) && !std::isinf(lse[r])) continue;
+        if (std::isinf(lse[r])) {
+            const bool nothing = std::isinf(other_lse[r]);
+            for (Index c = 0; c < out.cols; ++c) out(r, c) = nothing ? A(0) : other_out(r, c);
+            lse[r] = nothing ? -std::numeric_limits<A>::infinity() : other_lse[r];
+            continue;
+        }
         const auto mine = SoftmaxState<A>::from_lse(lse[r]);
         const auto theirs = SoftmaxState<A>::from_lse(other_lse[r]);
         const auto both = merge(mine, theirs);
-        const A scale = both.sum > A(0) ? A(1) / both.sum : A(0);
-        const A keep = mine.sum * mine.weight(both.max) * scale;
-        const A take = theirs.sum * theirs.weight(both.max) * scale;
+        const A keep = mine.weight(both.max) / both.sum;
+        const A take = theirs.weight(both.max) / both.sum;
         for (Index c = 0; c < out.cols; ++c) out(r, c) = keep * out(r, c) + take * other_out(r, c);
         lse[r] = both.lse();
     }

@@ -99,23 +99,29 @@ using Visible = std::function<bool(Index, Index)>;
 
 /// Attention over the union of two disjoint sets of keys from the results over each:
 /// lse = ln(exp(lse₁) + exp(lse₂)), o = o₁·exp(lse₁ − lse) + o₂·exp(lse₂ − lse).
-/// A side that saw no key (LSE −inf) weighs nothing; if neither saw one, the row is again 0 and −inf.
+/// A side that saw no key (LSE −inf, or +inf as FlashMLA writes it) counts for nothing, whatever its output holds; if neither
+/// saw one, the row is again 0 and −inf.
 [[nodiscard]] inline Attended merge(const Attended& first, const Attended& second) {
     require_equal("reference::merge second.output.rows", second.output.rows, "first.output.rows", first.output.rows);
     require_equal("reference::merge second.output.cols", second.output.cols, "first.output.cols", first.output.cols);
     Attended result{Matrix(first.output.rows, first.output.cols), Matrix(first.lse.rows, first.lse.cols)};
     for (Index t = 0; t < first.lse.rows; ++t)
         for (Index h = 0; h < first.lse.cols; ++h) {
-            const double larger = std::max(first.lse(t, h), second.lse(t, h));
-            result.lse(t, h) = larger;
-            if (larger == -std::numeric_limits<double>::infinity()) continue;  // below, −inf − −inf would be NaN
-            const double weight1 = std::exp(first.lse(t, h) - larger);
-            const double weight2 = std::exp(second.lse(t, h) - larger);
-            const double total = weight1 + weight2;
-            result.lse(t, h) += std::log(total);
+            double larger = -std::numeric_limits<double>::infinity();
+            for (const Attended* side : {&first, &second})
+                if (!std::isinf(side->lse(t, h))) larger = side->lse(t, h) <= larger ? larger : side->lse(t, h);
+            double total = 0;
             const Index r = t * first.lse.cols + h;
-            for (Index j = 0; j < first.output.cols; ++j)
-                result.output(r, j) = (weight1 * first.output(r, j) + weight2 * second.output(r, j)) / total;
+            for (const Attended* side : {&first, &second}) {
+                if (std::isinf(side->lse(t, h))) continue;
+                const double weight = std::exp(side->lse(t, h) - larger);
+                total += weight;
+                for (Index j = 0; j < first.output.cols; ++j) result.output(r, j) += weight * side->output(r, j);
+            }
+            result.lse(t, h) = larger;
+            if (total == 0) continue;  // neither side saw a key
+            result.lse(t, h) += std::log(total);
+            for (Index j = 0; j < first.output.cols; ++j) result.output(r, j) /= total;
         }
     return result;
 }

@@ -92,9 +92,9 @@ template <class Target>
     return rounded(a * b) + c;
 }
 
-/// The largest of a vector's lanes; any of them where one is NaN.
-template <class Target, class T>
-[[nodiscard]] MLA_ALWAYS_INLINE T largest_lane(const Batch<Target, T>& vector) {
+/// The largest of a vector's lanes.
+template <class Target>
+[[nodiscard]] MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Target, std::int32_t>& vector) {
     return Atoms<Target>::largest_lane(vector);
 }
 

@@ -175,12 +175,11 @@ static MLA_ALWAYS_INLINE Batch<Target, A> sum_lanes_of_each(const Batch<Target, 
     return Batch<Target, A>::load_aligned(sums);
 }
 
-template <class T>
-static MLA_ALWAYS_INLINE T largest_lane(const Batch<Target, T>& vector) {
-    alignas(64) T each[extent<lanes<Target, T>>];
+static MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Target, std::int32_t>& vector) {
+    alignas(64) std::int32_t each[extent<lanes<Target, std::int32_t>>];
     vector.store_aligned(each);
     // Halves, which may stay in vectors.
-    for (Index half = lanes<Target, T> / 2; half > 0; half /= 2)
+    for (Index half = lanes<Target, std::int32_t> / 2; half > 0; half /= 2)
         for (Index i = 0; i < half; ++i) each[i] = std::max(each[i], each[i + half]);
     return each[0];
 }

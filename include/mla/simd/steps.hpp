@@ -20,7 +20,7 @@ struct Steps {
         const Index whole = count / width * width;
         for (Index i = 0; i < whole; i += width)
             magnitude = max(magnitude, std::bit_cast<Bits>(simd::abs(load<Target, float>(values + i))));
-        std::int32_t largest = largest_lane<Target, std::int32_t>(magnitude);
+        std::int32_t largest = largest_lane<Target>(magnitude);
         for (Index i = whole; i < count; ++i)
             largest = std::max(largest, std::bit_cast<std::int32_t>(std::abs(convert<float>(values[i]))));
         const auto all = std::bit_cast<float>(largest);

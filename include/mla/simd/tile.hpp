@@ -61,10 +61,10 @@ struct RowsOperand {
     }
 };
 
-/// A with adjacent m: probabilities laid out [token][row]. Pass: 2 where the order of single values matters (see multiply).
-template <class A, int Pass = 1>
+/// A with adjacent m: probabilities laid out [token][row].
+template <class A>
 struct ColumnOperand {
-    static constexpr int pass = Pass;
+    static constexpr int pass = 1;
     const A* data;
     Index stride;  ///< from k to k + 1
     MLA_ALWAYS_INLINE const A* at(Index m, Index k) const { return data + k * stride + m; }
@@ -158,8 +158,8 @@ struct Tile {
     /// Adds the products for k in [0, depth), in units, and moves a and b on past them. The vector of B[k, n …] lies at b.row(k) +
     /// b.offset(n), or is interleaved there with the next k's, or, of Rows::by_parity, split with its neighbour by parity.
     ///
-    /// Pairs are added in order. Of single values the second of every two comes first: so does VDPBF16PS add those of a pair, and as
-    /// products of two bf16 are exact in float, a target without it makes the very sums of one that has it.
+    /// Pairs are added in order. In a pass of single values the second of every two comes first: so does VDPBF16PS add those of a pair,
+    /// and as products of two bf16 are exact in float, a target without it makes the very sums of one that has it.
     template <class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand& a, Rows& b) {
         constexpr int interleave = Rows::interleave;

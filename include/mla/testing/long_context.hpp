@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mla/cache/latent_view.hpp"
+#include "mla/formats/row_kernels.hpp"
 #include "mla/reference/attention.hpp"
 #include "mla/testing/random.hpp"
 

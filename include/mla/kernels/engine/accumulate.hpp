@@ -1,7 +1,8 @@
 // Accumulate: probabilities times a block's values.
 #pragma once
 
-#include "mla/kernels/engine/softmax.hpp"
+#include "mla/kernels/engine/block.hpp"
+#include "mla/kernels/engine/tile_shape.hpp"
 #include "mla/simd/prefetch.hpp"
 
 namespace mla::inline MLA_ISA::detail {
@@ -15,13 +16,34 @@ MLA_ALWAYS_INLINE void fetch_outputs(const A* out, Index stride, Index columns) 
     });
 }
 
-/// Probabilities of an operand, of two tokens at a time where they are rounded, so that all targets add them in the same order.
+/// Rows of values in the order of the probabilities that they meet: as listed, or of every two tokens the second first.
 template <class Operand>
-using Probabilities = simd::ColumnOperand<typename Operand::Unit, (Operand::scales_queries || Operand::values_per_unit == 2) ? 1 : 2>;
+class RowOrder {
+  public:
+    template <class Rows>
+    [[nodiscard]] Rows order(Rows values, Index tokens) noexcept {
+        if constexpr (Operand::second_first) {
+            if (values.rows != listed_ || tokens != tokens_) swap_pairs(values.rows, tokens);
+            values.rows = swapped_;
+        }
+        return values;
+    }
+
+  private:
+    void swap_pairs(const void* const* rows, Index tokens) noexcept {
+        listed_ = rows;
+        tokens_ = tokens;
+        for (Index t = 0; t < tokens; ++t) swapped_[t] = rows[paired(t, tokens)];
+    }
+
+    const void* const* listed_ = nullptr;
+    Index tokens_ = 0;
+    const void* swapped_[simd::extent<Operand::second_first ? block_tokens : 1>];
+};
 
 /// out [M, N vectors] = rescale · out + Pᵀ · values, over `units` of tokens.
 template <class Target, class Operand, int M, int N, Compute A, class Rows>
-MLA_NEVER_INLINE void value_tile(Index units, const Probabilities<Operand>& p, const Rows& values, const A* rescale,
+MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<typename Operand::Unit>& p, const Rows& values, const A* rescale,
                                  [[maybe_unused]] const A* step, A* out, Index out_stride, simd::Prefetch& next) noexcept {
     fetch_outputs<M>(out, out_stride, N * simd::lanes<Target, A>);
     simd::Tile<Target, typename Operand::Sum, M, N> tile;
@@ -45,6 +67,7 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& pa
     using U = typename Operand::Unit;
     constexpr int M = Shape::value_rows;
     const Index vectors = divide_up(block.value_dim, Shape::lanes);
+    RowOrder<Operand> in_order;
     Index vector = 0;
     const auto multiply = [&]<int N>(std::integral_constant<int, N>, const auto& values) {
         const Index column = vector * Shape::lanes;
@@ -52,8 +75,9 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& pa
             constexpr Index width = V * Shape::lanes;
             const U* const weights = reinterpret_cast<const U*>(p + panel.offset * block_tokens);
             A* const out = group.out + panel.row * group.out_stride + column;
+            const auto rows = in_order.order(values, panel.tokens);
             for (Index row = 0; row < width; row += M)
-                value_tile<Target, Operand, M, N, A>(divide_up(panel.tokens, Operand::values_per_unit), {weights + row, width}, values,
+                value_tile<Target, Operand, M, N, A>(divide_up(panel.tokens, Operand::values_per_unit), {weights + row, width}, rows,
                                              factors.rescale + panel.offset + row, factors.step + panel.offset + row,
                                              out + row * group.out_stride, group.out_stride, next);
         });

@@ -1,7 +1,8 @@
 // A block of cached tokens as the tiles want it.
 #pragma once
 
-#include "mla/kernels/engine/tile_shape.hpp"
+#include "mla/core/compiler.hpp"
+#include "mla/kernels/row_list.hpp"
 
 namespace mla::inline MLA_ISA::detail {
 
@@ -13,6 +14,11 @@ struct TokenSteps {
 struct NoSteps {};
 template <class Operand>
 using StepsOf = std::conditional_t<Operand::integers, TokenSteps, NoSteps>;
+
+/// The other of two tokens, where there is one.
+[[nodiscard]] constexpr Index paired(Index token, Index tokens) noexcept {
+    return (token ^ 1) < tokens ? token ^ 1 : token;
+}
 
 /// Units [begin, end) of every key and query.
 struct Piece {

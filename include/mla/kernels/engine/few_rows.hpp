@@ -8,7 +8,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "mla/kernels/engine/attend_block.hpp"
+#include "mla/kernels/engine/block.hpp"
+#include "mla/kernels/engine/tile_shape.hpp"
 #include "mla/simd/exp.hpp"
 #include "mla/simd/prefetch.hpp"
 

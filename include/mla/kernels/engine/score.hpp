@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mla/kernels/engine/block.hpp"
+#include "mla/kernels/engine/tile_shape.hpp"
 #include "mla/simd/prefetch.hpp"
 
 namespace mla::inline MLA_ISA::detail {

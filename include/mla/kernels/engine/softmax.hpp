@@ -6,17 +6,10 @@
 #include <limits>
 
 #include "mla/kernels/engine/block.hpp"
+#include "mla/kernels/engine/tile_shape.hpp"
 #include "mla/simd/exp.hpp"
 
 namespace mla::inline MLA_ISA::detail {
-
-/// What the outputs of a batch's rows so far must be multiplied by, and, of integers, what those of the next products stand
-/// for.
-template <Compute A>
-struct RowFactors {
-    alignas(64) A rescale[simd::extent<batch_rows>];
-    alignas(64) A step[simd::extent<batch_rows>];
-};
 
 /// exp(−inf − 0) is 0, where exp(−inf − −inf) would be NaN.
 template <class Batch>
@@ -35,8 +28,8 @@ template <class Target, Compute A>
     return highest * factor;
 }
 
-/// Replaces a column of scores [tokens, stride width] by p = exp(factor · score − reference) in units, and returns Σ p, as
-/// rounded.
+/// Replaces a column of scores [tokens, stride width] by p = exp(factor · score − reference) in units, in the operand's order, and
+/// returns Σ p, as rounded.
 template <class Target, class Operand, Compute A>
 simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch<Target, A>& factor,
                                     const simd::Batch<Target, A>& reference, A* scores) noexcept {
@@ -46,20 +39,31 @@ simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch
         const Batch score = Batch::load_unaligned(scores + t * width);
         return simd::exp<Target, A>(Operand::scales_queries ? score - reference : simd::fma<Target, A>(score, factor, -reference));
     };
+    // A pair of rows may shrink to one, which never passes the rows still to be read.
+    const auto units = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
+        return reinterpret_cast<Unit*>(scores + t / Operand::values_per_unit * width);
+    };
     Batch total(A(0));
-    for (Index t = 0; t < tokens; t += Operand::values_per_unit) {
-        // A pair of rows shrinks to one, which never passes the rows still to be read.
-        auto* const units = reinterpret_cast<Unit*>(scores + t / Operand::values_per_unit * width);
-        Batch first = probability(t);
-        if constexpr (Operand::values_per_unit == 1) {
-            Operand::template store_units<Target>(first, units);
-            total += first;
-        } else {
-            Batch second = t + 1 < tokens ? probability(t + 1) : Batch(A(0));
-            Operand::template store_units<Target>(first, second, units);
-            total += first;
-            total += second;
+    if constexpr (Operand::values_per_unit == 1 && !Operand::second_first) {
+        for (Index t = 0; t < tokens; ++t) {
+            Batch p = probability(t);
+            Operand::template store_units<Target>(p, units(t));
+            total += p;
         }
+        return total;
+    }
+    for (Index t = 0; t < tokens; t += 2) {
+        const bool alone = t + 1 == tokens;
+        Batch first = probability(t);
+        Batch second = alone ? Batch(A(0)) : probability(t + 1);
+        if constexpr (Operand::values_per_unit == 2) {
+            Operand::template store_units<Target>(first, second, units(t));
+        } else {
+            Operand::template store_units<Target>(first, units(paired(t, tokens)));
+            if (!alone) Operand::template store_units<Target>(second, units(t));
+        }
+        total += first;
+        total += second;
     }
     return total;
 }

@@ -9,6 +9,7 @@
 
 #include "mla/formats/format.hpp"
 #include "mla/kernels/engine/block.hpp"
+#include "mla/kernels/engine/tile_shape.hpp"
 
 namespace mla::inline MLA_ISA::detail {
 

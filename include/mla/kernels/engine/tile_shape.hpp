@@ -86,6 +86,14 @@ class PanelBatch {
     Index end_;
 };
 
+/// What the outputs of a batch's rows so far must be multiplied by, and, of integers, what those of the next products stand
+/// for.
+template <Compute A>
+struct RowFactors {
+    alignas(64) A rescale[simd::extent<batch_rows>];
+    alignas(64) A step[simd::extent<batch_rows>];
+};
+
 /// Sets scores of drafted tokens that the tree hides from rows [first, first + rows) to −inf. `score(row, t)`: the score of row
 /// first + row and token t of a block of `tokens` from key `begin` on.
 template <Compute A, class Score>
