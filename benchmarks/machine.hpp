@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "mla/simd/tile.hpp"
 #include "mla/core/memory.hpp"
+#include "mla/simd/tile.hpp"
 #include "random_data.hpp"
 #include "thread_team.hpp"
 
@@ -104,8 +104,9 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     using Floats = simd::Batch<Target, float>;
     using Packed = simd::PackedBatch<Target>;
     return rate(team, [](Index) {
-        register_burst<Floats, Packed>([](const Floats& sum, const Packed& a, const Packed& b)
-                                           MLA_ALWAYS_INLINE_LAMBDA { return simd::multiply_add<Target, simd::Bf16Pair>(a, b, sum); });
+        register_burst<Floats, Packed>([](const Floats& sum, const Packed& a, const Packed& b) MLA_ALWAYS_INLINE_LAMBDA {
+            return simd::multiply_add<Target, simd::Bf16Pair>(a, b, sum);
+        });
         return burst_operations(Floats::size, 2);
     });
 }
@@ -200,7 +201,8 @@ class Reader {
         for (const float* const end = values + piece; values < end; values += line) {
             __builtin_prefetch(values + fetched_ahead, 0, 2);
             simd::unroll<line_products>([&](auto p) MLA_ALWAYS_INLINE_LAMBDA {
-                sums[p % chains] = simd::fma<Target, float>(Floats::load_aligned(values + p % (line / lanes) * lanes), factor, sums[p % chains]);
+                sums[p % chains] =
+                    simd::fma<Target, float>(Floats::load_aligned(values + p % (line / lanes) * lanes), factor, sums[p % chains]);
             });
         }
         for (Floats& each : sums) benchmark::DoNotOptimize(each);

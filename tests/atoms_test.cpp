@@ -1,5 +1,5 @@
-// The atoms of every target that the compiler's flags allow, and of emulated ones: conversions and roundings beside the scalar ones,
-// and the product tile on small integers, whose sums are exact.
+// The atoms of every target that the compiler's flags allow, and of emulated ones: conversions and roundings beside the scalar
+// ones, and the product tile on small integers, whose sums are exact.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -400,7 +400,8 @@ TYPED_TEST(AtomsTest, FindsTheLargestLaneWhereverItIs) {
     for (std::size_t place = 0; place < width; ++place) {
         std::vector<std::int32_t> values(width, -5);
         values[place] = -3;
-        EXPECT_EQ(mla::simd::largest_lane<TypeParam>(Batch<TypeParam, std::int32_t>::load_unaligned(values.data())), -3) << "lane " << place;
+        EXPECT_EQ(mla::simd::largest_lane<TypeParam>(Batch<TypeParam, std::int32_t>::load_unaligned(values.data())), -3)
+            << "lane " << place;
     }
 }
 
@@ -455,7 +456,7 @@ TYPED_TEST(AtomsTest, ProductsAndSumsAreRoundedOnceByEveryCompiler) {
 
 TEST(OperandTest, IsRoundedToNearestEvenAndASubnormalIsZero) {
     using mla::simd::rounded_operand;
-    EXPECT_EQ(rounded_operand(1.0F + 0x1p-8F), 1.0F);           // a tie, to even
+    EXPECT_EQ(rounded_operand(1.0F + 0x1p-8F), 1.0F);  // a tie, to even
     EXPECT_EQ(rounded_operand(1.0F + 0x1.8p-7F), 1.0F + 0x1p-6F);
     EXPECT_EQ(rounded_operand(0x1p-126F), 0x1p-126F);
     EXPECT_EQ(rounded_operand(0x1.fffffcp-127F), 0.0F);
@@ -485,7 +486,8 @@ TYPED_TEST(AtomsTest, RowsOfEveryLengthAreRoundedAsOneOperandIs) {
         mla::simd::round_row<TypeParam>(source.data(), count, wide.data());
         for (std::size_t i = 0; i < source.size(); ++i) {
             const float expected = mla::simd::rounded_operand(source[i]);
-            ASSERT_TRUE(std::isnan(expected) ? std::isnan(static_cast<float>(narrow[i])) : static_cast<float>(narrow[i]) == expected)
+            ASSERT_TRUE(std::isnan(expected) ? std::isnan(static_cast<float>(narrow[i]))
+                                             : static_cast<float>(narrow[i]) == expected)
                 << source[i] << " became " << static_cast<float>(narrow[i]);
             ASSERT_TRUE(std::isnan(expected) ? std::isnan(wide[i]) : wide[i] == expected) << source[i] << " became " << wide[i];
         }
@@ -511,7 +513,8 @@ TYPED_TEST(AtomsTest, TwoVectorsAreRoundedAndPairedLaneByLane) {
             float paired = 0.0F;
             std::memcpy(&paired, &half, sizeof paired);
             const float expected = mla::simd::rounded_operand(values[begin + i]);
-            ASSERT_TRUE(std::isnan(expected) ? std::isnan(paired) && std::isnan(kept[i]) : paired == expected && kept[i] == expected)
+            ASSERT_TRUE(std::isnan(expected) ? std::isnan(paired) && std::isnan(kept[i])
+                                             : paired == expected && kept[i] == expected)
                 << values[begin + i] << " became " << paired << " and " << kept[i];
         }
     }
@@ -534,7 +537,8 @@ TYPED_TEST(AtomsTest, PairsOfBf16AreAddedSecondFirstToTheSameBitsWhoeverMultipli
             }
             sum[i] = static_cast<float>(mla::testing::gaussian(generator));
         }
-        mla::simd::Atoms<TypeParam>::dot_bf16(Batch<TypeParam, float>::load_unaligned(sum), mla::simd::PackedBatch<TypeParam>::load_unaligned(a),
+        mla::simd::Atoms<TypeParam>::dot_bf16(Batch<TypeParam, float>::load_unaligned(sum),
+                                              mla::simd::PackedBatch<TypeParam>::load_unaligned(a),
                                               mla::simd::PackedBatch<TypeParam>::load_unaligned(b))
             .store_unaligned(found);
         for (std::size_t i = 0; i < width; ++i) {
@@ -674,11 +678,13 @@ TYPED_TEST(AtomsTest, LanesArePairedFirstInTheLowHalf) {
     float first[width], second[width];
     for (std::size_t i = 0; i < width; ++i) first[i] = static_cast<float>(i) - 3.5F, second[i] = static_cast<float>(i) - 32766.0F;
     std::uint32_t pairs[width];
-    mla::simd::pair_lanes<TypeParam>(Batch<TypeParam, float>::load_unaligned(first), Batch<TypeParam, float>::load_unaligned(second))
+    mla::simd::pair_lanes<TypeParam>(Batch<TypeParam, float>::load_unaligned(first),
+                                     Batch<TypeParam, float>::load_unaligned(second))
         .store_unaligned(pairs);
     for (std::size_t i = 0; i < width; ++i)
-        EXPECT_EQ(pairs[i],
-                  mla::simd::Int16Pair(static_cast<std::int16_t>(std::nearbyint(first[i])), static_cast<std::int16_t>(second[i])).bits);
+        EXPECT_EQ(
+            pairs[i],
+            mla::simd::Int16Pair(static_cast<std::int16_t>(std::nearbyint(first[i])), static_cast<std::int16_t>(second[i])).bits);
 }
 
 TEST(UnrollTest, CallsEachIndexInOrder) {

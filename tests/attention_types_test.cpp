@@ -51,7 +51,8 @@ TYPED_TEST(AttentionTypesTest, MatchesTheReferenceOnTheRoundedCache) {
         const Prompt<A> prompt(config, tokens, 22);
         for (const Form form : forms)
             for (const std::vector<Index>& chunks : {std::vector<Index>{tokens}, {70, 1, 49}}) {
-                // Where the cache is bf16, the absorbed kernel rounds queries as well as probabilities, the expanded one keys and values too.
+                // Where the cache is bf16, the absorbed kernel rounds queries as well as probabilities, the expanded one keys and
+                // values too.
                 const double rounding = form == Form::expanded ? decompressed_allowance<C, A> : 2.0 * decode_allowance<C, A>;
                 const double product = layer_tolerance<A>(config, tokens) + activation_allowance<T>;
                 const double tolerance = product + rounding;

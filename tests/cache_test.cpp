@@ -299,14 +299,16 @@ TYPED_TEST(CacheTest, AppendsToForeignRowsAtAnyAddress) {
             const Index column = i - offset - t * stride;
             const bool inside = t >= 0 && column >= 0 && column < dim;
             const double expected = inside ? static_cast<double>(tokens.view()(t, column)) : -77.0;
-            ASSERT_EQ(static_cast<double>(memory[static_cast<std::size_t>(i)]), static_cast<double>(round_to<TypeParam>(expected)));
+            ASSERT_EQ(static_cast<double>(memory[static_cast<std::size_t>(i)]),
+                      static_cast<double>(round_to<TypeParam>(expected)));
         }
     }
     std::vector<TypeParam> memory(3 * stride);
     EXPECT_EQ(thrown<std::invalid_argument>([&] { mla::append(tokens.view(), MatrixView<TypeParam>(memory.data(), 2, dim)); }),
               "mla: rows.rows is 2, must be tokens.rows = 3");
-    EXPECT_EQ(thrown<std::invalid_argument>([&] { mla::append(tokens.view(), MatrixView<TypeParam>(memory.data(), 3, dim + 1)); }),
-              "mla: rows.cols is 44, must be tokens.cols = 43");
+    EXPECT_EQ(
+        thrown<std::invalid_argument>([&] { mla::append(tokens.view(), MatrixView<TypeParam>(memory.data(), 3, dim + 1)); }),
+        "mla: rows.cols is 44, must be tokens.cols = 43");
 }
 
 // Random operations -----------------------------------------------------------------------------------------------------

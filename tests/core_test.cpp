@@ -29,8 +29,7 @@ constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 TEST(ErrorsTest, MessagesNameTheArgumentItsValueAndTheRule) {
     using std::invalid_argument;
-    EXPECT_EQ(thrown<invalid_argument>([] { mla::throw_invalid("color", "red", "green"); }),
-              "mla: color is red, must be green");
+    EXPECT_EQ(thrown<invalid_argument>([] { mla::throw_invalid("color", "red", "green"); }), "mla: color is red, must be green");
     EXPECT_EQ(thrown<invalid_argument>([] { mla::require(false, "eps", -0.5, "not negative"); }),
               "mla: eps is -0.5, must be not negative");
     EXPECT_EQ(thrown<invalid_argument>([] { mla::require_equal("x.cols", 3, "hidden_size", 45); }),

@@ -166,8 +166,8 @@ TEST(GenerateTest, RoundedOperandsDoNotDependOnHowATextIsCut) {
             return bits_a_byte<mla::bf16>(rounded_decoder(), text, 256, piece, mla::SerialExecutor{}, form);
         };
         const double at_once = bits(256);
-        std::printf("%s: %.6f bits a byte at once, %.6f by 100, %.6f byte by byte\n", form == mla::Form::absorbed ? "absorbed" : "expanded",
-                    at_once, bits(100), bits(1));
+        std::printf("%s: %.6f bits a byte at once, %.6f by 100, %.6f byte by byte\n",
+                    form == mla::Form::absorbed ? "absorbed" : "expanded", at_once, bits(100), bits(1));
         EXPECT_NEAR(bits(1), at_once, 3e-4);
         EXPECT_NEAR(bits(100), at_once, 3e-4);
     }

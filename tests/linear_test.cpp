@@ -227,8 +227,8 @@ class Product {
     PackedMatrix<S> packed_;
 };
 
-/// All T from 1 to 30, which meets every mix of tiles: T = 30 against the reference, the others and each row by itself against its
-/// rows, bit for bit.
+/// All T from 1 to 30, which meets every mix of tiles: T = 30 against the reference, the others and each row by itself against
+/// its rows, bit for bit.
 template <Storage S>
 void expect_every_token_count(Index in, Index out) {
     constexpr Index most = 30;
@@ -238,7 +238,8 @@ void expect_every_token_count(Index in, Index out) {
     EXPECT_TRUE(mla::testing::within(error, operand_tolerance<S>(in))) << error << " for " << in << " x " << out;
     for (Index T = 1; T < most; ++T) {
         ASSERT_TRUE(same_bits(product.rows(0, T, serial).data(), all.data(), T * out)) << T << " rows of " << in << " x " << out;
-        ASSERT_TRUE(same_bits(product.rows(T, 1, serial).data(), all.data() + T * out, out)) << "row " << T << " of " << in << " x " << out;
+        ASSERT_TRUE(same_bits(product.rows(T, 1, serial).data(), all.data() + T * out, out))
+            << "row " << T << " of " << in << " x " << out;
     }
 }
 

@@ -328,7 +328,10 @@ struct Partial {
     std::vector<A> lse;     // [rows]
 
     Partial(Index row_count, Index row_dim, A fill = A(0))
-        : rows(row_count), dim(row_dim), output(static_cast<std::size_t>(rows * (dim + gap)), fill), lse(static_cast<std::size_t>(rows)) {}
+        : rows(row_count),
+          dim(row_dim),
+          output(static_cast<std::size_t>(rows * (dim + gap)), fill),
+          lse(static_cast<std::size_t>(rows)) {}
 
     explicit Partial(const mla::reference::Attended& attended) : Partial(attended.output.rows, attended.output.cols) {
         for (Index r = 0; r < rows; ++r) {
@@ -388,7 +391,7 @@ TYPED_TEST(MathTest, MergedOutputsAreThoseOfTheReferenceWithEmptyRowsOnEitherSid
     Generator generator(5);
     for (const double offset : {0.0, 1e4, -1e4})
         for (const double other_offset : {0.0, 1e4, -1e4, offset + 0.5}) {
-            const auto first = random_partial<TypeParam>(generator, offset, 4, 12);        // rows 0 … 3 saw nothing,
+            const auto first = random_partial<TypeParam>(generator, offset, 4, 12);         // rows 0 … 3 saw nothing,
             const auto second = random_partial<TypeParam>(generator, other_offset, 2, 10);  // here 0, 1, 10 and 11
             expect_merge_of_reference(first, second);
             expect_merge_of_reference(second, first);

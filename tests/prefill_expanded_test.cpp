@@ -72,8 +72,8 @@ void expect_reference(const Config& config, Index T, const StoredRows<C>& rows) 
                static_cast<A>(config.softmax_scale()), result.out_view(), result.lse_view());
     const auto expected =
         reference::attend_expanded_form(config, tensors, testing::widened(q, T * H, config.qk_head_dim()), rows.matrix());
-    const double tolerance =
-        testing::sum_tolerance<A>(config.qk_head_dim() + 2 * config.kv_lora_rank + rows.length) + activation_allowance<S> + decompressed_allowance<C, A>;
+    const double tolerance = testing::sum_tolerance<A>(config.qk_head_dim() + 2 * config.kv_lora_rank + rows.length) +
+                             activation_allowance<S> + decompressed_allowance<C, A>;
     const auto error = testing::compare(result.out, expected.output.values);
     EXPECT_TRUE(testing::within(error, tolerance)) << "weights of " << name(dtype_of<S>) << ": " << error;
 }

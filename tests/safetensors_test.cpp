@@ -86,7 +86,8 @@ TEST(SafetensorsTest, ReadsEveryFloatingTypeInOneAndTwoDimensions) {
         tensor.visit([&](const auto& element) {
             for (Index r = 0; r < rows; ++r)
                 for (Index c = 0; c < cols; ++c)
-                    EXPECT_EQ(static_cast<double>(element(r, c)), values[static_cast<std::size_t>(r * cols + c)]) << name << r << c;
+                    EXPECT_EQ(static_cast<double>(element(r, c)), values[static_cast<std::size_t>(r * cols + c)])
+                        << name << r << c;
         });
     };
     check("a", DType::f64, 2, 1, {1.5, -2.5});

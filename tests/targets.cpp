@@ -16,6 +16,7 @@ int main(int count, char** arguments) {
             if (count > 2 && name == arguments[2]) return 0;
         return 1;
     }
-    for (const std::string& name : runs) std::printf("%s %s\n", name.c_str(), name.starts_with("emulated_") ? "emulated" : "native");
+    for (const std::string& name : runs)
+        std::printf("%s %s\n", name.c_str(), name.starts_with("emulated_") ? "emulated" : "native");
     return 0;
 }

@@ -30,14 +30,14 @@ using testing::AttentionShape;
 using testing::OnTarget;
 
 /// Few rows, one vector of rows, panels, several groups; whole vectors and odd dimensions; fewer keys than queries.
-const std::vector<AttentionShape> shapes = {{1, 1, 300, 64, 16}, {2, 2, 130, 48, 8}, {1, 16, 200, 128, 64}, {3, 5, 97, 33, 7},
+const std::vector<AttentionShape> shapes = {{1, 1, 300, 64, 16}, {2, 2, 130, 48, 8},  {1, 16, 200, 128, 64}, {3, 5, 97, 33, 7},
                                             {1, 40, 250, 64, 0}, {4, 24, 110, 80, 8}, {5, 3, 2, 32, 8}};
 
 /// A float's sums over `length` terms on two targets, each within its tolerance of the exact one.
 [[nodiscard]] double float_gap(Index length) { return 2.0 * testing::sum_tolerance<float>(length); }
 
-/// What a gap between floats grows to where they are rounded by u of themselves at most: of two that differ by e of themselves, one
-/// in u/e lies so near a boundary that they round apart, by 2u at most. Root mean square: 2·√(e·u).
+/// What a gap between floats grows to where they are rounded by u of themselves at most: of two that differ by e of themselves,
+/// one in u/e lies so near a boundary that they round apart, by 2u at most. Root mean square: 2·√(e·u).
 [[nodiscard]] double rounded_gap(double gap, double u = testing::unit_roundoff<bf16>) { return 2.0 * std::sqrt(gap * u); }
 
 /// What probabilities over a cache of C are rounded by: to bf16, to integers of 15 bits, or not.
@@ -54,12 +54,12 @@ template <class C>
 }
 
 template <CacheElement C>
-[[nodiscard]] AttentionResult<float> attend(const std::vector<float>& queries, const AttentionShape& s, const LatentView<C>& cache,
-                                            Precision precision) {
+[[nodiscard]] AttentionResult<float> attend(const std::vector<float>& queries, const AttentionShape& s,
+                                            const LatentView<C>& cache, Precision precision) {
     AttentionResult<float> result{s.T, s.H, s.Dc};
     Workspace workspace;
-    decode_absorbed(HeadsView<const float>(queries.data(), s.T, s.H, s.Dc + s.Dr), cache, 0.2F, result.out_view(), result.lse_view(),
-                    workspace, SerialExecutor{}, precision);
+    decode_absorbed(HeadsView<const float>(queries.data(), s.T, s.H, s.Dc + s.Dr), cache, 0.2F, result.out_view(),
+                    result.lse_view(), workspace, SerialExecutor{}, precision);
     return result;
 }
 
@@ -249,8 +249,8 @@ TEST(SubnormalContract, SubnormalOperandsCountAsZeroOnEveryTarget) {
     for (const std::string& name : testing::runnable_targets()) {
         const OnTarget target(name);
         AttentionResult<float> result{1, H, Dc};
-        decode(HeadsView<const float>(queries.data(), 1, H, Dc), LatentView<bf16>{row.data(), 1, Dc, 0, Dc}, 1.0F, result.out_view(),
-               result.lse_view());
+        decode(HeadsView<const float>(queries.data(), 1, H, Dc), LatentView<bf16>{row.data(), 1, Dc, 0, Dc}, 1.0F,
+               result.out_view(), result.lse_view());
         for (const float lse : result.lse) EXPECT_EQ(lse, 0.0F) << name;  // would be 0.25
         for (const float value : result.out) EXPECT_EQ(value, 0.0F) << name;
     }

@@ -37,7 +37,8 @@ struct Format<e5m2> {
     }
 
     template <class Target, Compute A, Precision P>
-    using Operand = std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Rounded, operands::Plain<A>>;
+    using Operand =
+        std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Rounded, operands::Plain<A>>;
     template <class Target, Compute A, Precision P>
     using Decompressed = operands::RoundedWhereNarrow<Target, A, P>;
     template <class Target, class Operand>
@@ -52,7 +53,8 @@ TEST(ToyFormatTest, IsDecodedLikeAnyOther) {
     testing::Generator generator(1);
     const auto tokens = testing::gaussian_values<float>(generator, L * format.values());
     std::vector<e5m2> rows(static_cast<std::size_t>(L * format.elements()));
-    append(MatrixView<const float>(tokens.data(), L, format.values()), format, MatrixView<e5m2>(rows.data(), L, format.elements()));
+    append(MatrixView<const float>(tokens.data(), L, format.values()), format,
+           MatrixView<e5m2>(rows.data(), L, format.elements()));
     reference::Matrix values(L, format.values());
     for (Index t = 0; t < L; ++t) read_row(format, rows.data() + t * format.elements(), values.row(t));
 
@@ -65,11 +67,12 @@ TEST(ToyFormatTest, IsDecodedLikeAnyOther) {
         for (const Precision precision : {Precision::operand, Precision::full}) {
             decode_absorbed(HeadsView<const float>(queries.data(), 1, H, format.values()), cache, 0.2F,
                             HeadsView<float>(out.data(), 1, H, Dc), MatrixView<float>(), workspace, SerialExecutor{}, precision);
-            const auto expected =
-                reference::attend_absorbed(testing::widened(queries, H, format.values()), 1, H, values, Dc, static_cast<double>(0.2F));
+            const auto expected = reference::attend_absorbed(testing::widened(queries, H, format.values()), 1, H, values, Dc,
+                                                             static_cast<double>(0.2F));
             const double rounding = precision == Precision::operand ? testing::rounded_probabilities<bf16> : 0.0;
             const auto error = testing::compare(out, expected.output.values);
-            EXPECT_TRUE(testing::within(error, testing::sum_tolerance<float>(Dc + Dr + L) + rounding)) << H << " heads: " << error;
+            EXPECT_TRUE(testing::within(error, testing::sum_tolerance<float>(Dc + Dr + L) + rounding))
+                << H << " heads: " << error;
         }
     }
 }

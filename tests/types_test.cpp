@@ -123,9 +123,9 @@ TYPED_TEST(HalfTypeTest, RoundsAsEigenDoesOverTheWholeRangeOfFloat) {
     };
     for (std::uint64_t bits = 0; bits <= 0xffffffffU; bits += 1021)
         ASSERT_TRUE(rounds_alike(std::bit_cast<float>(static_cast<std::uint32_t>(bits)))) << bits;
-    for (const float special : {0.0F, -0.0F, infinity, -infinity, std::numeric_limits<float>::quiet_NaN(),
-                                std::numeric_limits<float>::signaling_NaN(), std::numeric_limits<float>::max(),
-                                std::numeric_limits<float>::min(), std::numeric_limits<float>::denorm_min()})
+    for (const float special :
+         {0.0F, -0.0F, infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::signaling_NaN(),
+          std::numeric_limits<float>::max(), std::numeric_limits<float>::min(), std::numeric_limits<float>::denorm_min()})
         ASSERT_TRUE(rounds_alike(special)) << special;
 }
 
@@ -153,7 +153,8 @@ static_assert(float(bf16(-2.5F)) == -2.5F && float(bf16(0x1p-133F)) == 0x1p-133F
 static_assert(bf16(std::numeric_limits<float>::quiet_NaN()).bits == 0x7fc0);
 static_assert(fp16(1.0F).bits == 0x3c00 && fp16(1.00048828125F).bits == 0x3c00 && fp16(1.00146484375F).bits == 0x3c02);
 static_assert(fp16(65519.0F).bits == 0x7bff && fp16(65520.0F).bits == 0x7c00 && fp16(-65536.0F).bits == 0xfc00);
-static_assert(fp16(0x1p-24F).bits == 1 && fp16(0x1p-25F).bits == 0 && fp16(0x1.8p-25F).bits == 1 && fp16(-0x1p-14F).bits == 0x8400);
+static_assert(fp16(0x1p-24F).bits == 1 && fp16(0x1p-25F).bits == 0 && fp16(0x1.8p-25F).bits == 1 &&
+              fp16(-0x1p-14F).bits == 0x8400);
 static_assert(float(fp16(-2.5F)) == -2.5F && float(fp16(0x1p-24F)) == 0x1p-24F && float(fp16(infinity)) == infinity);
 static_assert(fp16(std::numeric_limits<float>::quiet_NaN()).bits == 0x7e00);
 

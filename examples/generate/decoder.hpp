@@ -39,7 +39,11 @@ class Layer {
         attention_.forward(step, positions, cache, step, executor, workspace, form);
         x += step;
         const Matrix normalised = feed_forward_norm_(x);
-        x += std::visit([&](const auto& feed_forward) { return feed_forward(normalised, Products{executor, attention_.precision()}); }, feed_forward_);
+        x += std::visit(
+            [&](const auto& feed_forward) {
+                return feed_forward(normalised, Products{executor, attention_.precision()});
+            },
+            feed_forward_);
     }
 
     static Norm norm(mla::io::Checkpoint& checkpoint, const std::string& tensor) {

@@ -24,9 +24,10 @@
 
 namespace mla::inline MLA_ISA {
 
-/// One MLA layer with weights stored as T (double, float, bf16 or fp16). Activations are float, or double when T is double; what is
-/// rounded of them to meet weights of bf16 and caches of bf16 or less is the layer's `Precision`. DcStatic and DrStatic fix kv_lora_rank and qk_rope_head_dim at compile time, or are
-/// mla::Dynamic. Owns its packed weights and nothing that changes from call to call, so that threads may share it.
+/// One MLA layer with weights stored as T (double, float, bf16 or fp16). Activations are float, or double when T is double; what
+/// is rounded of them to meet weights of bf16 and caches of bf16 or less is the layer's `Precision`. DcStatic and DrStatic fix
+/// kv_lora_rank and qk_rope_head_dim at compile time, or are mla::Dynamic. Owns its packed weights and nothing that changes from
+/// call to call, so that threads may share it.
 template <Storage T, int DcStatic = Dynamic, int DrStatic = (DcStatic == Dynamic ? Dynamic : 64)>
 class Attention {
   public:
@@ -106,8 +107,8 @@ class Attention {
         project_latents(view(x), s, executor);
         append(list, s.latents);
         attend(list, s, executor, options);
-        linear<A>(rows(s.o), o_, bias(o_bias_),
-                                              MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()), executor, precision_);
+        linear<A>(rows(s.o), o_, bias(o_bias_), MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()), executor,
+                  precision_);
     }
 
   private:
@@ -329,8 +330,8 @@ class Attention {
         const HeadsView<A> q = s.q.token_range(first, count);
         const HeadsView<A> q_latent = s.q_latent.token_range(0, count);
         const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
-        linear_heads<A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_,
-                                           q_latent.slice(0, config_.kv_lora_rank), executor, precision_);
+        linear_heads<A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_, q_latent.slice(0, config_.kv_lora_rank), executor,
+                        precision_);
         copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
                    q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
         decode_absorbed(q_latent, caches, query_begin, scale(), o_latent, lse_of(lse, first, count), kernel, executor, options);
@@ -343,7 +344,8 @@ class Attention {
                          const ForwardOptions<A>& options) const {
         Workspace kernel(s.kernel);
         prefill_expanded(s.q.token_range(first, count), cache, ExpansionWeights<T>{expand_key_, value_}, scale(),
-                         s.o.token_range(first, count), lse_of(options.lse, first, count), kernel, executor, options.sinks, precision_);
+                         s.o.token_range(first, count), lse_of(options.lse, first, count), kernel, executor, options.sinks,
+                         precision_);
     }
 
     [[nodiscard]] static MatrixView<A> lse_of(const MatrixView<A>& lse, Index first, Index count) noexcept {
@@ -395,4 +397,4 @@ class Attention {
     std::vector<A> q_a_norm_, kv_a_norm_, q_a_bias_, kv_a_bias_, o_bias_;
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -25,15 +25,15 @@ enum class RopePairing : std::uint8_t {
 
 /// YaRN (Peng et al. 2023, section 3.4) with DeepSeek's two magnitude scales.
 struct Yarn {
-    double factor = 1.0;                      ///< context extension s
-    Index original_max_position = 4096;       ///< L0, the context length before extension
-    double beta_fast = 32.0;                  ///< rotations within L0 above which a frequency is kept
-    double beta_slow = 1.0;                   ///< rotations within L0 below which it is divided by s
-    std::optional<double> mscale;             ///< magnitude coefficient of cos and sin
-    std::optional<double> mscale_all_dim;     ///< magnitude coefficient of the softmax scale (squared)
-    std::optional<double> attention_factor;   ///< magnitude of cos and sin, in place of what mscale gives
-    bool truncate = true;                     ///< the ramp's ends are rounded outwards to whole dimensions
-    bool scales_softmax = true;               ///< false: mscale_all_dim leaves the softmax scale alone
+    double factor = 1.0;                     ///< context extension s
+    Index original_max_position = 4096;      ///< L0, the context length before extension
+    double beta_fast = 32.0;                 ///< rotations within L0 above which a frequency is kept
+    double beta_slow = 1.0;                  ///< rotations within L0 below which it is divided by s
+    std::optional<double> mscale;            ///< magnitude coefficient of cos and sin
+    std::optional<double> mscale_all_dim;    ///< magnitude coefficient of the softmax scale (squared)
+    std::optional<double> attention_factor;  ///< magnitude of cos and sin, in place of what mscale gives
+    bool truncate = true;                    ///< the ramp's ends are rounded outwards to whole dimensions
+    bool scales_softmax = true;              ///< false: mscale_all_dim leaves the softmax scale alone
     bool operator==(const Yarn&) const = default;
 
     /// m(s, a) = 0.1·a·ln s + 1 for s > 1, else 1.
@@ -44,8 +44,8 @@ struct Yarn {
 
 /// LongRoPE: every frequency is divided by a factor of its own.
 struct LongRope {
-    std::vector<double> factors;   ///< [Dr/2], the short or the long list of a checkpoint, whichever the context asks for
-    double attention_factor = 1.0; ///< magnitude of cos and sin
+    std::vector<double> factors;    ///< [Dr/2], the short or the long list of a checkpoint, whichever the context asks for
+    double attention_factor = 1.0;  ///< magnitude of cos and sin
     bool operator==(const LongRope&) const = default;
 };
 
@@ -67,16 +67,16 @@ struct PositionScale {
 /// Geometry and constants of one MLA layer. Names are those of a Hugging Face config.json.
 struct Config {
     Index hidden_size = 0;
-    Index num_attention_heads = 0;  ///< H
-    Index q_lora_rank = 0;          ///< Rq; 0: queries come straight from q_proj
-    Index kv_lora_rank = 0;         ///< Dc
-    Index qk_nope_head_dim = 0;     ///< Dn
-    Index qk_rope_head_dim = 0;     ///< Dr; 0: no rotary part
-    Index v_head_dim = 0;           ///< Dv
-    bool attention_bias = false;    ///< biases on q_a_proj, kv_a_proj_with_mqa and o_proj
-    double latent_norm_eps = 1e-6;  ///< of q_a_layernorm and kv_a_layernorm; not always the model's rms_norm_eps
-    double query_multiplier = 1.0;  ///< on queries after q_b_proj (LongCat-Flash)
-    double latent_multiplier = 1.0; ///< on the normalised latent, not on the rope key (LongCat-Flash)
+    Index num_attention_heads = 0;   ///< H
+    Index q_lora_rank = 0;           ///< Rq; 0: queries come straight from q_proj
+    Index kv_lora_rank = 0;          ///< Dc
+    Index qk_nope_head_dim = 0;      ///< Dn
+    Index qk_rope_head_dim = 0;      ///< Dr; 0: no rotary part
+    Index v_head_dim = 0;            ///< Dv
+    bool attention_bias = false;     ///< biases on q_a_proj, kv_a_proj_with_mqa and o_proj
+    double latent_norm_eps = 1e-6;   ///< of q_a_layernorm and kv_a_layernorm; not always the model's rms_norm_eps
+    double query_multiplier = 1.0;   ///< on queries after q_b_proj (LongCat-Flash)
+    double latent_multiplier = 1.0;  ///< on the normalised latent, not on the rope key (LongCat-Flash)
     PositionScale position_scale;
     Rope rope;
     bool operator==(const Config&) const = default;
@@ -108,8 +108,7 @@ inline void require_positive(const char* field, double value) {
 
 inline void validate(const Yarn& yarn) {
     require(std::isfinite(yarn.factor) && yarn.factor >= 1.0, "rope.yarn.factor", yarn.factor, "finite and at least 1");
-    require_in_range("rope.yarn.original_max_position", yarn.original_max_position, Index{1},
-                     std::numeric_limits<Index>::max());
+    require_in_range("rope.yarn.original_max_position", yarn.original_max_position, Index{1}, std::numeric_limits<Index>::max());
     require_positive("rope.yarn.beta_fast", yarn.beta_fast);
     require_positive("rope.yarn.beta_slow", yarn.beta_slow);
     require(yarn.beta_fast >= yarn.beta_slow, "rope.yarn.beta_fast", yarn.beta_fast, "at least rope.yarn.beta_slow");
@@ -158,4 +157,4 @@ inline void validate(const Config& config) {
     validate_rope(config.rope, config.qk_rope_head_dim);
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -16,9 +16,12 @@ namespace detail {
 
 template <class S>
 [[nodiscard]] constexpr DType eigen_dtype() noexcept {
-    if constexpr (std::is_same_v<S, Eigen::bfloat16>) return DType::bf16;
-    else if constexpr (std::is_same_v<S, Eigen::half>) return DType::f16;
-    else return dtype_of<S>;
+    if constexpr (std::is_same_v<S, Eigen::bfloat16>)
+        return DType::bf16;
+    else if constexpr (std::is_same_v<S, Eigen::half>)
+        return DType::f16;
+    else
+        return dtype_of<S>;
 }
 
 }  // namespace detail
@@ -31,8 +34,10 @@ template <class Derived>
     static_assert(bool(Derived::IsRowMajor) || bool(Derived::IsVectorAtCompileTime), "weights are row-major, [out, in]");
     const Derived& m = matrix.derived();
     require_equal("weight inner stride", static_cast<Index>(m.innerStride()), "one element", Index{1});
-    if constexpr (bool(Derived::IsVectorAtCompileTime)) return {m.data(), detail::eigen_dtype<S>(), 1, m.size(), m.size()};
-    else return {m.data(), detail::eigen_dtype<S>(), m.rows(), m.cols(), m.outerStride()};
+    if constexpr (bool(Derived::IsVectorAtCompileTime))
+        return {m.data(), detail::eigen_dtype<S>(), 1, m.size(), m.size()};
+    else
+        return {m.data(), detail::eigen_dtype<S>(), m.rows(), m.cols(), m.outerStride()};
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -160,4 +160,4 @@ struct Preset {
              {"mistral_large_3", mistral_large_3}}};
 }
 
-}  // namespace mla::presets
+}  // namespace mla::inline MLA_ISA::presets

@@ -111,7 +111,8 @@ void require_distinct(std::span<const Request<Cache>> requests, const void** sor
             "that of another request too", "a cache of its own");
 }
 
-/// Checks that every request has a cache of the layer's geometry with room for its tokens, and that these are the `rows` of a call.
+/// Checks that every request has a cache of the layer's geometry with room for its tokens, and that these are the `rows` of a
+/// call.
 template <LatentStore Cache>
 void check_requests(std::span<const Request<Cache>> requests, const Config& config, Index rows) {
     Index tokens = 0;
@@ -149,4 +150,4 @@ void check_options(const ForwardOptions<A>& options, std::span<const Request<Cac
 }
 
 }  // namespace detail
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -76,4 +76,4 @@ inline void validate(const Config& config, const AttentionWeights& weights) {
     });
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

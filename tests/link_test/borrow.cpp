@@ -3,4 +3,6 @@
 
 mla::Index bytes_of(const mla::Attention<mla::bf16>& layer);
 
-int main(int count, char** arguments) { return static_cast<int>(bytes_of(*reinterpret_cast<mla::Attention<mla::bf16>*>(arguments[count]))); }
+int main(int count, char** arguments) {
+    return static_cast<int>(bytes_of(*reinterpret_cast<mla::Attention<mla::bf16>*>(arguments[count])));
+}

@@ -38,11 +38,12 @@ inline constexpr double decode_allowance = std::is_same_v<A, double> ? 0.0
 template <Storage S>
 inline constexpr double activation_allowance = std::is_same_v<S, bf16> ? 2.0 * testing::unit_roundoff<bf16> : 0.0;
 
-/// The same of the keys and values that are decompressed from a cache of C, and of the queries and probabilities that meet them: bf16
-/// where it or the cache is.
+/// The same of the keys and values that are decompressed from a cache of C, and of the queries and probabilities that meet them:
+/// bf16 where it or the cache is.
 template <CacheElement C, Compute A>
-inline constexpr double decompressed_allowance =
-    std::is_same_v<A, float> && (std::is_same_v<C, bf16> || Quantised<C>) ? 2.0 * testing::unit_roundoff<bf16> : 0.0;
+inline constexpr double decompressed_allowance = std::is_same_v<A, float> && (std::is_same_v<C, bf16> || Quantised<C>)
+                                                     ? 2.0 * testing::unit_roundoff<bf16>
+                                                     : 0.0;
 
 /// The same of decompressed attention alone, which rounds latents, keys, queries, probabilities and values: an error of a key or
 /// a query is one of its score, and grows with the scores.
@@ -58,11 +59,11 @@ inline constexpr auto decode = [](auto q, auto cache, auto scale, auto out, auto
 
 /// With weights stored as S.
 template <Storage S>
-inline constexpr auto prefill = [](auto q, auto cache, TensorRef kv_b, auto scale, auto out, auto lse,
-                                   Precision precision = Precision::operand) {
-    const PackedExpansion<S> packed(kv_b, q.heads, q.dim - cache.rope_dim, out.dim);
-    Workspace workspace;
-    prefill_expanded(q, cache, packed.weights(), scale, out, lse, workspace, SerialExecutor{}, {}, precision);
-};
+inline constexpr auto prefill =
+    [](auto q, auto cache, TensorRef kv_b, auto scale, auto out, auto lse, Precision precision = Precision::operand) {
+        const PackedExpansion<S> packed(kv_b, q.heads, q.dim - cache.rope_dim, out.dim);
+        Workspace workspace;
+        prefill_expanded(q, cache, packed.weights(), scale, out, lse, workspace, SerialExecutor{}, {}, precision);
+    };
 
 }  // namespace mla

@@ -44,7 +44,8 @@ struct KeyValueBlocks {
     [[nodiscard]] KeyValueRows<C> rows(const KeyRange& range) const noexcept {
         const auto list = [&](const C* heads) {
             RowList<C> rows;
-            rows.add(heads + range.source * cache.head_stride + range.begin * cache.token_stride, cache.token_stride, range.block());
+            rows.add(heads + range.source * cache.head_stride + range.begin * cache.token_stride, cache.token_stride,
+                     range.block());
             return rows;
         };
         return {list(cache.keys), list(cache.values)};
@@ -98,7 +99,8 @@ template <Compute A>
         totals.place(segment);
     }
     Arena counter;
-    static_cast<void>(detail::SplitScratch<A>::carve(counter, totals, head_dim, detail::staged_blocks<A>(head_dim, head_dim), concurrency));
+    static_cast<void>(
+        detail::SplitScratch<A>::carve(counter, totals, head_dim, detail::staged_blocks<A>(head_dim, head_dim), concurrency));
     return counter.bytes();
 }
 
@@ -122,4 +124,4 @@ void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cac
                         [&](Index stream) { return detail::stream_segment(plan, stream, q.heads / cache.kv_heads, q.tokens); });
 }
 
-}  // namespace mla::baselines
+}  // namespace mla::inline MLA_ISA::baselines

@@ -126,4 +126,4 @@ class GroupedQueryAttention {
     PackedMatrix<T> q_, k_, v_, o_;
 };
 
-}  // namespace mla::baselines
+}  // namespace mla::inline MLA_ISA::baselines

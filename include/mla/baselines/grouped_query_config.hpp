@@ -40,4 +40,4 @@ inline void validate(const GroupedQueryConfig& config) {
     validate_rope(config.rope, config.head_dim);
 }
 
-}  // namespace mla::baselines
+}  // namespace mla::inline MLA_ISA::baselines

@@ -99,4 +99,4 @@ class KvCache {
     mla::detail::AlignedArray<C> values_;
 };
 
-}  // namespace mla::baselines
+}  // namespace mla::inline MLA_ISA::baselines

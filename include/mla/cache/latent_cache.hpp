@@ -85,4 +85,4 @@ class LatentCache {
     detail::AlignedArray<C> data_;
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

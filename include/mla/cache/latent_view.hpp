@@ -60,4 +60,4 @@ void validate(const LatentView<C>& cache) {
     require(cache.data != nullptr || cache.length == 0, "cache.data", "null", "not null when cache.length > 0");
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -94,4 +94,4 @@ class PageAllocator {
     std::vector<std::int32_t> free_;        ///< taken from the end, so that the page given back last is reused first
 };
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -247,4 +247,4 @@ class PagedSequence {
     std::vector<std::int32_t> table_;  ///< allocated once
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -147,4 +147,4 @@ void validate(const PagedBatch<C>& cache) {
     }
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

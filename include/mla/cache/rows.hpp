@@ -74,4 +74,4 @@ inline void require_token_room(Index count, Index room) {
 }
 
 }  // namespace detail
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -1,5 +1,5 @@
-// Which of the linked targets this machine runs. Only where kernels are compiled (mla_add_compiled_kernels); header-only, the target
-// is the best that the compiler's flags allow.
+// Which of the linked targets this machine runs. Only where kernels are compiled (mla_add_compiled_kernels); header-only, the
+// target is the best that the compiler's flags allow.
 #pragma once
 
 #include "mla/core/kernel_table.hpp"
@@ -68,7 +68,8 @@ namespace detail {
     std::string known;
     for (const abi::Target* target : linked_targets()) {
         if (full_name(*target) == name) {
-            if (!runs_here(*target)) throw std::invalid_argument("mla: target " + std::string(name) + " does not run on this machine");
+            if (!runs_here(*target))
+                throw std::invalid_argument("mla: target " + std::string(name) + " does not run on this machine");
             return *target;
         }
         known += (known.empty() ? "" : ", ") + full_name(*target);
@@ -80,7 +81,8 @@ namespace detail {
     if (const char* const forced = std::getenv("MLA_TARGET"); forced != nullptr && *forced != '\0') return find_target(forced);
     const abi::Target* best = linked_targets().front();
     for (const abi::Target* target : linked_targets()) {
-        if (target->bytes != sizeof(abi::Target)) throw std::invalid_argument("mla: a linked target is of another version of the library");
+        if (target->bytes != sizeof(abi::Target))
+            throw std::invalid_argument("mla: a linked target is of another version of the library");
         if (runs_here(*target) && !is_second_choice(*target)) best = target;
     }
     return *best;
@@ -112,10 +114,12 @@ namespace detail {
 template <Compute A>
 [[nodiscard]] const abi::Kernels<A>& chosen_kernels() {
     const abi::Target& target = chosen_target();
-    if constexpr (std::is_same_v<A, float>) return target.of_float;
-    else return target.of_double;
+    if constexpr (std::is_same_v<A, float>)
+        return target.of_float;
+    else
+        return target.of_double;
 }
 
 }  // namespace detail
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA
 #endif

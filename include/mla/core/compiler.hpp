@@ -1,9 +1,9 @@
 // What the compiler and its flags allow: the only header that reads their macros.
 //
-// Code that two files of a program compile with different -march must not share a symbol: the linker would keep one of the two, and
-// a file could run instructions that its machine lacks. All of the library therefore lies in an inline namespace that is named after
-// the instruction sets of the file that includes it. Such files link and each runs its own; handing a layer or a cache from one to
-// the other is a link error.
+// Code that two files of a program compile with different -march must not share a symbol: the linker would keep one of the two,
+// and a file could run instructions that its machine lacks. All of the library therefore lies in an inline namespace that is
+// named after the instruction sets of the file that includes it. Such files link and each runs its own; handing a layer or a
+// cache from one to the other is a link error.
 #pragma once
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ != 0) || defined(__ASSOCIATIVE_MATH__)
@@ -116,9 +116,8 @@
 #else
 #define MLA_WORD_AMX
 #endif
-#define MLA_ISA                                                                                                          \
-    MLA_JOIN(MLA_WORD_BASE, MLA_WORD_SSE, MLA_WORD_AVX, MLA_WORD_BMI, MLA_WORD_AVX512, MLA_WORD_VBMI, MLA_WORD_FP16, \
-             MLA_WORD_AMX)
+#define MLA_ISA \
+    MLA_JOIN(MLA_WORD_BASE, MLA_WORD_SSE, MLA_WORD_AVX, MLA_WORD_BMI, MLA_WORD_AVX512, MLA_WORD_VBMI, MLA_WORD_FP16, MLA_WORD_AMX)
 
 // Declared here, so that a program that opens one of them again by its plain name means ours.
 namespace mla::inline MLA_ISA {
@@ -131,4 +130,4 @@ namespace reference {}
 namespace simd {}
 namespace targets {}
 namespace testing {}
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -35,4 +35,4 @@ class EigenExecutor {
     Eigen::ThreadPoolInterface* pool_;
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -30,13 +30,15 @@ template <class Was, class Must>
 /// @throws std::invalid_argument unless `ok`
 template <class Was, class Must>
 void require(bool ok, const char* argument, const Was& was, const Must& must) {
-    if (!ok) [[unlikely]] throw_invalid(argument, was, must);
+    if (!ok) [[unlikely]]
+        throw_invalid(argument, was, must);
 }
 
 /// `value` must equal `expected`, which the message calls `meaning`.
 template <class Value, class Expected>
 void require_equal(const char* argument, const Value& value, const char* meaning, const Expected& expected) {
-    if (value == expected) [[likely]] return;
+    if (value == expected) [[likely]]
+        return;
     std::ostringstream must;
     must << meaning << " = " << expected;
     throw_invalid(argument, value, must.str());
@@ -44,7 +46,8 @@ void require_equal(const char* argument, const Value& value, const char* meaning
 
 template <class Value, class Bound>
 void require_at_least(const char* argument, const Value& value, const Bound& low) {
-    if (value >= low) [[likely]] return;
+    if (value >= low) [[likely]]
+        return;
     std::ostringstream must;
     must << "at least " << low;
     throw_invalid(argument, value, must.str());
@@ -53,7 +56,8 @@ void require_at_least(const char* argument, const Value& value, const Bound& low
 /// `low <= value <= high`.
 template <class Value, class Bound>
 void require_in_range(const char* argument, const Value& value, const Bound& low, const Bound& high) {
-    if (value >= low && value <= high) [[likely]] return;
+    if (value >= low && value <= high) [[likely]]
+        return;
     std::ostringstream must;
     must << "in [" << low << ", " << high << "]";
     throw_invalid(argument, value, must.str());
@@ -62,10 +66,11 @@ void require_in_range(const char* argument, const Value& value, const Bound& low
 /// @throws std::length_error when `needed` items do not fit the `available` ones
 template <class Needed, class Available>
 void require_capacity(const char* argument, const Needed& needed, const Available& available) {
-    if (needed <= available) [[likely]] return;
+    if (needed <= available) [[likely]]
+        return;
     std::ostringstream must;
     must << "at most " << available;
     throw std::length_error(detail::argument_message(argument, needed, must.str()));
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -16,7 +16,8 @@ class IndexFunctionRef {
   public:
     template <class F>
         requires(!std::is_same_v<std::remove_cvref_t<F>, IndexFunctionRef> && std::invocable<F&, Index>)
-    IndexFunctionRef(F&& f) noexcept  // NOLINT(bugprone-forwarding-reference-overload): excluded by the constraint
+    IndexFunctionRef(F&& f)
+    noexcept  // NOLINT(bugprone-forwarding-reference-overload): excluded by the constraint
         : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
           call_([](void* object, Index index) { (*static_cast<std::remove_reference_t<F>*>(object))(index); }) {}
 
@@ -51,7 +52,8 @@ class ExecutorRef {
   public:
     template <class E>
         requires(!std::is_same_v<std::remove_cvref_t<E>, ExecutorRef> && Executor<std::remove_reference_t<E>>)
-    ExecutorRef(E&& executor) noexcept  // NOLINT(bugprone-forwarding-reference-overload): excluded by the constraint
+    ExecutorRef(E&& executor)
+    noexcept  // NOLINT(bugprone-forwarding-reference-overload): excluded by the constraint
         : object_(const_cast<void*>(static_cast<const void*>(std::addressof(executor)))),
           concurrency_(executor.concurrency()),
           run_([](void* object, Index n, IndexFunctionRef f) {
@@ -86,4 +88,4 @@ void for_each_item(ExecutorRef executor, Index items, F&& f) {
     });
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -45,4 +45,4 @@ struct fp8 {
 
 static_assert(std::is_trivially_copyable_v<fp8> && sizeof(fp8) == 1);
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -46,4 +46,4 @@ class FloatEnvironment {
 #endif
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -1,7 +1,7 @@
 // The table of functions that a target is to everything above the kernels, and the plain structs that cross it.
 //
-// They lie outside of the inline namespace of compiler.hpp: a table may come from a file that was compiled for another instruction
-// set. So nothing here has a function of its own that such a file could bring along.
+// They lie outside of the inline namespace of compiler.hpp: a table may come from a file that was compiled for another
+// instruction set. So nothing here has a function of its own that such a file could bring along.
 #pragma once
 
 #include <cstddef>
@@ -19,24 +19,24 @@ struct TileShape {
     Index piece_values;  ///< elements that a worker stages pieces of a block in
 };
 
-/// `rows` rows [tokens × heads] that attend to the same keys, row = token·heads + head: their queries, packed for the score tile, and
-/// their running softmax and output. Arrays have room for whole vectors of rows.
+/// `rows` rows [tokens × heads] that attend to the same keys, row = token·heads + head: their queries, packed for the score tile,
+/// and their running softmax and output. Arrays have room for whole vectors of rows.
 template <class A>
 struct RowGroup {
     Index rows;
-    Index depth;          ///< values of a query: K of the score product
-    Index out_stride;     ///< values of an output, rounded up to whole vectors
-    std::byte* queries;   ///< panels [units of depth, panel rows] of units, or, of few rows, rows [few_rows, depth] of A
-    A* factors;           ///< [padded rows] what scores must still be multiplied by, positive
-    A* max;               ///< [padded rows]
-    A* sum;               ///< [padded rows]
-    A* out;               ///< [padded rows, out_stride], not yet divided by sum
-    Index* visible;       ///< [padded rows] keys a row may see; never descending
-    const bool* tree;     ///< [queries, drafted tokens] whether a query sees a drafted token, or null: the causal rule
-    Index tree_stride;    ///< from query to query
-    Index tree_begin;     ///< position of the first drafted token among the keys
-    Index first_row;      ///< of the group among all rows of the tree's queries
-    Index heads;          ///< rows of a query
+    Index depth;         ///< values of a query: K of the score product
+    Index out_stride;    ///< values of an output, rounded up to whole vectors
+    std::byte* queries;  ///< panels [units of depth, panel rows] of units, or, of few rows, rows [few_rows, depth] of A
+    A* factors;          ///< [padded rows] what scores must still be multiplied by, positive
+    A* max;              ///< [padded rows]
+    A* sum;              ///< [padded rows]
+    A* out;              ///< [padded rows, out_stride], not yet divided by sum
+    Index* visible;      ///< [padded rows] keys a row may see; never descending
+    const bool* tree;    ///< [queries, drafted tokens] whether a query sees a drafted token, or null: the causal rule
+    Index tree_stride;   ///< from query to query
+    Index tree_begin;    ///< position of the first drafted token among the keys
+    Index first_row;     ///< of the group among all rows of the tree's queries
+    Index heads;         ///< rows of a query
 };
 
 /// Packs queries of a group: every `share_count`-th panel, from panel `share` on.
@@ -54,9 +54,9 @@ struct PackQueries {
     Index share_count;
 };
 
-/// A group attends to a block of tokens. Keys are rows of a format, [latent | rope key]; values the first latent_dim values of the
-/// same rows, or of others. Rows of the next block are fetched meanwhile; as many of each are listed as this block has, the last
-/// perhaps not its own.
+/// A group attends to a block of tokens. Keys are rows of a format, [latent | rope key]; values the first latent_dim values of
+/// the same rows, or of others. Rows of the next block are fetched meanwhile; as many of each are listed as this block has, the
+/// last perhaps not its own.
 template <class A>
 struct AttendBlock {
     const RowGroup<A>* group;
@@ -105,7 +105,8 @@ struct ExpandedKernels {
 template <class A>
 struct RowKernels {
     void (*read)(const void* const* from, Index rows, Index latent_dim, Index rope_dim, A* to, Index stride) noexcept;
-    void (*write)(const A* from, Index from_stride, Index rows, Index latent_dim, Index rope_dim, void* to, Index to_stride) noexcept;
+    void (*write)(const A* from, Index from_stride, Index rows, Index latent_dim, Index rope_dim, void* to,
+                  Index to_stride) noexcept;
 };
 
 /// y [rows, columns of the panels] = x [rows, in] · panels [panel_begin, panel_end) of one packed matrix.
@@ -137,8 +138,8 @@ struct NormKernels {
 inline constexpr int cache_formats = 6;
 inline constexpr int weight_formats = 4;
 
-/// All functions of a target for one type computed in. Formats stand in the order of their list, precisions in that of `Precision`;
-/// weights that are computed in another type have none.
+/// All functions of a target for one type computed in. Formats stand in the order of their list, precisions in that of
+/// `Precision`; weights that are computed in another type have none.
 template <class A>
 struct Kernels {
     TileShape shape;

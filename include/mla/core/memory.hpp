@@ -45,4 +45,4 @@ template <class T>
 }
 
 }  // namespace detail
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

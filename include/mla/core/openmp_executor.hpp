@@ -31,4 +31,4 @@ class OpenMPExecutor {
     int threads_;
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

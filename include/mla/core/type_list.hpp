@@ -61,4 +61,4 @@ constexpr void for_each_type(TypeList<Types...> /*list*/, F&& f) {
     (f.template operator()<Types>(), ...);
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

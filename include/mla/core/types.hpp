@@ -35,7 +35,8 @@ namespace detail {
     return static_cast<float>(m) * std::bit_cast<float>(static_cast<std::uint32_t>(127 + exponent) << 23U);
 }
 
-/// The nearest integer to magnitude · 2^scale, ties to even, of a float's magnitude bits below 2^(23 − scale) and of at least 2^-60.
+/// The nearest integer to magnitude · 2^scale, ties to even, of a float's magnitude bits below 2^(23 − scale) and of at least
+/// 2^-60.
 [[nodiscard]] constexpr std::uint32_t nearest_integer(std::uint32_t magnitude, int scale) noexcept {
     const std::uint32_t mantissa = (magnitude & 0x7fffffU) | 0x800000U;
     const int shift = 150 - static_cast<int>(magnitude >> 23U) - scale;  // value = mantissa · 2^(exponent − 150)
@@ -53,7 +54,8 @@ namespace detail {
     const std::uint32_t magnitude = bits & 0x7fffffffU;
     if (magnitude > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U | ((magnitude >> 13U) & 0x1ffU));
     if (magnitude >= 0x477ff000U) return static_cast<std::uint16_t>(sign | 0x7c00U);  // 65520 rounds to infinity
-    if (magnitude < 0x38800000U) return static_cast<std::uint16_t>(sign | nearest_integer(magnitude, 24));  // below 2^-14: of 2^-24
+    if (magnitude < 0x38800000U)
+        return static_cast<std::uint16_t>(sign | nearest_integer(magnitude, 24));  // below 2^-14: of 2^-24
     const std::uint32_t rounded = magnitude + 0xfffU + ((magnitude >> 13U) & 1U);
     return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000U) >> 13U));
 }
@@ -152,4 +154,4 @@ inline constexpr DType dtype_of = std::is_same_v<S, double>  ? DType::f64
 [[nodiscard]] constexpr Index round_up(Index value, Index step) noexcept { return (value + step - 1) / step * step; }
 [[nodiscard]] constexpr Index divide_up(Index value, Index step) noexcept { return (value + step - 1) / step; }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -24,16 +24,16 @@ struct MatrixView {
         : data(pointer), rows(row_count), cols(col_count), stride(row_stride) {}
 
     /// A mutable view reads as a constant one.
-    constexpr operator MatrixView<const T>() const noexcept
-        requires(!std::is_const_v<T>)
-    {
-        return {data, rows, cols, stride};
-    }
+    constexpr operator MatrixView<const T>() const noexcept requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
 
     [[nodiscard]] constexpr T* row(Index index) const noexcept { return data + index * stride; }
     [[nodiscard]] constexpr T& operator()(Index r, Index c) const noexcept { return row(r)[c]; }
-    [[nodiscard]] constexpr MatrixView columns(Index begin, Index count) const noexcept { return {data + begin, rows, count, stride}; }
-    [[nodiscard]] constexpr MatrixView row_range(Index begin, Index count) const noexcept { return {row(begin), count, cols, stride}; }
+    [[nodiscard]] constexpr MatrixView columns(Index begin, Index count) const noexcept {
+        return {data + begin, rows, count, stride};
+    }
+    [[nodiscard]] constexpr MatrixView row_range(Index begin, Index count) const noexcept {
+        return {row(begin), count, cols, stride};
+    }
 };
 
 /// Values a head and token, [tokens, heads, dim]: queries on the way in, outputs on the way out.
@@ -59,13 +59,13 @@ struct HeadsView {
           token_stride(stride_of_token),
           head_stride(stride_of_head) {}
 
-    constexpr operator HeadsView<const T>() const noexcept
-        requires(!std::is_const_v<T>)
-    {
+    constexpr operator HeadsView<const T>() const noexcept requires(!std::is_const_v<T>) {
         return {data, tokens, heads, dim, token_stride, head_stride};
     }
 
-    [[nodiscard]] constexpr T* at(Index token, Index head) const noexcept { return data + token * token_stride + head * head_stride; }
+    [[nodiscard]] constexpr T* at(Index token, Index head) const noexcept {
+        return data + token * token_stride + head * head_stride;
+    }
     /// All tokens of one head as a matrix [tokens, dim].
     [[nodiscard]] constexpr MatrixView<T> head(Index index) const noexcept { return {at(0, index), tokens, dim, token_stride}; }
     [[nodiscard]] constexpr HeadsView token_range(Index begin, Index count) const noexcept {
@@ -158,4 +158,4 @@ struct TensorRef {
     }
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -92,4 +92,4 @@ class Workspace {
     bool fixed_ = false;
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

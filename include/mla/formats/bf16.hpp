@@ -7,8 +7,8 @@ namespace mla::inline MLA_ISA {
 
 template <>
 struct Format<bf16> : detail::StorageFormat<bf16> {
-    /// Two are what one instruction multiplies and adds where there is one, and elsewhere widen to float by a shift or a mask, where
-    /// those of one k would take a shuffle besides.
+    /// Two are what one instruction multiplies and adds where there is one, and elsewhere widen to float by a shift or a mask,
+    /// where those of one k would take a shuffle besides.
     static constexpr int panel_interleave = 2;
 
     template <class Target, Compute A, Precision P>
@@ -23,7 +23,8 @@ struct Format<bf16> : detail::StorageFormat<bf16> {
     static constexpr bool whole_blocks = !in_place<Operand> && detail::StorageFormat<bf16>::whole_blocks<Target, Operand>;
 
     template <class Target, class Operand, class Unit>
-    static void stage_key(const RowFormat<bf16>& format, const bf16* row, Index first, Index count, Unit* units, float* step) noexcept {
+    static void stage_key(const RowFormat<bf16>& format, const bf16* row, Index first, Index count, Unit* units,
+                          float* step) noexcept {
         if constexpr (std::is_same_v<Unit, simd::Bf16Pair>) {
             auto* const values = reinterpret_cast<bf16*>(units);
             std::copy_n(row + first, count, values);
@@ -44,4 +45,4 @@ struct Format<bf16> : detail::StorageFormat<bf16> {
     }
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

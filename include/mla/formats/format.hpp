@@ -92,7 +92,8 @@ struct StorageFormat {
     /// With few registers pieces have twice as many vectors (bf16, 16 heads: 5 % dearer by pieces with AVX2, 9 % cheaper with
     /// AVX-512).
     template <class Target, class Operand>
-    static constexpr bool whole_blocks = !in_place<Operand> && (Target::registers == 16 || std::is_same_v<typename Operand::Sum, double>);
+    static constexpr bool whole_blocks =
+        !in_place<Operand> && (Target::registers == 16 || std::is_same_v<typename Operand::Sum, double>);
 
     /// Values [first, first + count) of a key.
     template <class Target, class Operand, class Unit>
@@ -107,4 +108,4 @@ struct StorageFormat {
 };
 
 }  // namespace detail
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -21,4 +21,4 @@ static_assert(length_of<CacheTypes> == abi::cache_formats && length_of<StorageTy
 template <class C>
 concept Quantised = is_listed<C, QuantisedTypes>;
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -8,4 +8,4 @@ namespace mla::inline MLA_ISA {
 template <>
 struct Format<fp16> : detail::StorageFormat<fp16> {};
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

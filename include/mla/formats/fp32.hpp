@@ -8,4 +8,4 @@ namespace mla::inline MLA_ISA {
 template <>
 struct Format<float> : detail::StorageFormat<float> {};
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -8,4 +8,4 @@ namespace mla::inline MLA_ISA {
 template <>
 struct Format<double> : detail::StorageFormat<double> {};
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -1,4 +1,5 @@
-// e4m3 with a scale for each 128 latent values. With Dc 512 and Dr 64 a row is FlashMLA's of 656 bytes (its README, "FP8 KV cache").
+// e4m3 with a scale for each 128 latent values. With Dc 512 and Dr 64 a row is FlashMLA's of 656 bytes (its README, "FP8 KV
+// cache").
 #pragma once
 
 #include "mla/formats/scaled_format.hpp"
@@ -10,9 +11,10 @@ struct Format<fp8> : detail::ScaledFormat<fp8, 128, 448> {
     static constexpr const char* name = "fp8";
 
     template <class Target, Compute A, Precision P>
-    using Operand = std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Rounded, operands::Plain<A>>;
+    using Operand =
+        std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Rounded, operands::Plain<A>>;
 
     [[nodiscard]] static fp8 nearest(float value) noexcept { return fp8(value); }
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -1,6 +1,6 @@
-// Signed bytes with one scale a token: RMSNorm leaves the values of a latent alike, so that a scale for each 128 would lower the error
-// by an eighth only, from 0.74 % to 0.65 % of N(0, 1) values. Multiplied as integers of 16 bits, whose sums are exact: the bytes as
-// they are, rope keys, queries and probabilities as multiples of a step.
+// Signed bytes with one scale a token: RMSNorm leaves the values of a latent alike, so that a scale for each 128 would lower the
+// error by an eighth only, from 0.74 % to 0.65 % of N(0, 1) values. Multiplied as integers of 16 bits, whose sums are exact: the
+// bytes as they are, rope keys, queries and probabilities as multiples of a step.
 #pragma once
 
 #include "mla/formats/scaled_format.hpp"
@@ -12,16 +12,21 @@ struct Format<int8> : detail::ScaledFormat<int8, std::numeric_limits<Index>::max
     static constexpr const char* name = "int8";
 
     template <class Target, Compute A, Precision P>
-    using Operand = std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Int16Pairs, operands::Plain<A>>;
+    using Operand =
+        std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Int16Pairs, operands::Plain<A>>;
 
     [[nodiscard]] static int8 nearest(float value) noexcept { return int8(static_cast<std::int8_t>(std::nearbyint(value))); }
 
     /// What the bytes of a token's latent stand for.
-    [[nodiscard]] static float latent_step(const RowFormat<int8>& format, const int8* row) noexcept { return scale(format, row, 0); }
+    [[nodiscard]] static float latent_step(const RowFormat<int8>& format, const int8* row) noexcept {
+        return scale(format, row, 0);
+    }
 
-    /// Values [first, first + count) of a key, where the latent and the rope key begin with a unit each, and the step of the latter.
+    /// Values [first, first + count) of a key, where the latent and the rope key begin with a unit each, and the step of the
+    /// latter.
     template <class Target, class Operand, class Unit>
-    static void stage_key(const RowFormat<int8>& format, const int8* row, Index first, Index count, Unit* units, float* rope_step) noexcept {
+    static void stage_key(const RowFormat<int8>& format, const int8* row, Index first, Index count, Unit* units,
+                          float* rope_step) noexcept {
         auto* const target = reinterpret_cast<std::int16_t*>(units);
         const Index rope = round_up(format.latent_dim, Operand::values_per_unit);
         // What is beside an odd last value meets a query's 0.
@@ -39,4 +44,4 @@ struct Format<int8> : detail::ScaledFormat<int8, std::numeric_limits<Index>::max
     }
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -77,7 +77,8 @@ struct Bf16Pairs {
     }
     /// Of two tokens, side by side.
     template <class Target>
-    static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, float>& first, simd::Batch<Target, float>& second, Unit* units) {
+    static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, float>& first, simd::Batch<Target, float>& second,
+                                              Unit* units) {
         simd::Atoms<Target>::round_to_pairs(first, second).store_unaligned(simd::words(units));
     }
 };
@@ -98,14 +99,14 @@ struct Int16Pairs {
 
     /// Units of two tokens' p · weight, with weights of at most probability_range.
     template <class Target>
-    static MLA_ALWAYS_INLINE void store_units(const simd::Batch<Target, float>& first,
-                                                      const simd::Batch<Target, float>& second, Unit* units) {
+    static MLA_ALWAYS_INLINE void store_units(const simd::Batch<Target, float>& first, const simd::Batch<Target, float>& second,
+                                              Unit* units) {
         simd::pair_lanes<Target>(first, second).store_unaligned(simd::words(units));
     }
 };
 
-/// Units of a key or a query of `depth` values. Where they are integers the latent and the rope key have steps of their own, and so
-/// units of their own.
+/// Units of a key or a query of `depth` values. Where they are integers the latent and the rope key have steps of their own, and
+/// so units of their own.
 template <class Operand>
 [[nodiscard]] constexpr Index units_of(Index depth, Index latent_dim) noexcept {
     constexpr Index each = Operand::values_per_unit;
@@ -170,4 +171,4 @@ class Query {
     simd::Steps steps_;
 };
 
-}  // namespace mla::operands
+}  // namespace mla::inline MLA_ISA::operands

@@ -19,7 +19,8 @@ void write_cache_rows(const A* from, Index from_stride, Index rows, Index latent
                       Index to_stride) noexcept {
     const FloatEnvironment environment;
     for (Index r = 0; r < rows; ++r)
-        Format<C>::template write<Target>(RowFormat<C>{latent_dim, rope_dim}, from + r * from_stride, static_cast<C*>(to) + r * to_stride);
+        Format<C>::template write<Target>(RowFormat<C>{latent_dim, rope_dim}, from + r * from_stride,
+                                          static_cast<C*>(to) + r * to_stride);
 }
 
 template <class Target, Compute A, CacheElement C>
@@ -34,7 +35,7 @@ template <Compute A, CacheElement C>
 #endif
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail
 
 namespace mla::inline MLA_ISA {
 
@@ -51,4 +52,4 @@ void read_row(const RowFormat<C>& format, const C* row, A* token) {
     detail::row_kernels<A, C>().read(rows, 1, format.latent_dim, format.rope_dim, token, 0);
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

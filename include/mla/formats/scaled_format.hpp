@@ -93,4 +93,4 @@ struct ScaledFormat {
     }
 };
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -188,4 +188,4 @@ class Checkpoint {
     std::uint64_t total_ = 0;
 };
 
-}  // namespace mla::io
+}  // namespace mla::inline MLA_ISA::io

@@ -126,4 +126,4 @@ class CheckpointIndexReader {
     return std::move(reader.weight_map);
 }
 
-}  // namespace mla::io
+}  // namespace mla::inline MLA_ISA::io

@@ -57,4 +57,4 @@ template <class Error>
 }
 
 }  // namespace detail
-}  // namespace mla::io
+}  // namespace mla::inline MLA_ISA::io

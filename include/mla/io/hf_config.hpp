@@ -317,4 +317,4 @@ template <class Parse>
     return detail::parse_named(detail::read_json(path), path.string(), parse_mistral_params);
 }
 
-}  // namespace mla::io
+}  // namespace mla::inline MLA_ISA::io

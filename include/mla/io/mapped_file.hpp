@@ -70,4 +70,4 @@ class MappedFile {
     std::size_t size_ = 0;
 };
 
-}  // namespace mla::io
+}  // namespace mla::inline MLA_ISA::io

@@ -142,4 +142,4 @@ class Safetensors {
     std::map<std::string, mla::detail::AlignedArray<std::byte>, std::less<>> copies_;
 };
 
-}  // namespace mla::io
+}  // namespace mla::inline MLA_ISA::io

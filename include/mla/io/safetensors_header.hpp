@@ -237,4 +237,4 @@ inline void check_tensor_layout(const std::string& file, const TensorTable& tens
 }
 
 }  // namespace detail
-}  // namespace mla::io
+}  // namespace mla::inline MLA_ISA::io

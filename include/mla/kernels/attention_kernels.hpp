@@ -1,4 +1,5 @@
-// The attention kernels of the target that calls run on: linked ones, or those of `targets::native`, which are then called directly.
+// The attention kernels of the target that calls run on: linked ones, or those of `targets::native`, which are then called
+// directly.
 #pragma once
 
 #include "mla/core/chosen_target.hpp"
@@ -46,4 +47,4 @@ template <Compute A, CacheElement C>
 }
 #endif
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

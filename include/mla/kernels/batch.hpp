@@ -123,4 +123,4 @@ void check_batch(const HeadsView<const A>& q, const Batch& caches, std::span<con
 }
 
 }  // namespace detail
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -105,8 +105,8 @@ template <Compute A>
 template <Compute A>
 [[nodiscard]] std::size_t absorbed_workspace_bytes(const BatchLimits& limits, Index heads, Index latent_dim, Index rope_dim,
                                                    Index concurrency) {
-    const auto totals = detail::SegmentTotals<A>::bound(detail::tile_shape<A>().lanes, limits.requests, limits.queries, heads, latent_dim + rope_dim,
-                                                              limits.shared_prefix);
+    const auto totals = detail::SegmentTotals<A>::bound(detail::tile_shape<A>().lanes, limits.requests, limits.queries, heads,
+                                                        latent_dim + rope_dim, limits.shared_prefix);
     Arena counter;
     const Index staged = detail::staged_blocks<A>(latent_dim + rope_dim);
     static_cast<void>(detail::SplitScratch<A>::carve(counter, totals, latent_dim, staged, concurrency));
@@ -182,4 +182,4 @@ void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, const Batch& ca
     detail::run_call<A>(requests + (prefix ? 1 : 0), prefix, call, workspace, executor, source, segment);
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -1,5 +1,5 @@
-// Runs the segments of a call: packs queries, lets workers take items, walks over the blocks of each, and merges partial results in
-// the order of the keys. Every form of attention is this, over a block source of its own.
+// Runs the segments of a call: packs queries, lets workers take items, walks over the blocks of each, and merges partial results
+// in the order of the keys. Every form of attention is this, over a block source of its own.
 #pragma once
 
 #include <cmath>
@@ -34,14 +34,15 @@ struct SplitItem {
     A* scores = nullptr;
 };
 
-/// Where keys and values come from, a block at a time: a cache, in one piece or in pages; a head's keys and values; a cache that is
-/// decompressed.
+/// Where keys and values come from, a block at a time: a cache, in one piece or in pages; a head's keys and values; a cache that
+/// is decompressed.
 ///
-/// `rows(range)` lists the first block of a range; a listing has `size()`, its tokens, and `cover(other)`, which makes every index of
-/// `other` valid in it. `attend(item, rows, begin, next)` lets an item attend to the tokens from key `begin` on, and fetches `next`.
-/// `pack(call)` packs queries for `attend`. `staged_elements()`: what a worker needs for itself.
+/// `rows(range)` lists the first block of a range; a listing has `size()`, its tokens, and `cover(other)`, which makes every
+/// index of `other` valid in it. `attend(item, rows, begin, next)` lets an item attend to the tokens from key `begin` on, and
+/// fetches `next`. `pack(call)` packs queries for `attend`. `staged_elements()`: what a worker needs for itself.
 template <class S, class A>
-concept BlockSource = requires(const S& source, const SplitItem<A>& item, const abi::PackQueries<A>& call, const KeyRange& range) {
+concept BlockSource = requires(const S& source, const SplitItem<A>& item, const abi::PackQueries<A>& call,
+                               const KeyRange& range) {
     source.rows(range).cover(source.rows(range));
     { source.rows(range).size() } -> std::same_as<Index>;
     source.attend(item, source.rows(range), range.begin, source.rows(range));
@@ -371,4 +372,4 @@ inline void check_plan(const SplitPlan& plan, Index streams, Index rows, Index k
     require_equal("plan.keys", plan.keys, "cache.length", keys);
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

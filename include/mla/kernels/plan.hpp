@@ -117,7 +117,8 @@ inline void validate(const ExpandedPlan& plan) {
     require_at_least("plan.queries", plan.queries, Index{0});
     require_at_least("plan.heads", plan.heads, Index{1});
     require_in_range("plan.group_queries", plan.group_queries, Index{1}, std::max<Index>(plan.queries, 1));
-    require_in_range("plan.heads * plan.queries", static_cast<double>(plan.heads) * static_cast<double>(plan.queries), 0.0, most_plan_rows);
+    require_in_range("plan.heads * plan.queries", static_cast<double>(plan.heads) * static_cast<double>(plan.queries), 0.0,
+                     most_plan_rows);
 }
 
 /// A plan for `queries` tokens of `heads` heads. All queries of a head share its decompressed keys, up to 4096 (2 MiB of
@@ -129,4 +130,4 @@ inline void validate(const ExpandedPlan& plan) {
     return {queries, heads, std::clamp<Index>(wanted, std::clamp<Index>(queries, 1, 512), 4096)};
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

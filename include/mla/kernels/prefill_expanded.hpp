@@ -49,7 +49,9 @@ struct ExpandedBlocks {
         const Index count = rows.size();
         const Index nope = weights.key.out();
         const Index value_dim = weights.value.out();
-        const auto staged = [](A* memory, Index tokens, Index dim) { return MatrixView<A>(memory, tokens, dim, staged_stride<A>(dim)); };
+        const auto staged = [](A* memory, Index tokens, Index dim) {
+            return MatrixView<A>(memory, tokens, dim, staged_stride<A>(dim));
+        };
         const auto rows_read = staged(item.staged, count, cache.row_dim());
         const auto keys = staged(rows_read.data + detail::staged_elements<A>(cache.row_dim()), count, key_dim());
         const auto values = staged(keys.data + detail::staged_elements<A>(key_dim()), count, value_dim);
@@ -149,8 +151,9 @@ template <Compute A>
 ///
 /// q [T, H, Dn+Dr]: nope, then rotated rope. cache: L rows [latent | rope key]; the queries' own tokens are its last.
 /// out [T, H, Dv]. lse [T, H] natural logarithm, or an empty view. out and lse do not overlap the inputs. sinks [H]: a logit a
-/// head that takes its share of the softmax and has no value, or empty; the LSE leaves it out. Under Precision::operand latents are
-/// rounded to bf16 where the weights are bf16, and queries, keys, probabilities and values where the cache is bf16 or narrower.
+/// head that takes its share of the softmax and has no value, or empty; the LSE leaves it out. Under Precision::operand latents
+/// are rounded to bf16 where the weights are bf16, and queries, keys, probabilities and values where the cache is bf16 or
+/// narrower.
 ///
 /// A block of the cache is decompressed, attended to and forgotten before the next, so that scratch does not grow with L but with
 /// the plan's `group_queries`, the caller's to set: every group decompresses the cache anew. Allocates only when the workspace
@@ -184,4 +187,4 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
     prefill_expanded(q, cache, weights, scale, out, lse, workspace, executor, plan_expanded(q.tokens, q.heads), sinks, precision);
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -86,4 +86,4 @@ void check_attention(const HeadsView<const A>& q, A scale, const HeadsView<A>& o
     require_at_least("lse.stride", lse.stride, lse.cols);
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -48,4 +48,4 @@ template <class View>
     return list;
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

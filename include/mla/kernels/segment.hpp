@@ -33,8 +33,8 @@ struct Segment {
 /// Rows that are merged at a time.
 inline constexpr Index merge_rows = 4;
 
-/// What the segments of a call add up to, for any number of keys. Segments of one range of keys, in a call without a prefix, have no
-/// part in what is merged: a worker finishes their rows where it computes them.
+/// What the segments of a call add up to, for any number of keys. Segments of one range of keys, in a call without a prefix, have
+/// no part in what is merged: a worker finishes their rows where it computes them.
 template <Compute A>
 struct SegmentTotals {
     Index lanes = 1;      ///< rows in a vector of the target
@@ -147,4 +147,4 @@ inline void list_items(const Segment* segments, Index count, WorkItem* items) no
     });
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -29,8 +29,8 @@ template <Storage S>
 }
 
 template <Compute A, Storage S>
-void multiply_panels(const abi::LinearKernels<A>& kernels, const MatrixView<const A>& x, const PackedMatrix<S>& weight, Index index,
-                     Index panel_begin, Index panel_end, const MatrixView<A>& y) noexcept {
+void multiply_panels(const abi::LinearKernels<A>& kernels, const MatrixView<const A>& x, const PackedMatrix<S>& weight,
+                     Index index, Index panel_begin, Index panel_end, const MatrixView<A>& y) noexcept {
     const abi::MultiplyPanels<A> call{.x = x.data,
                                       .x_stride = x.stride,
                                       .y = y.data,
@@ -55,8 +55,8 @@ void linear_panels(MatrixView<const A> x, const PackedMatrix<S>& weight, Index i
     detail::multiply_panels(detail::linear_kernels<S>(precision), x, weight, index, panel_begin, panel_end, y);
 }
 
-/// y [T, out] = x [T, in] · W (+ bias [out], when not null). Under Precision::operand x is rounded to bf16 where W is bf16. y does not
-/// overlap x.
+/// y [T, out] = x [T, in] · W (+ bias [out], when not null). Under Precision::operand x is rounded to bf16 where W is bf16. y
+/// does not overlap x.
 template <Compute A, Storage S>
 void linear(MatrixView<const A> x, const PackedMatrix<S>& weight, const A* bias, MatrixView<A> y, ExecutorRef executor,
             Precision precision = Precision::operand) noexcept {
@@ -84,4 +84,4 @@ void linear_heads(HeadsView<const A> x, const PackedMatrix<S>& weight, HeadsView
     });
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

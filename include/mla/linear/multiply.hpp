@@ -33,8 +33,8 @@ inline constexpr Index linear_prefetch_step = Target::registers == 32 ? 24 : 16;
 /// k of a piece: a tile's 12 rows of activations (24 KiB of float) stay in L1 while the panels of a piece pass by.
 inline constexpr Index linear_piece_k = 512;
 
-/// Columns of a piece of what is multiplied in an operand's units: 256 KiB of float or of pairs, read from L2 by all tiles of rows
-/// but the first.
+/// Columns of a piece of what is multiplied in an operand's units: 256 KiB of float or of pairs, read from L2 by all tiles of
+/// rows but the first.
 template <class Operand>
 inline constexpr Index linear_piece_columns = 128 * Operand::values_per_unit;
 
@@ -111,7 +111,7 @@ void multiply_tiles(const typename Operand::Unit* x, Index x_stride, const Weigh
             const PanelRows<S, Weight> weights{reinterpret_cast<const Weight*>(first), panel_elements};
             const Index columns = std::min(y.cols - column, width);
             multiply_tile<Target, M, N>(divide_up(piece.depth(), each), x, x_stride, weights,
-                                      MatrixView<A>(y.data + column, M, columns, y.stride), piece.k_begin > 0, next);
+                                        MatrixView<A>(y.data + column, M, columns, y.stride), piece.k_begin > 0, next);
         }
     };
     tiles(std::integral_constant<int, widest>{});
@@ -147,7 +147,7 @@ void multiply_piece(const MatrixView<const A>& x, const WeightPiece<S>& piece, c
     const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
         for (; row + M <= x.rows; row += M)
             multiply_rows<Target, Operand, M>(MatrixView<const A>(x.row(row), M, x.cols, x.stride), piece,
-                                      MatrixView<A>(y.row(row), M, y.cols, y.stride), fetch);
+                                              MatrixView<A>(y.row(row), M, y.cols, y.stride), fetch);
     };
     tiles(std::integral_constant<int, widest>{});
     if constexpr (widest > 8) tiles(std::integral_constant<int, 8>{});
@@ -170,8 +170,8 @@ template <Storage S>
     return next;
 }
 
-/// y = x · panels of a matrix, its weights of S in an operand. Every element is summed in the same order, however the work is cut:
-/// over pieces of k, and k in a piece, ascending.
+/// y = x · panels of a matrix, its weights of S in an operand. Every element is summed in the same order, however the work is
+/// cut: over pieces of k, and k in a piece, ascending.
 template <class Target, class Operand, Storage S, Compute A>
 void multiply_panels(const abi::MultiplyPanels<A>* call) noexcept {
     const FloatEnvironment environment;
@@ -200,4 +200,4 @@ template <class Target, Storage S, Precision P>
 inline constexpr abi::LinearKernels<compute_t<S>> linear_of{
     multiply_panels<Target, operands::OperandOf<Target, compute_t<S>, S, P>, S, compute_t<S>>};
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

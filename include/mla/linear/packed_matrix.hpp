@@ -68,8 +68,8 @@ class PackedMatrix {
         constexpr Index block = 64;
         for (Index panel = 0; panel < panels(); ++panel) {
             S* const target = data_.get() + (index * panels() + panel) * panel_elements();
-            std::fill(target + in_ / Format<S>::panel_interleave * Format<S>::panel_interleave * panel_columns<S>, target + panel_elements(),
-                      S(0.0F));
+            std::fill(target + in_ / Format<S>::panel_interleave * Format<S>::panel_interleave * panel_columns<S>,
+                      target + panel_elements(), S(0.0F));
             const Index first = panel * panel_columns<S>;
             const Index columns = std::min(panel_columns<S>, out_ - first);
             for (Index begin = 0; begin < in_; begin += block) {
@@ -88,4 +88,4 @@ class PackedMatrix {
     detail::AlignedArray<S> data_;
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -17,4 +17,4 @@ template <Storage S>
     return round_up(in, Index{Format<S>::panel_interleave}) * panel_columns<S>;
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

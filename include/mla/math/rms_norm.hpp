@@ -55,4 +55,4 @@ void rms_norm(MatrixView<A> x, const A* weight, double eps, double multiplier = 
     kernels.rms_norm(x.data, x.stride, x.rows, x.cols, weight, eps, multiplier);
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

@@ -99,4 +99,4 @@ class RotaryEmbedding {
     std::vector<double> frequencies_;
 };
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

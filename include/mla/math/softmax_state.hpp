@@ -59,4 +59,4 @@ void merge(MatrixView<A> out, A* lse, MatrixView<const A> other_out, const A* ot
     }
 }
 
-}  // namespace mla
+}  // namespace mla::inline MLA_ISA

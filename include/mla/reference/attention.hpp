@@ -126,4 +126,4 @@ using Visible = std::function<bool(Index, Index)>;
     return result;
 }
 
-}  // namespace mla::reference
+}  // namespace mla::inline MLA_ISA::reference

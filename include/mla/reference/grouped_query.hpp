@@ -50,4 +50,4 @@ inline void rotate_heads(const Rope& rope, Index dim, std::span<const std::int64
     return linear(reshape(attended.output, T, H * D), to_matrix(layer.o_proj));
 }
 
-}  // namespace mla::reference
+}  // namespace mla::inline MLA_ISA::reference

@@ -145,4 +145,4 @@ enum class Form : std::uint8_t {
     return project_output(config, weights, attended.output);
 }
 
-}  // namespace mla::reference
+}  // namespace mla::inline MLA_ISA::reference

@@ -90,4 +90,4 @@ inline void append_rows(Matrix& matrix, const Matrix& rows) {
     return y;
 }
 
-}  // namespace mla::reference
+}  // namespace mla::inline MLA_ISA::reference

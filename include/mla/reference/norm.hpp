@@ -16,4 +16,4 @@ inline void rms_norm(Matrix& x, const Matrix& weight, double eps) {
     }
 }
 
-}  // namespace mla::reference
+}  // namespace mla::inline MLA_ISA::reference

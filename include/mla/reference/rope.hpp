@@ -100,4 +100,4 @@ inline void rotate(const Rope& rope, Index dim, std::int64_t position, double* v
     return 1.0 + config.position_scale.beta * std::log(1.0 + periods);
 }
 
-}  // namespace mla::reference
+}  // namespace mla::inline MLA_ISA::reference

@@ -16,7 +16,8 @@ struct EmulatedAtoms : PortableAtoms<Target> {
     using Portable = PortableAtoms<Target>;
 
     template <Compute A>
-    static MLA_NEVER_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b, const Batch<Target, A>& c) {
+    static MLA_NEVER_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b,
+                                                 const Batch<Target, A>& c) {
         return Portable::template fma<A>(a, b, c);
     }
     template <Compute A>
@@ -28,8 +29,8 @@ struct EmulatedAtoms : PortableAtoms<Target> {
                                                           const PackedBatch<Target>& b) {
         return Portable::dot_bf16(sum, a, b);
     }
-    static MLA_NEVER_INLINE Batch<Target, std::int32_t> dot_s16(const Batch<Target, std::int32_t>& sum, const PackedBatch<Target>& a,
-                                                                const PackedBatch<Target>& b) {
+    static MLA_NEVER_INLINE Batch<Target, std::int32_t> dot_s16(const Batch<Target, std::int32_t>& sum,
+                                                                const PackedBatch<Target>& a, const PackedBatch<Target>& b) {
         return Portable::dot_s16(sum, a, b);
     }
     static MLA_NEVER_INLINE Batch<Target, float> round_operand(const Batch<Target, float>& values) {
@@ -81,13 +82,15 @@ struct AtomsOf<targets::avx512_bf16> {
 
 /// a · b + c, rounded once on every target.
 template <class Target, Compute A>
-[[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b, const Batch<Target, A>& c) {
+[[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b,
+                                                     const Batch<Target, A>& c) {
     return Atoms<Target>::template fma<A>(a, b, c);
 }
 
 /// a · b + c, rounded twice on every target.
 template <class Target>
-[[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, float> multiply_then_add(const Batch<Target, float>& a, const Batch<Target, float>& b,
+[[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, float> multiply_then_add(const Batch<Target, float>& a,
+                                                                       const Batch<Target, float>& b,
                                                                        const Batch<Target, float>& c) {
     return rounded(a * b) + c;
 }
@@ -150,4 +153,4 @@ MLA_ALWAYS_INLINE void store(S* target, const Batch<Target, A>& value) {
     }
 }
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

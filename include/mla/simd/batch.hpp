@@ -10,8 +10,8 @@ namespace mla::inline MLA_ISA::simd {
 template <class Target, class A>
 using Batch = typename Target::template batch<A>;
 
-/// Lanes that each hold two bf16, two int16 or four bytes, the first in the lowest bits. Setting all lanes to one value broadcasts
-/// a group of neighbours.
+/// Lanes that each hold two bf16, two int16 or four bytes, the first in the lowest bits. Setting all lanes to one value
+/// broadcasts a group of neighbours.
 template <class Target>
 using PackedBatch = Batch<Target, std::uint32_t>;
 
@@ -88,4 +88,4 @@ MLA_ALWAYS_INLINE Vector rounded([[maybe_unused]] Vector vector) {
     return vector;
 }
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

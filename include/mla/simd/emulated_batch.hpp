@@ -93,4 +93,4 @@ template <std::size_t N>
     return EmulatedBatch<float, N>([&](std::size_t i) { return static_cast<float>(a.lane[i]); });
 }
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

@@ -11,7 +11,7 @@
 namespace mla::inline MLA_ISA::simd {
 
 /// eˣ for x of at most 88, as differences from a maximum are: exactly 1 at 0, and 0 below −87.3, where floats lose their bits.
-/// NaN stays NaN. Floats err by at most 1.5 units in the last place (1 with FMA). 
+/// NaN stays NaN. Floats err by at most 1.5 units in the last place (1 with FMA).
 template <class Target, Compute A>
 [[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, A> exp(const Batch<Target, A>& x) noexcept {
     if constexpr (std::is_same_v<A, float>) {
@@ -20,7 +20,8 @@ template <class Target, Compute A>
         // x = n ln 2 + r, with ln 2 in two parts, the first of which n multiplies exactly
         const Integers n = nearbyint_as_int(x * Batch(0x1.715476p+0F));
         const Batch whole = to_float(n);
-        const Batch r = simd::fma<Target, float>(whole, Batch(-0x1.7f7d1cp-20F), simd::fma<Target, float>(whole, Batch(-0x1.62e4p-1F), x));
+        const Batch r =
+            simd::fma<Target, float>(whole, Batch(-0x1.7f7d1cp-20F), simd::fma<Target, float>(whole, Batch(-0x1.62e4p-1F), x));
         // The minimax polynomial of degree 6 that begins 1 + r: it errs by less than 4e-9 for |r| up to half of ln 2.
         Batch p(0x1.6a23dp-10F);
         for (const float c : {0x1.123a2p-7F, 0x1.5558f2p-5F, 0x1.555492p-3F, 0x1.fffffcp-2F, 1.0F, 1.0F})
@@ -36,4 +37,4 @@ template <class Target, Compute A>
     }
 }
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

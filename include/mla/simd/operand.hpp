@@ -70,4 +70,4 @@ template <Storage To, Storage From>
     }
 }
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

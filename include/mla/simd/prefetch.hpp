@@ -71,4 +71,4 @@ class Prefetch {
     Index due_ = 0;   ///< lines that the steps so far have not fetched
 };
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

@@ -61,4 +61,4 @@ void widen(const int8* bytes, Index count, std::int16_t* wide) noexcept {
     for (Index i = Atoms<Target>::widen(bytes, count, wide); i < count; ++i) wide[i] = bytes[i].bits;
 }
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

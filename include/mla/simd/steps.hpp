@@ -36,7 +36,8 @@ struct Steps {
 
 /// Pairs two vectors of integers of at most ±32767 lane by lane.
 template <class Target>
-[[nodiscard]] MLA_ALWAYS_INLINE PackedBatch<Target> pair_lanes(const Batch<Target, float>& first, const Batch<Target, float>& second) {
+[[nodiscard]] MLA_ALWAYS_INLINE PackedBatch<Target> pair_lanes(const Batch<Target, float>& first,
+                                                               const Batch<Target, float>& second) {
     using Bits = PackedBatch<Target>;
     const auto low = std::bit_cast<Bits>(nearbyint_as_int(first));
     const auto high = std::bit_cast<Bits>(nearbyint_as_int(second));
@@ -55,4 +56,4 @@ void quantise(const S* values, Index count, const Steps& steps, std::int16_t* nu
     for (Index i = whole; i < count; ++i) numbers[i] = steps.round(convert<float>(values[i]));
 }
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

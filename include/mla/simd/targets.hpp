@@ -105,4 +105,4 @@ using native = avx2;
 using native = generic;
 #endif
 
-}  // namespace mla::targets
+}  // namespace mla::inline MLA_ISA::targets

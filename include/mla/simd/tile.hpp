@@ -118,7 +118,8 @@ struct Tile {
     MLA_ALWAYS_INLINE void add_to_scaled(A* c, Index stride, const A* factor) const {
         each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             A* cell = c + m * stride + n * width;
-            simd::fma<Target, A>(Batch<Target, A>::load_unaligned(cell), Batch<Target, A>(factor[m]), value).store_unaligned(cell);
+            simd::fma<Target, A>(Batch<Target, A>::load_unaligned(cell), Batch<Target, A>(factor[m]), value)
+                .store_unaligned(cell);
         });
     }
 
@@ -155,11 +156,11 @@ struct Tile {
         });
     }
 
-    /// Adds the products for k in [0, depth), in units, and moves a and b on past them. The vector of B[k, n …] lies at b.row(k) +
-    /// b.offset(n), or is interleaved there with the next k's, or, of Rows::by_parity, split with its neighbour by parity.
+    /// Adds the products for k in [0, depth), in units, and moves a and b on past them. The vector of B[k, n …] lies at b.row(k)
+    /// + b.offset(n), or is interleaved there with the next k's, or, of Rows::by_parity, split with its neighbour by parity.
     ///
-    /// Pairs are added in order. In a pass of single values the second of every two comes first: so does VDPBF16PS add those of a pair,
-    /// and as products of two bf16 are exact in float, a target without it makes the very sums of one that has it.
+    /// Pairs are added in order. In a pass of single values the second of every two comes first: so does VDPBF16PS add those of a
+    /// pair, and as products of two bf16 are exact in float, a target without it makes the very sums of one that has it.
     template <class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand& a, Rows& b) {
         constexpr int interleave = Rows::interleave;
@@ -167,7 +168,8 @@ struct Tile {
         constexpr int rest = std::max(interleave, swap + 1);
 #pragma GCC unroll 1
         for (; depth >= Operand::pass; depth -= Operand::pass) {
-            unroll<Operand::pass>([&](auto k) MLA_ALWAYS_INLINE_LAMBDA { multiply_row<(k ^ swap) % interleave>(k ^ swap, a, b); });
+            unroll<Operand::pass>([&](auto k)
+                                      MLA_ALWAYS_INLINE_LAMBDA { multiply_row<(k ^ swap) % interleave>(k ^ swap, a, b); });
             a.advance(Operand::pass);
             b.advance(Operand::pass);
         }
@@ -220,7 +222,8 @@ struct Tile {
                 sum[m][0] = Atoms<Target>::multiply_add_at(a.at(m, k), right[0], sum[m][0]);
             } else {
                 const auto left = broadcast<Target>(*a.at(m, k));
-                unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Target, U>(left, right[n], sum[m][n]); });
+                unroll<N>([&](auto n)
+                              MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = multiply_add<Target, U>(left, right[n], sum[m][n]); });
             }
         });
     }
@@ -232,4 +235,4 @@ struct Tile {
     }
 };
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

@@ -37,4 +37,4 @@ void transpose(const U* rows, Index row_stride, Index count, U* columns, Index s
         for (Index r = 0; r < width; ++r) columns[k * stride + r] = rows[r * row_stride + k];
 }
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd

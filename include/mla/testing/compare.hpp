@@ -67,4 +67,4 @@ inline constexpr double element_factor = 32.0;
     return error.relative_norm <= tolerance && error.max_element <= element_factor * tolerance;
 }
 
-}  // namespace mla::testing
+}  // namespace mla::inline MLA_ISA::testing

@@ -91,4 +91,4 @@ inline std::ostream& operator<<(std::ostream& stream, const NamedConfig& named) 
     return configs;
 }
 
-}  // namespace mla::testing
+}  // namespace mla::inline MLA_ISA::testing

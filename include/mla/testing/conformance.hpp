@@ -225,8 +225,9 @@ concept ExpandedKernel = std::invocable<Kernel&, HeadsView<const A>, LatentView<
 template <Storage C, Compute A, class Kernel>
     requires AbsorbedKernel<Kernel, C, A>
 [[nodiscard]] Verdict judge(const AttentionProblem<C, A>& problem, Kernel&& kernel, double allowance = 0.0) {
-    return detail::judge_outputs(
-        problem, allowance, [&](HeadsView<A> out, MatrixView<A> lse) { kernel(problem.q(), problem.cache(), problem.scale, out, lse); });
+    return detail::judge_outputs(problem, allowance, [&](HeadsView<A> out, MatrixView<A> lse) {
+        kernel(problem.q(), problem.cache(), problem.scale, out, lse);
+    });
 }
 
 template <Storage C, Compute A, class Kernel>
@@ -237,4 +238,4 @@ template <Storage C, Compute A, class Kernel>
     });
 }
 
-}  // namespace mla::testing
+}  // namespace mla::inline MLA_ISA::testing

@@ -118,4 +118,4 @@ class LongContext {
     std::vector<C> rows_;
 };
 
-}  // namespace mla::testing
+}  // namespace mla::inline MLA_ISA::testing

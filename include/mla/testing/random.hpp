@@ -101,4 +101,4 @@ class RandomWeights {
     std::vector<std::vector<S>> tensors_;  // in the order of for_each_tensor
 };
 
-}  // namespace mla::testing
+}  // namespace mla::inline MLA_ISA::testing

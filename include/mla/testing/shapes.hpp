@@ -156,4 +156,4 @@ inline constexpr double cheap = 4e6;
     return shapes;
 }
 
-}  // namespace mla::testing
+}  // namespace mla::inline MLA_ISA::testing

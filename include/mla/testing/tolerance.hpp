@@ -62,4 +62,4 @@ inline constexpr double rounded_probabilities = unit_roundoff<S>;
 /// rows.
 inline constexpr double rounded_to_int16 = 0x1p-11;
 
-}  // namespace mla::testing
+}  // namespace mla::inline MLA_ISA::testing

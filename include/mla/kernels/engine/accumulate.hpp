@@ -38,13 +38,14 @@ class RowOrder {
 
     const void* const* listed_ = nullptr;
     Index tokens_ = 0;
-    const void* swapped_[simd::extent<Operand::second_first ? block_tokens : 1>];
+    const void* swapped_[simd::extent < Operand::second_first ? block_tokens : 1 > ];
 };
 
 /// out [M, N vectors] = rescale · out + Pᵀ · values, over `units` of tokens.
 template <class Target, class Operand, int M, int N, Compute A, class Rows>
-MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<typename Operand::Unit>& p, const Rows& values, const A* rescale,
-                                 [[maybe_unused]] const A* step, A* out, Index out_stride, simd::Prefetch& next) noexcept {
+MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<typename Operand::Unit>& p, const Rows& values,
+                                 const A* rescale, [[maybe_unused]] const A* step, A* out, Index out_stride,
+                                 simd::Prefetch& next) noexcept {
     fetch_outputs<M>(out, out_stride, N * simd::lanes<Target, A>);
     simd::Tile<Target, typename Operand::Sum, M, N> tile;
     tile.clear();
@@ -77,9 +78,10 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& pa
             A* const out = group.out + panel.row * group.out_stride + column;
             const auto rows = in_order.order(values, panel.tokens);
             for (Index row = 0; row < width; row += M)
-                value_tile<Target, Operand, M, N, A>(divide_up(panel.tokens, Operand::values_per_unit), {weights + row, width}, rows,
-                                             factors.rescale + panel.offset + row, factors.step + panel.offset + row,
-                                             out + row * group.out_stride, group.out_stride, next);
+                value_tile<Target, Operand, M, N, A>(divide_up(panel.tokens, Operand::values_per_unit), {weights + row, width},
+                                                     rows, factors.rescale + panel.offset + row,
+                                                     factors.step + panel.offset + row, out + row * group.out_stride,
+                                                     group.out_stride, next);
         });
         vector += N;
     };
@@ -99,4 +101,4 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& pa
     while (vector < vectors) strip(std::integral_constant<int, 1>{});
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -45,7 +45,8 @@ void attend_few_rows(const abi::AttendBlock<A>& call) noexcept {
             const FewBlock<C> block{call.keys, call.values, call.tokens, call.latent_dim, call.begin};
             // Values of their own are wanted right after their keys, the next keys after those.
             const bool shared = call.values == call.keys;
-            return attend_few<Target, Operand, C>(group, block, call.scores, shared ? call.next_keys : call.values, call.next_keys);
+            return attend_few<Target, Operand, C>(group, block, call.scores, shared ? call.next_keys : call.values,
+                                                  call.next_keys);
         }
     }
     const CopiedRows<Target, C, A> copies(call);
@@ -145,4 +146,4 @@ inline constexpr abi::ExpandedKernels<A> expanded_of{
     pack<Target, typename Format<C>::template Decompressed<Target, A, P>, A, A>,
     attend_expanded<Target, typename Format<C>::template Decompressed<Target, A, P>, A>};
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -32,8 +32,9 @@ template <class Target, Compute A, class Source>
         pairs * divide_up(tokens, Shape::score_tokens_pair) + singles * divide_up(tokens, Shape::score_tokens_single);
     const bool by_parity = Source::values_by_parity && rows <= Shape::lanes;
     const Index strips = divide_up(divide_up(value_dim, Shape::lanes), by_parity ? 2 : Shape::template value_vectors<Operand>);
-    const Index steps = score_tiles * divide_up(divide_up(depth, Operand::values_per_unit), Shape::score_step) +
-                        padded / Shape::value_rows * strips * divide_up(divide_up(tokens, Operand::values_per_unit), Shape::value_step);
+    const Index steps =
+        score_tiles * divide_up(divide_up(depth, Operand::values_per_unit), Shape::score_step) +
+        padded / Shape::value_rows * strips * divide_up(divide_up(tokens, Operand::values_per_unit), Shape::value_step);
     return std::max<Index>(steps, 1);
 }
 
@@ -55,4 +56,4 @@ void attend_block(const RowGroup<A>& group, Source&& block, A* scores, simd::Pre
     }
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

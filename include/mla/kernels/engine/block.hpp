@@ -16,9 +16,7 @@ template <class Operand>
 using StepsOf = std::conditional_t<Operand::integers, TokenSteps, NoSteps>;
 
 /// The other of two tokens, where there is one.
-[[nodiscard]] constexpr Index paired(Index token, Index tokens) noexcept {
-    return (token ^ 1) < tokens ? token ^ 1 : token;
-}
+[[nodiscard]] constexpr Index paired(Index token, Index tokens) noexcept { return (token ^ 1) < tokens ? token ^ 1 : token; }
 
 /// Units [begin, end) of every key and query.
 struct Piece {
@@ -75,4 +73,4 @@ struct Block {
     }
 };
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

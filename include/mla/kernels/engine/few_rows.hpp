@@ -44,7 +44,9 @@ struct FewBlock {
     Index value_dim;
     Index begin;  ///< position of the first token among the keys
 
-    [[nodiscard]] ListedRows<K> values(Index column) const noexcept { return {value_rows, column * static_cast<Index>(sizeof(K))}; }
+    [[nodiscard]] ListedRows<K> values(Index column) const noexcept {
+        return {value_rows, column * static_cast<Index>(sizeof(K))};
+    }
 };
 
 /// What few rows round: their products are of floats on every target, of the same values as the products of more rows.
@@ -133,7 +135,8 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others
 
 /// Scores of the rows of queries [R, depth], placed by few_place, and the first `tokens` keys.
 template <class Target, int R, class F, Compute A, Storage K>
-void score_few(const FewBlock<K>& block, const void* const* others, Index tokens, Index depth, const A* queries, A* scores) noexcept {
+void score_few(const FewBlock<K>& block, const void* const* others, Index tokens, Index depth, const A* queries,
+               A* scores) noexcept {
     using Scores = FewScores<Target, R, A>;
     constexpr int T = Scores::keys;
     for (Index first = 0; first < tokens; first += T) {
@@ -150,8 +153,8 @@ void score_few(const FewBlock<K>& block, const void* const* others, Index tokens
     }
 }
 
-/// Turns scores into probabilities as products take them, raises the rows' running maxima, and sets what their outputs so far must
-/// be multiplied by.
+/// Turns scores into probabilities as products take them, raises the rows' running maxima, and sets what their outputs so far
+/// must be multiplied by.
 template <class Target, class Operand, int R, Compute A>
 void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) noexcept {
     using Batch = simd::Batch<Target, A>;
@@ -193,7 +196,8 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
     set(A(0));
     each_vector([&](auto v, A* cell) MLA_ALWAYS_INLINE_LAMBDA {
         const Batch score = Batch::load_unaligned(cell);
-        const Batch below = Operand::scales_queries ? score - reference[v] : simd::fma<Target, A>(score, factor[v], -reference[v]);
+        const Batch below =
+            Operand::scales_queries ? score - reference[v] : simd::fma<Target, A>(score, factor[v], -reference[v]);
         Batch p = simd::exp<Target, A>(below);
         Operand::template store_units<Target>(p, cell);
         vectors[v] += p;
@@ -201,7 +205,8 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
     store();
     for (Index r = 0; r < R; ++r)
         // Spelled out: left to itself the compiler fuses product and sum in one instance of this and not in the next.
-        group.sum[r] = std::fma(group.sum[r], rescale[r], std::accumulate(lanes + r * Scores::keys, lanes + (r + 1) * Scores::keys, A(0)));
+        group.sum[r] =
+            std::fma(group.sum[r], rescale[r], std::accumulate(lanes + r * Scores::keys, lanes + (r + 1) * Scores::keys, A(0)));
 }
 
 /// Vectors of values summed at a time by `rows` rows. R×N sums, N values and a broadcast: 1×8 to 4×4 with 32 registers, half as
@@ -227,8 +232,7 @@ void accumulate_few(const FewBlock<K>& block, const void* const* others, Index t
             simd::Tile<Target, A, R, N> tile;
             tile.clear();
             FewOperand<FewScores<Target, R, A>, A> probabilities{p};
-            FetchingRows<Rows, F, N * width> values{Rows{block.values(vector * width)}, others,
-                                                    vector * width};
+            FetchingRows<Rows, F, N * width> values{Rows{block.values(vector * width)}, others, vector * width};
             tile.multiply(tokens, probabilities, values);
             if constexpr (by_parity) tile.interleave_columns();
             tile.add_to_scaled(out + vector * width, out_stride, rescale);
@@ -270,4 +274,4 @@ void attend_few(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, c
     }
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -79,4 +79,4 @@ void pack_queries(const abi::PackQueries<A>& call) noexcept {
     pack_few<Target, Operand, A>(call);
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

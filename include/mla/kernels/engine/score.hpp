@@ -7,8 +7,8 @@
 
 namespace mla::inline MLA_ISA::detail {
 
-/// What a score tile does beside multiplying: the first piece of the units overwrites the scores, others add to them; integers stand
-/// for `steps` of their token.
+/// What a score tile does beside multiplying: the first piece of the units overwrites the scores, others add to them; integers
+/// stand for `steps` of their token.
 struct ScoreEnd {
     bool overwrite;
     const float* steps;
@@ -16,8 +16,8 @@ struct ScoreEnd {
 
 /// scores [M tokens, N vectors of rows] (+)= a piece of M keys · the same of packed queries.
 template <class Target, class Operand, int M, int N, Compute A>
-MLA_NEVER_INLINE void score_tile(const ListedRows<typename Operand::Unit>& keys, Index units, const typename Operand::Unit* panel, const ScoreEnd& end, A* scores,
-                                 simd::Prefetch& next) noexcept {
+MLA_NEVER_INLINE void score_tile(const ListedRows<typename Operand::Unit>& keys, Index units, const typename Operand::Unit* panel,
+                                 const ScoreEnd& end, A* scores, simd::Prefetch& next) noexcept {
     constexpr Index width = N * simd::lanes<Target, A>;
     using U = typename Operand::Unit;
     simd::RowsOperand<U, M> operand;
@@ -34,8 +34,8 @@ MLA_NEVER_INLINE void score_tile(const ListedRows<typename Operand::Unit>& keys,
 
 /// The same for any number of keys, in tiles of 12 (or 6), 4, 2 and 1, so that no key is multiplied twice.
 template <class Target, class Operand, int N, Compute A>
-void score_keys(ListedRows<typename Operand::Unit> keys, Index tokens, Index units, const typename Operand::Unit* panel, ScoreEnd end, A* scores,
-                simd::Prefetch& next) noexcept {
+void score_keys(ListedRows<typename Operand::Unit> keys, Index tokens, Index units, const typename Operand::Unit* panel,
+                ScoreEnd end, A* scores, simd::Prefetch& next) noexcept {
     using Shape = AttentionTile<Target, A>;
     constexpr int widest = N == 2 ? Shape::score_tokens_pair : Shape::score_tokens_single;
     const auto tiles = [&]<int M>(std::integral_constant<int, M>) {
@@ -67,7 +67,7 @@ void score_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& panels,
             constexpr Index width = N * simd::lanes<Target, A>;
             const U* const queries = reinterpret_cast<const U*>(group.queries) + panel.row * units + piece.begin * width;
             score_keys<Target, Operand, N>(keys, std::min(count, panel.tokens - first), piece.end - piece.begin, queries, end,
-                                scores + panel.offset * block_tokens + first * width, next);
+                                           scores + panel.offset * block_tokens + first * width, next);
         });
     };
     for (Index first = 0; first < panels.tokens(); first += block.keys_at_once()) {
@@ -99,4 +99,4 @@ void mask_scores(Index tokens, Index width, const A* limit, A* scores) noexcept 
     }
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

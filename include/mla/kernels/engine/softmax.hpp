@@ -21,15 +21,15 @@ template <class Batch>
 /// The largest of a column of scores [tokens, stride width], times its rows' factors.
 template <class Target, Compute A>
 [[nodiscard]] simd::Batch<Target, A> column_maximum(Index tokens, Index width, const simd::Batch<Target, A>& factor,
-                                                  const A* scores) noexcept {
+                                                    const A* scores) noexcept {
     using Batch = simd::Batch<Target, A>;
     Batch highest(-std::numeric_limits<A>::infinity());
     for (Index t = 0; t < tokens; ++t) highest = simd::max(highest, Batch::load_unaligned(scores + t * width));
     return highest * factor;
 }
 
-/// Replaces a column of scores [tokens, stride width] by p = exp(factor · score − reference) in units, in the operand's order, and
-/// returns Σ p, as rounded.
+/// Replaces a column of scores [tokens, stride width] by p = exp(factor · score − reference) in units, in the operand's order,
+/// and returns Σ p, as rounded.
 template <class Target, class Operand, Compute A>
 simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch<Target, A>& factor,
                                     const simd::Batch<Target, A>& reference, A* scores) noexcept {
@@ -37,7 +37,8 @@ simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch
     using Unit = typename Operand::Unit;
     const auto probability = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
         const Batch score = Batch::load_unaligned(scores + t * width);
-        return simd::exp<Target, A>(Operand::scales_queries ? score - reference : simd::fma<Target, A>(score, factor, -reference));
+        return simd::exp<Target, A>(Operand::scales_queries ? score - reference
+                                                            : simd::fma<Target, A>(score, factor, -reference));
     };
     // A pair of rows may shrink to one, which never passes the rows still to be read.
     const auto units = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
@@ -128,8 +129,8 @@ void softmax_panel(const RowGroup<A>& group, const Panel& panel, const Source& b
         Batch total;
         if constexpr (Operand::integers) {
             const Batch share = simd::exp<Target, A>(here - reference);
-            total = share *
-                    exponentiate_weighted<Target, Operand>(panel.tokens, Width, factor, finite_reference(here), weight, scores + column);
+            total = share * exponentiate_weighted<Target, Operand>(panel.tokens, Width, factor, finite_reference(here), weight,
+                                                                   scores + column);
             (share * Batch(step)).store_unaligned(factors.step + panel.offset + column);
         } else {
             total = exponentiate<Target, Operand>(panel.tokens, Width, factor, reference, scores + column);
@@ -140,4 +141,4 @@ void softmax_panel(const RowGroup<A>& group, const Panel& panel, const Source& b
     }
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -148,4 +148,4 @@ class CachedBlock {
     const Buffers& buffers_;
 };
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -44,7 +44,8 @@ inline constexpr bool is_emulated<targets::emulated<Model>> = true;
 
 template <class Target>
 [[nodiscard]] constexpr abi::Target table_of() noexcept {
-    return {sizeof(abi::Target), Target::name, is_emulated<Target> ? 1 : 0, kernels_of<Target, float>(), kernels_of<Target, double>()};
+    return {sizeof(abi::Target), Target::name, is_emulated<Target> ? 1 : 0, kernels_of<Target, float>(),
+            kernels_of<Target, double>()};
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

@@ -24,13 +24,15 @@ struct AttentionTile {
     template <class Operand>
     static constexpr int value_vectors = Operand::integers && !many_registers ? 2 : 3;
     /// Units of a score that are summed in registers before they join it. Values that are not rounded: as many as keep a panel's
-    /// piece of the queries in 18 KiB of L1, 144 of AVX-512 and 288 of AVX2. More would carry more rounding errors: one sum over all
-    /// 576 values of a DeepSeek row twice as much as four of 144. Rounded values: 288 on every target, so that all make the same sums.
+    /// piece of the queries in 18 KiB of L1, 144 of AVX-512 and 288 of AVX2. More would carry more rounding errors: one sum over
+    /// all 576 values of a DeepSeek row twice as much as four of 144. Rounded values: 288 on every target, so that all make the
+    /// same sums.
     static constexpr Index rounded_values = 288;
     template <class Operand>
-    static constexpr Index score_depth =
-        Operand::scales_queries ? std::min<Index>(18 * 1024 / (panel_rows * static_cast<Index>(sizeof(A))), rounded_values)
-                                : rounded_values / Operand::values_per_unit;
+    static constexpr Index score_depth = Operand::scales_queries
+                                             ? std::min<Index>(18 * 1024 / (panel_rows * static_cast<Index>(sizeof(A))),
+                                                               rounded_values)
+                                             : rounded_values / Operand::values_per_unit;
     /// Units between two steps of prefetching: with a single panel 96 products of vectors in either tile of AVX-512.
     static constexpr Index score_step = 8;
     static constexpr Index value_step = 4;
@@ -101,8 +103,9 @@ void mask_tree(const RowGroup<A>& group, Index first, Index rows, Index begin, I
     for (Index t = std::max<Index>(group.tree_begin - begin, 0); t < tokens; ++t)
         for (Index r = 0; r < rows; ++r) {
             const Index query = (group.first_row + std::min(first + r, group.rows - 1)) / group.heads;
-            if (!group.tree[query * group.tree_stride + begin + t - group.tree_begin]) score(r, t) = -std::numeric_limits<A>::infinity();
+            if (!group.tree[query * group.tree_stride + begin + t - group.tree_begin])
+                score(r, t) = -std::numeric_limits<A>::infinity();
         }
 }
 
-}  // namespace mla::detail
+}  // namespace mla::inline MLA_ISA::detail

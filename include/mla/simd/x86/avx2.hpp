@@ -17,142 +17,147 @@ MLA_ALWAYS_INLINE __m256i fp8_as_halves(__m128i bytes) {
 
 template <class Target>
 struct Avx2Atoms : PortableAtoms<Target> {
-using Portable = PortableAtoms<Target>;
-using Portable::interleave;
+    using Portable = PortableAtoms<Target>;
+    using Portable::interleave;
 
-template <Compute A>
-static MLA_ALWAYS_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b, const Batch<Target, A>& c) {
-    if constexpr (std::is_same_v<A, float>) return _mm256_fmadd_ps(a, b, c);
-    if constexpr (std::is_same_v<A, double>) return _mm256_fmadd_pd(a, b, c);
-}
+    template <Compute A>
+    static MLA_ALWAYS_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b,
+                                                  const Batch<Target, A>& c) {
+        if constexpr (std::is_same_v<A, float>) return _mm256_fmadd_ps(a, b, c);
+        if constexpr (std::is_same_v<A, double>) return _mm256_fmadd_pd(a, b, c);
+    }
 
 #if MLA_IS_GCC
-// GCC 12 is free to put the result of an FMA where an operand was. Over a dozen sums and several k it then shuffles registers, by
-// way of the stack; the instruction is therefore spelled out for it. So is the sum of integer products, several of which GCC would
-// add up first, more than it has registers for.
-template <Compute A>
-static MLA_ALWAYS_INLINE Batch<Target, A> multiply_add(const Batch<Target, A>& a, const Batch<Target, A>& b, const Batch<Target, A>& sum) {
-    using Register = typename Batch<Target, A>::register_type;
-    Register result = sum;
-    const Register left = a;
-    const Register right = b;
-    if constexpr (std::is_same_v<A, float>) asm("vfmadd231ps {%2, %1, %0|%0, %1, %2}" : "+x"(result) : "x"(left), "x"(right));
-    if constexpr (std::is_same_v<A, double>) asm("vfmadd231pd {%2, %1, %0|%0, %1, %2}" : "+x"(result) : "x"(left), "x"(right));
-    return Batch<Target, A>(result);
-}
+    // GCC 12 is free to put the result of an FMA where an operand was. Over a dozen sums and several k it then shuffles
+    // registers, by way of the stack; the instruction is therefore spelled out for it. So is the sum of integer products, several
+    // of which GCC would add up first, more than it has registers for.
+    template <Compute A>
+    static MLA_ALWAYS_INLINE Batch<Target, A> multiply_add(const Batch<Target, A>& a, const Batch<Target, A>& b,
+                                                           const Batch<Target, A>& sum) {
+        using Register = typename Batch<Target, A>::register_type;
+        Register result = sum;
+        const Register left = a;
+        const Register right = b;
+        if constexpr (std::is_same_v<A, float>) asm("vfmadd231ps {%2, %1, %0|%0, %1, %2}" : "+x"(result) : "x"(left), "x"(right));
+        if constexpr (std::is_same_v<A, double>)
+            asm("vfmadd231pd {%2, %1, %0|%0, %1, %2}" : "+x"(result) : "x"(left), "x"(right));
+        return Batch<Target, A>(result);
+    }
 #endif
 
-static MLA_ALWAYS_INLINE Batch<Target, std::int32_t> dot_s16(const Batch<Target, std::int32_t>& sum, const PackedBatch<Target>& a,
-                                                      const PackedBatch<Target>& b) {
-    __m256i result = sum;
-    const __m256i products = _mm256_madd_epi16(a, b);
+    static MLA_ALWAYS_INLINE Batch<Target, std::int32_t> dot_s16(const Batch<Target, std::int32_t>& sum,
+                                                                 const PackedBatch<Target>& a, const PackedBatch<Target>& b) {
+        __m256i result = sum;
+        const __m256i products = _mm256_madd_epi16(a, b);
 #if MLA_IS_GCC
-    asm("vpaddd {%1, %0, %0|%0, %0, %1}" : "+x"(result) : "x"(products));
+        asm("vpaddd {%1, %0, %0|%0, %0, %1}" : "+x"(result) : "x"(products));
 #else
-    result = _mm256_add_epi32(result, products);
+        result = _mm256_add_epi32(result, products);
 #endif
-    return Batch<Target, std::int32_t>(result);
-}
-
-// Loads and stores that convert -------------------------------------------------------------------------------------
-
-template <Compute A, class S>
-static MLA_ALWAYS_INLINE Batch<Target, A> load_converted(const S* source) {
-    if constexpr (!std::is_same_v<A, float> || std::is_same_v<S, double>) {
-        return Portable::template load_converted<A>(source);
-    } else if constexpr (std::is_same_v<S, bf16>) {
-        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
-        return Batch<Target, A>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)));
-    } else if constexpr (std::is_same_v<S, fp16>) {
-        return Batch<Target, A>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
-    } else if constexpr (std::is_same_v<S, int8>) {
-        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source));
-        return Batch<Target, A>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
-    } else {
-        const __m256i halves = fp8_as_halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
-        return Batch<Target, A>(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_set1_ps(256.0F)));
+        return Batch<Target, std::int32_t>(result);
     }
-}
 
-template <Compute A, class S>
-static MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Target, A>& value) {
-    if constexpr (std::is_same_v<A, float> && std::is_same_v<S, fp16>) {
-        const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(target), bits);
-    } else {
-        Portable::template store_converted<A>(target, value);
+    // Loads and stores that convert -------------------------------------------------------------------------------------
+
+    template <Compute A, class S>
+    static MLA_ALWAYS_INLINE Batch<Target, A> load_converted(const S* source) {
+        if constexpr (!std::is_same_v<A, float> || std::is_same_v<S, double>) {
+            return Portable::template load_converted<A>(source);
+        } else if constexpr (std::is_same_v<S, bf16>) {
+            const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
+            return Batch<Target, A>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)));
+        } else if constexpr (std::is_same_v<S, fp16>) {
+            return Batch<Target, A>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+        } else if constexpr (std::is_same_v<S, int8>) {
+            const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source));
+            return Batch<Target, A>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+        } else {
+            const __m256i halves = fp8_as_halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
+            return Batch<Target, A>(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_set1_ps(256.0F)));
+        }
     }
-}
 
-template <int Part>
-static MLA_ALWAYS_INLINE Batch<Target, float> load_interleaved(const bf16* source) {
-    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
-    if constexpr (Part == 0) return Batch<Target, float>(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
-    // A mask would take a register that a tile lacks.
-    return Batch<Target, float>(_mm256_castsi256_ps(_mm256_blend_epi16(_mm256_setzero_si256(), pairs, 0xaa)));
-}
-
-static MLA_ALWAYS_INLINE void store_narrow(std::int16_t* target, const Batch<Target, std::int32_t>& values) {
-    const __m256i halves = _mm256_packs_epi32(values, values);  // 0…3 twice, 4…7 twice
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
-}
-
-// Shuffles ----------------------------------------------------------------------------------------------------------
-
-static MLA_ALWAYS_INLINE void interleave_lanes(Batch<Target, float>& first, Batch<Target, float>& second) {
-    const __m256 low = _mm256_unpacklo_ps(first, second);  // 0 and 1 of either, 4 and 5 of either
-    const __m256 high = _mm256_unpackhi_ps(first, second);
-    first = Batch<Target, float>(_mm256_permute2f128_ps(low, high, 0x20));
-    second = Batch<Target, float>(_mm256_permute2f128_ps(low, high, 0x31));
-}
-
-template <Compute A>
-static MLA_ALWAYS_INLINE Batch<Target, A> sum_lanes_of_each(const Batch<Target, A>* vectors) {
-    // Each step adds two halves of two vectors at once.
-    if constexpr (std::is_same_v<A, float>) {
-        const auto four = [](const Batch<Target, A>* v) MLA_ALWAYS_INLINE_LAMBDA {
-            return _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-        };
-        const __m256 low = four(vectors), high = four(vectors + 4);
-        return Batch<Target, A>(_mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)));
-    } else {
-        const __m256d low = _mm256_hadd_pd(vectors[0], vectors[1]), high = _mm256_hadd_pd(vectors[2], vectors[3]);
-        return Batch<Target, A>(_mm256_add_pd(_mm256_permute2f128_pd(low, high, 0x20), _mm256_permute2f128_pd(low, high, 0x31)));
+    template <Compute A, class S>
+    static MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Target, A>& value) {
+        if constexpr (std::is_same_v<A, float> && std::is_same_v<S, fp16>) {
+            const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(target), bits);
+        } else {
+            Portable::template store_converted<A>(target, value);
+        }
     }
-}
 
-static MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Target, std::int32_t>& vector) {
-    const __m256i all = vector;
-    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
-}
-
-// Rows --------------------------------------------------------------------------------------------------------------
-
-static MLA_ALWAYS_INLINE Index widen(const int8* bytes, Index count, std::int16_t* wide) {
-    const Index whole = count / 16 * 16;
-    for (Index i = 0; i < whole; i += 16) {
-        const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide + i), _mm256_cvtepi8_epi16(values));
+    template <int Part>
+    static MLA_ALWAYS_INLINE Batch<Target, float> load_interleaved(const bf16* source) {
+        const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+        if constexpr (Part == 0) return Batch<Target, float>(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
+        // A mask would take a register that a tile lacks.
+        return Batch<Target, float>(_mm256_castsi256_ps(_mm256_blend_epi16(_mm256_setzero_si256(), pairs, 0xaa)));
     }
-    return whole;
-}
 
-static MLA_ALWAYS_INLINE Index interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) {
-    const Index whole = count / 16 * 16;
-    for (Index i = 0; i < whole; i += 16) {
-        const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i));
-        const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i));
-        const auto store = [](Int16Pair* target, __m128i bytes) MLA_ALWAYS_INLINE_LAMBDA {
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm256_cvtepi8_epi16(bytes));
-        };
-        store(pairs + i, _mm_unpacklo_epi8(a, b));
-        store(pairs + i + 8, _mm_unpackhi_epi8(a, b));
+    static MLA_ALWAYS_INLINE void store_narrow(std::int16_t* target, const Batch<Target, std::int32_t>& values) {
+        const __m256i halves = _mm256_packs_epi32(values, values);  // 0…3 twice, 4…7 twice
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
     }
-    return whole;
-}
+
+    // Shuffles ----------------------------------------------------------------------------------------------------------
+
+    static MLA_ALWAYS_INLINE void interleave_lanes(Batch<Target, float>& first, Batch<Target, float>& second) {
+        const __m256 low = _mm256_unpacklo_ps(first, second);  // 0 and 1 of either, 4 and 5 of either
+        const __m256 high = _mm256_unpackhi_ps(first, second);
+        first = Batch<Target, float>(_mm256_permute2f128_ps(low, high, 0x20));
+        second = Batch<Target, float>(_mm256_permute2f128_ps(low, high, 0x31));
+    }
+
+    template <Compute A>
+    static MLA_ALWAYS_INLINE Batch<Target, A> sum_lanes_of_each(const Batch<Target, A>* vectors) {
+        // Each step adds two halves of two vectors at once.
+        if constexpr (std::is_same_v<A, float>) {
+            const auto four = [](const Batch<Target, A>* v) MLA_ALWAYS_INLINE_LAMBDA {
+                return _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+            };
+            const __m256 low = four(vectors), high = four(vectors + 4);
+            return Batch<Target, A>(
+                _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)));
+        } else {
+            const __m256d low = _mm256_hadd_pd(vectors[0], vectors[1]), high = _mm256_hadd_pd(vectors[2], vectors[3]);
+            return Batch<Target, A>(
+                _mm256_add_pd(_mm256_permute2f128_pd(low, high, 0x20), _mm256_permute2f128_pd(low, high, 0x31)));
+        }
+    }
+
+    static MLA_ALWAYS_INLINE std::int32_t largest_lane(const Batch<Target, std::int32_t>& vector) {
+        const __m256i all = vector;
+        const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+        const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+    }
+
+    // Rows --------------------------------------------------------------------------------------------------------------
+
+    static MLA_ALWAYS_INLINE Index widen(const int8* bytes, Index count, std::int16_t* wide) {
+        const Index whole = count / 16 * 16;
+        for (Index i = 0; i < whole; i += 16) {
+            const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide + i), _mm256_cvtepi8_epi16(values));
+        }
+        return whole;
+    }
+
+    static MLA_ALWAYS_INLINE Index interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) {
+        const Index whole = count / 16 * 16;
+        for (Index i = 0; i < whole; i += 16) {
+            const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + i));
+            const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + i));
+            const auto store = [](Int16Pair* target, __m128i bytes) MLA_ALWAYS_INLINE_LAMBDA {
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm256_cvtepi8_epi16(bytes));
+            };
+            store(pairs + i, _mm_unpacklo_epi8(a, b));
+            store(pairs + i + 8, _mm_unpackhi_epi8(a, b));
+        }
+        return whole;
+    }
 };
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd
 #endif

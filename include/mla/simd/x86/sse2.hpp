@@ -10,13 +10,13 @@ namespace mla::inline MLA_ISA::simd {
 
 template <class Target>
 struct Sse2Atoms : PortableAtoms<Target> {
-/// Pairs of int16 are as old as SSE2.
-static MLA_ALWAYS_INLINE Batch<Target, std::int32_t> dot_s16(const Batch<Target, std::int32_t>& sum, const PackedBatch<Target>& a,
-                                                      const PackedBatch<Target>& b) {
-    const __m128i products = _mm_madd_epi16(a, b);
-    return sum + Batch<Target, std::int32_t>(products);
-}
+    /// Pairs of int16 are as old as SSE2.
+    static MLA_ALWAYS_INLINE Batch<Target, std::int32_t> dot_s16(const Batch<Target, std::int32_t>& sum,
+                                                                 const PackedBatch<Target>& a, const PackedBatch<Target>& b) {
+        const __m128i products = _mm_madd_epi16(a, b);
+        return sum + Batch<Target, std::int32_t>(products);
+    }
 };
 
-}  // namespace mla::simd
+}  // namespace mla::inline MLA_ISA::simd
 #endif
