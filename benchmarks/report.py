@@ -107,7 +107,7 @@ def kernel_sections(measurements):
         "## Kernels",
         "",
         "Times are medians. Each percentage is of what probes of registers and of DRAM reached before, between and after its steps: the",
-        "peak of the type (bf16 and fp8: the dot product of bf16, where it is faster; int8: that of bytes; else fp32), of fp32, of",
+        "peak of the type (bf16 and fp8: the dot product of bf16, where it is faster; int8: that of int16; else fp32), of fp32, of",
         "memory. Steps work on changing caches and weights, as many as exceed the processor's caches, as a model of many layers does.",
         "Flops that a causal mask hides do not count, nor does decompression in prefill.",
         "",
