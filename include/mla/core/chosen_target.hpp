@@ -64,16 +64,21 @@ namespace detail {
     return target.is_emulated != 0 ? std::string("emulated_") + target.name : target.name;
 }
 
+/// name == full_name(target), without allocating: a step may be the first call.
+[[nodiscard]] inline bool is_called(const abi::Target& target, std::string_view name) noexcept {
+    constexpr std::string_view prefix = "emulated_";
+    if (target.is_emulated == 0) return name == target.name;
+    return name.starts_with(prefix) && name.substr(prefix.size()) == target.name;
+}
+
 [[nodiscard]] inline const abi::Target& find_target(std::string_view name) {
-    std::string known;
     for (const abi::Target* target : linked_targets()) {
-        if (full_name(*target) == name) {
-            if (!runs_here(*target))
-                throw std::invalid_argument("mla: target " + std::string(name) + " does not run on this machine");
-            return *target;
-        }
-        known += (known.empty() ? "" : ", ") + full_name(*target);
+        if (!is_called(*target, name)) continue;
+        if (!runs_here(*target)) throw std::invalid_argument("mla: target " + std::string(name) + " does not run on this machine");
+        return *target;
     }
+    std::string known;
+    for (const abi::Target* target : linked_targets()) known += (known.empty() ? "" : ", ") + full_name(*target);
     throw std::invalid_argument("mla: target is " + std::string(name) + ", must be one of " + known);
 }
 
