@@ -74,7 +74,8 @@ namespace detail {
 [[nodiscard]] inline const abi::Target& find_target(std::string_view name) {
     for (const abi::Target* target : linked_targets()) {
         if (!is_called(*target, name)) continue;
-        if (!runs_here(*target)) throw std::invalid_argument("mla: target " + std::string(name) + " does not run on this machine");
+        if (!runs_here(*target))
+            throw std::invalid_argument("mla: target " + std::string(name) + " does not run on this machine");
         return *target;
     }
     std::string known;

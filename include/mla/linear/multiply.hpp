@@ -63,7 +63,7 @@ struct PanelRows {
     const W* first;
     Index panel_elements;
     MLA_ALWAYS_INLINE const W* row(Index k) const { return first + k * panel_columns<S>; }
-    MLA_ALWAYS_INLINE Index offset(Index column) const {
+    [[nodiscard]] MLA_ALWAYS_INLINE Index offset(Index column) const {
         return column / panel_columns<S> * panel_elements + column % panel_columns<S> * interleave;
     }
     MLA_ALWAYS_INLINE void advance(Index k) { first += k * panel_columns<S>; }

@@ -120,7 +120,7 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others
         });
     };
     Index k = 0;
-    for (; k + 2 * width <= depth; k += 2 * width, queries += R * 2 * width) {
+    for (; k + 2 * width <= depth; k += 2 * width, queries += Index{R} * 2 * width) {
         simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA {
             Batch first, second;
             simd::load_two<Target, A>(keys[t] + k, first, second);

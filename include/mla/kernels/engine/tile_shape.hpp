@@ -30,7 +30,7 @@ struct AttentionTile {
     static constexpr Index rounded_values = 288;
     template <class Operand>
     static constexpr Index score_depth = Operand::scales_queries
-                                             ? std::min<Index>(18 * 1024 / (panel_rows * static_cast<Index>(sizeof(A))),
+                                             ? std::min<Index>(Index{18} * 1024 / (panel_rows * static_cast<Index>(sizeof(A))),
                                                                rounded_values)
                                              : rounded_values / Operand::values_per_unit;
     /// Units between two steps of prefetching: with a single panel 96 products of vectors in either tile of AVX-512.
