@@ -613,6 +613,20 @@ TYPED_TEST(AtomsTest, ExponentialOfTheMaximumIsOneAndOfNothingZero) {
     EXPECT_GT(exp_of<TypeParam>(-87.3F), std::numeric_limits<float>::min());
 }
 
+TYPED_TEST(AtomsTest, PowersOfTwoAreExactAndZeroBelowTheSmallest) {
+    const auto power = []<class A>(A n) {
+        A values[mla::simd::extent<lanes<TypeParam, A>>];
+        mla::simd::power_of_two<TypeParam, A>(Batch<TypeParam, A>(n)).store_unaligned(values);
+        return values[0];
+    };
+    for (int n = -126; n <= 127; ++n) {
+        EXPECT_EQ(power(static_cast<float>(n)), std::ldexp(1.0F, n)) << n;
+        EXPECT_EQ(power(static_cast<double>(n)), std::ldexp(1.0, n)) << n;
+    }
+    for (const float n : {-127.0F, -1e30F, -std::numeric_limits<float>::infinity()}) EXPECT_EQ(power(n), 0.0F) << n;
+    EXPECT_EQ(power(-std::numeric_limits<double>::infinity()), 0.0);
+}
+
 // Integers with a step -------------------------------------------------------------------------------------------------
 
 /// Lengths around those of a vector, and of none.

@@ -2,6 +2,7 @@
 // (tests/generate/expected.safetensors, written by examples/generate/train/expected.py), and what a rounded cache costs.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -157,19 +158,27 @@ TEST(GenerateTest, ReadingByteByByteOrAtOnceMakesNoDifference) {
 }
 
 /// Rounded operands are the same ones however a text is cut, as long as one form of attention is used: the forms round different
-/// vectors, the absorbed one queries that went through W_UK, the expanded one keys that did. Floats near a boundary of bf16 still
-/// round apart now and then: over these 1020 bytes 1e-4 bits, over all 16384 a tenth of that.
+/// vectors, the absorbed one queries that went through W_UK, the expanded one keys that did. Most bytes come out the same to the
+/// bit; floats near a boundary of bf16 round apart now and then, and an expert near its neighbour is another one.
 TEST(GenerateTest, RoundedOperandsDoNotDependOnHowATextIsCut) {
     const std::string text = held_out_text().substr(0, 1024);
     for (const mla::Form form : {mla::Form::absorbed, mla::Form::expanded}) {
         const auto bits = [&](std::size_t piece) {
-            return bits_a_byte<mla::bf16>(rounded_decoder(), text, 256, piece, mla::SerialExecutor{}, form);
+            return bits_of_bytes<mla::bf16>(rounded_decoder(), text, 256, piece, mla::SerialExecutor{}, form);
         };
-        const double at_once = bits(256);
-        std::printf("%s: %.6f bits a byte at once, %.6f by 100, %.6f byte by byte\n",
-                    form == mla::Form::absorbed ? "absorbed" : "expanded", at_once, bits(100), bits(1));
-        EXPECT_NEAR(bits(1), at_once, 3e-4);
-        EXPECT_NEAR(bits(100), at_once, 3e-4);
+        const auto at_once = bits(256);
+        for (const std::size_t piece : {100, 1}) {
+            auto gaps = bits(piece);
+            std::ranges::transform(gaps, at_once, gaps.begin(), [](double a, double b) { return std::abs(a - b); });
+            std::ranges::sort(gaps);
+            const auto quantile = [&](double q) { return gaps[static_cast<std::size_t>(q * static_cast<double>(gaps.size()))]; };
+            std::printf("%s, by %zu: bits of a byte differ by %.1e (median), %.1e (90 %%), %.1e (99 %%)\n",
+                        form == mla::Form::absorbed ? "absorbed" : "expanded", piece, quantile(0.5), quantile(0.9),
+                        quantile(0.99));
+            EXPECT_EQ(quantile(0.5), 0.0);
+            EXPECT_LE(quantile(0.9), 5e-3);
+            EXPECT_LE(quantile(0.99), 2e-2);
+        }
     }
 }
 

@@ -28,7 +28,7 @@ struct RowGroup {
     Index out_stride;    ///< values of an output, rounded up to whole vectors
     std::byte* queries;  ///< panels [units of depth, panel rows] of units, or, of few rows, rows [few_rows, depth] of A
     A* factors;          ///< [padded rows] what scores must still be multiplied by, positive
-    A* max;              ///< [padded rows]
+    A* max;              ///< [padded rows] whole logarithms to base 2 (engine/reference.hpp)
     A* sum;              ///< [padded rows]
     A* out;              ///< [padded rows, out_stride], not yet divided by sum
     Index* visible;      ///< [padded rows] keys a row may see; never descending

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <numbers>
 #include <span>
 
 #include "mla/core/executor.hpp"
@@ -157,7 +158,7 @@ void merge_row(const States<A>& states, std::span<const Partials> parts, A sink,
     std::fill_n(out, dim, A(0));
     // A sum that is NaN is not equal to 0 either: a poisoned row must not pass for an empty one.
     if (total.sum != A(0)) {
-        const A sum = total.sum + std::exp(sink - total.max);
+        const A sum = total.sum + std::exp2(sink * std::numbers::log2e_v<A> - total.max);
         for (const Partials& part : parts)
             for (Index i = 0; i < part.count; ++i) {
                 const Index state = part.first + i * part.step;

@@ -3,28 +3,26 @@
 
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "mla/core/views.hpp"
 
 namespace mla::inline MLA_ISA {
 
-/// What a softmax over some of its scores has seen: their maximum, and Σ exp(score − maximum). Natural logarithms.
-/// Nothing seen is {−inf, 0}, the neutral element of `merge`. Keeping the two apart, rather than their LSE, loses nothing
+/// What a softmax over some of its scores has seen: n near the logarithm to base 2 of the largest exponential, and Σ e^score /
+/// 2ⁿ. Nothing seen is {−inf, 0}, the neutral element of `merge`. Keeping the two apart, rather than their LSE, loses nothing
 /// when scores are large.
 template <Compute A>
 struct SoftmaxState {
     A max = -std::numeric_limits<A>::infinity();
     A sum = A(0);
 
-    [[nodiscard]] static SoftmaxState from_lse(A lse) noexcept {
-        return {lse, lse == -std::numeric_limits<A>::infinity() ? A(0) : A(1)};
-    }
-    /// Log of the sum of exponentials; −inf when nothing was seen.
-    [[nodiscard]] A lse() const noexcept { return max + std::log(sum); }
+    /// Natural logarithm of the sum of exponentials; −inf when nothing was seen.
+    [[nodiscard]] A lse() const noexcept { return (max + std::log2(sum)) * std::numbers::ln2_v<A>; }
 
-    /// exp(max − reference), and 0 rather than NaN when both are −inf.
+    /// 2^(max − reference), and 0 rather than NaN when both are −inf.
     [[nodiscard]] A weight(A reference) const noexcept {
-        return max == -std::numeric_limits<A>::infinity() ? A(0) : std::exp(max - reference);
+        return max == -std::numeric_limits<A>::infinity() ? A(0) : std::exp2(max - reference);
     }
 };
 
@@ -49,13 +47,12 @@ void merge(MatrixView<A> out, A* lse, MatrixView<const A> other_out, const A* ot
             lse[r] = nothing ? -std::numeric_limits<A>::infinity() : other_lse[r];
             continue;
         }
-        const auto mine = SoftmaxState<A>::from_lse(lse[r]);
-        const auto theirs = SoftmaxState<A>::from_lse(other_lse[r]);
-        const auto both = merge(mine, theirs);
-        const A keep = mine.weight(both.max) / both.sum;
-        const A take = theirs.weight(both.max) / both.sum;
-        for (Index c = 0; c < out.cols; ++c) out(r, c) = keep * out(r, c) + take * other_out(r, c);
-        lse[r] = both.lse();
+        const A larger = lse[r] < other_lse[r] ? other_lse[r] : lse[r];
+        const A mine = std::exp(lse[r] - larger);
+        const A theirs = std::exp(other_lse[r] - larger);
+        const A both = mine + theirs;
+        for (Index c = 0; c < out.cols; ++c) out(r, c) = mine / both * out(r, c) + theirs / both * other_out(r, c);
+        lse[r] = larger + std::log(both);
     }
 }
 

@@ -32,6 +32,7 @@ concept Has = std::is_base_of_v<Base, Target>;
 using xsimd::abs;
 using xsimd::max;
 using xsimd::min;
+using xsimd::nearbyint;
 using xsimd::nearbyint_as_int;
 using xsimd::select;
 using xsimd::to_float;

@@ -80,6 +80,10 @@ template <class A, std::size_t N>
 [[nodiscard]] EmulatedBatch<A, N> abs(const EmulatedBatch<A, N>& a) noexcept {
     return EmulatedBatch<A, N>([&](std::size_t i) { return std::abs(a.lane[i]); });
 }
+template <class A, std::size_t N>
+[[nodiscard]] EmulatedBatch<A, N> nearbyint(const EmulatedBatch<A, N>& a) noexcept {
+    return EmulatedBatch<A, N>([&](std::size_t i) { return std::nearbyint(a.lane[i]); });
+}
 /// To nearest even; what no int32 holds becomes the least of them, as CVTPS2DQ has it.
 template <std::size_t N>
 [[nodiscard]] EmulatedBatch<std::int32_t, N> nearbyint_as_int(const EmulatedBatch<float, N>& a) noexcept {

@@ -10,6 +10,15 @@
 
 namespace mla::inline MLA_ISA::simd {
 
+/// f of a lane at a time: doubles are for who wants them exact.
+template <class Target, Compute A, class F>
+[[nodiscard]] Batch<Target, A> each_lane(const Batch<Target, A>& x, const F& f) noexcept {
+    alignas(64) A lane[extent<lanes<Target, A>>];
+    x.store_aligned(lane);
+    for (A& value : lane) value = f(value);
+    return Batch<Target, A>::load_aligned(lane);
+}
+
 /// eˣ for x of at most 88, as differences from a maximum are: exactly 1 at 0, and 0 below −87.3, where floats lose their bits.
 /// NaN stays NaN. Floats err by at most 1.5 units in the last place (1 with FMA).
 template <class Target, Compute A>
@@ -29,11 +38,19 @@ template <class Target, Compute A>
         const auto scaled = std::bit_cast<Batch>(std::bit_cast<Integers>(p) + (n << 23));  // p · 2ⁿ
         return select(x < Batch(-87.3F), Batch(0.0F), scaled);
     } else {
-        // A lane at a time: doubles are for who wants them exact.
-        alignas(64) A lane[extent<lanes<Target, A>>];
-        x.store_aligned(lane);
-        for (A& value : lane) value = std::exp(value);
-        return simd::Batch<Target, A>::load_aligned(lane);
+        return each_lane<Target, A>(x, [](A value) { return std::exp(value); });
+    }
+}
+
+/// 2ⁿ of a whole n of at most 127: 0 below −126, as of −inf.
+template <class Target, Compute A>
+[[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, A> power_of_two(const Batch<Target, A>& n) noexcept {
+    if constexpr (std::is_same_v<A, float>) {
+        using Integers = simd::Batch<Target, std::int32_t>;
+        const Integers exponent = nearbyint_as_int(max(Batch<Target, A>(-127.0F), n)) + Integers(127);
+        return std::bit_cast<Batch<Target, A>>(exponent << 23);
+    } else {
+        return each_lane<Target, A>(n, [](A value) { return std::exp2(value); });
     }
 }
 

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "mla/kernels/engine/block.hpp"
+#include "mla/kernels/engine/reference.hpp"
 #include "mla/kernels/engine/tile_shape.hpp"
 #include "mla/simd/exp.hpp"
 #include "mla/simd/prefetch.hpp"
@@ -182,23 +183,24 @@ void softmax_few(const RowGroup<A>& group, Index tokens, A* scores, A* rescale) 
     each_vector([&](auto v, const A* cell)
                     MLA_ALWAYS_INLINE_LAMBDA { vectors[v] = simd::max(vectors[v], Batch::load_unaligned(cell)); });
     store();
+    alignas(64) A maxima[simd::extent<Scores::size>];
     for (Index r = 0; r < R; ++r) {
         A* const row = lanes + r * Scores::keys;
         const A before = group.max[r];
-        const A here = *std::max_element(row, row + Scores::keys);
-        group.max[r] = std::max(before, Operand::scales_queries ? here : here * group.factors[r]);
-        const A reference = group.max[r] == nothing ? A(0) : group.max[r];
-        std::fill_n(row, Scores::keys, reference);
-        rescale[r] = before == reference ? A(1) : std::exp(before - reference);  // the maximum seldom moves
+        const A here = *std::max_element(row, row + Scores::keys) * (Operand::scales_queries ? A(1) : group.factors[r]);
+        group.max[r] = std::max(before, std::nearbyint(here * std::numbers::log2e_v<A>));
+        std::fill_n(row, Scores::keys, group.max[r]);
+        std::fill_n(maxima + r * Scores::keys, Scores::keys, here);
+        rescale[r] = before == group.max[r] ? A(1) : std::exp2(before - group.max[r]);  // the maximum seldom moves
     }
-    Batch reference[simd::extent<Scores::vectors>];
-    for (Index v = 0; v < Scores::vectors; ++v) reference[v] = Batch::load_aligned(lanes + v * Scores::lanes);
+    Reference<Batch> reference[simd::extent<Scores::vectors>];
+    for (Index v = 0; v < Scores::vectors; ++v)
+        reference[v] = {Batch::load_aligned(lanes + v * Scores::lanes), Batch::load_aligned(maxima + v * Scores::lanes)};
     set(A(0));
     each_vector([&](auto v, A* cell) MLA_ALWAYS_INLINE_LAMBDA {
         const Batch score = Batch::load_unaligned(cell);
-        const Batch below =
-            Operand::scales_queries ? score - reference[v] : simd::fma<Target, A>(score, factor[v], -reference[v]);
-        Batch p = simd::exp<Target, A>(below);
+        Batch p = simd::exp<Target, A>(Operand::scales_queries ? reference[v].subtract_from(score)
+                                                               : reference[v].template subtract_from<Target>(score, factor[v]));
         Operand::template store_units<Target>(p, cell);
         vectors[v] += p;
     });

@@ -6,17 +6,11 @@
 #include <limits>
 
 #include "mla/kernels/engine/block.hpp"
+#include "mla/kernels/engine/reference.hpp"
 #include "mla/kernels/engine/tile_shape.hpp"
 #include "mla/simd/exp.hpp"
 
 namespace mla::inline MLA_ISA::detail {
-
-/// exp(−inf − 0) is 0, where exp(−inf − −inf) would be NaN.
-template <class Batch>
-[[nodiscard]] MLA_ALWAYS_INLINE Batch finite_reference(const Batch& maximum) noexcept {
-    const Batch nothing(-std::numeric_limits<typename Batch::value_type>::infinity());
-    return simd::select(maximum == nothing, Batch(typename Batch::value_type(0)), maximum);
-}
 
 /// The largest of a column of scores [tokens, stride width], times its rows' factors.
 template <class Target, Compute A>
@@ -32,13 +26,13 @@ template <class Target, Compute A>
 /// and returns Σ p, as rounded.
 template <class Target, class Operand, Compute A>
 simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch<Target, A>& factor,
-                                    const simd::Batch<Target, A>& reference, A* scores) noexcept {
+                                    const Reference<simd::Batch<Target, A>>& reference, A* scores) noexcept {
     using Batch = simd::Batch<Target, A>;
     using Unit = typename Operand::Unit;
     const auto probability = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
         const Batch score = Batch::load_unaligned(scores + t * width);
-        return simd::exp<Target, A>(Operand::scales_queries ? score - reference
-                                                            : simd::fma<Target, A>(score, factor, -reference));
+        return simd::exp<Target, A>(Operand::scales_queries ? reference.subtract_from(score)
+                                                            : reference.template subtract_from<Target>(score, factor));
     };
     // A pair of rows may shrink to one, which never passes the rows still to be read.
     const auto units = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
@@ -70,6 +64,7 @@ simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch
 }
 
 /// The same to integers round(p · weight[token]), with weights of at most Operand::probability_range; returns Σ p, not rounded.
+/// The reference is the column's own maximum.
 template <class Target, class Operand, Compute A>
 simd::Batch<Target, A> exponentiate_weighted(Index tokens, Index width, const simd::Batch<Target, A>& factor,
                                              const simd::Batch<Target, A>& reference, const A* weight, A* scores) noexcept {
@@ -123,12 +118,12 @@ void softmax_panel(const RowGroup<A>& group, const Panel& panel, const Source& b
         const Batch factor = Batch::load_unaligned(group.factors + panel.row + column);
         const Batch before = Batch::load_unaligned(max);
         const Batch here = column_maximum<Target>(panel.tokens, Width, factor, scores + column);
-        const Batch highest = simd::max(before, here);
-        const Batch reference = finite_reference(highest);
-        const Batch rescale = simd::exp<Target, A>(before - reference);
+        const Batch highest = simd::max(before, whole_maximum(here));
+        const Reference<Batch> reference(highest, here);
+        const Batch rescale = simd::power_of_two<Target, A>(before - finite_reference(highest));
         Batch total;
         if constexpr (Operand::integers) {
-            const Batch share = simd::exp<Target, A>(here - reference);
+            const Batch share = simd::exp<Target, A>(reference.subtract_from(here));
             total = share * exponentiate_weighted<Target, Operand>(panel.tokens, Width, factor, finite_reference(here), weight,
                                                                    scores + column);
             (share * Batch(step)).store_unaligned(factors.step + panel.offset + column);
