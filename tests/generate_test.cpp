@@ -167,7 +167,7 @@ TEST(GenerateTest, RoundedOperandsDoNotDependOnHowATextIsCut) {
             return bits_of_bytes<mla::bf16>(rounded_decoder(), text, 256, piece, mla::SerialExecutor{}, form);
         };
         const auto at_once = bits(256);
-        for (const std::size_t piece : {100, 1}) {
+        for (const std::size_t piece : {std::size_t{100}, std::size_t{1}}) {
             auto gaps = bits(piece);
             std::ranges::transform(gaps, at_once, gaps.begin(), [](double a, double b) { return std::abs(a - b); });
             std::ranges::sort(gaps);
