@@ -45,8 +45,11 @@ struct Rounded : Plain<float> {
 
     template <class Target>
     static void to_units(const float* values, Index count, float scale, float* units) noexcept {
-        Plain<float>::to_units<Target>(values, count, scale, units);
-        simd::round_row<Target>(units, count, units);
+        if (scale != 1.0F) {
+            Plain<float>::to_units<Target>(values, count, scale, units);
+            values = units;
+        }
+        simd::round_row<Target>(values, count, units);
     }
     template <class Target>
     static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, float>& values, float* units) {
@@ -117,6 +120,10 @@ template <class Operand>
 /// Products that round their operands to bf16: in pairs where the target has an instruction for them.
 template <class Target>
 using RoundedOn = std::conditional_t<Target::dots_bf16, Bf16Pairs, Rounded>;
+
+/// The values that an operand which is no integer multiplies, one a unit: what few rows take on every target.
+template <class Operand, Compute A>
+using UnpairedOf = std::conditional_t<Operand::scales_queries, Plain<A>, Rounded>;
 
 /// One query [depth] as units of an operand, times a scale; zeros of no query.
 template <class Target, class Operand, Compute A>

@@ -16,6 +16,10 @@ namespace mla::inline MLA_ISA::detail {
 template <class Target>
 inline constexpr int linear_tile_rows = Target::registers == 32 ? 12 : 6;
 
+/// Rows that wait for memory rather than for arithmetic: their products are taken one by one on every target. In pairs of bf16
+/// one token took 1.2 times as long (Zen 5).
+inline constexpr int linear_few_rows = 4;
+
 /// Columns of the tiles of one or two rows: with 8 lanes 4 vectors, enough independent sums to hide the latency of an FMA.
 inline constexpr Index linear_few_columns = 32;
 
@@ -33,17 +37,20 @@ inline constexpr Index linear_prefetch_step = Target::registers == 32 ? 24 : 16;
 /// k of a piece: a tile's 12 rows of activations (24 KiB of float) stay in L1 while the panels of a piece pass by.
 inline constexpr Index linear_piece_k = 512;
 
-/// Columns of a piece of what is multiplied in an operand's units: 256 KiB of float or of pairs, read from L2 by all tiles of
-/// rows but the first.
-template <class Operand>
-inline constexpr Index linear_piece_columns = 128 * Operand::values_per_unit;
+/// Values of few rows that are rounded at a time: 32 KiB of float, all that one row of most layers has.
+inline constexpr Index linear_few_values = 16 * linear_piece_k;
+
+/// Columns of a piece: 256 KiB of weights, read from L2 by all tiles of rows but the first.
+template <Storage S>
+inline constexpr Index linear_piece_columns = (256 << 10) / (linear_piece_k * static_cast<Index>(sizeof(S)));
 
 /// Products for k in [k_begin, k_end) and panels [panel_begin, panel_end) of one matrix.
 template <Storage S>
 struct WeightPiece {
     const S* panels;       ///< panel 0
     Index panel_elements;  ///< from panel to panel
-    Index in;
+    Index first_k;         ///< of the columns of x
+    Index last_k;          ///< behind them
     Index panel_begin;
     Index panel_end;
     Index k_begin;
@@ -118,29 +125,29 @@ void multiply_tiles(const typename Operand::Unit* x, Index x_stride, const Weigh
     if constexpr (narrow < widest) tiles(std::integral_constant<int, narrow>{});
 }
 
-/// The same of x [M, in] as it lies, its values rounded where the operand is.
+/// The same of x [M, columns] as it lies, its values rounded where the operand is.
 template <class Target, class Operand, int M, Compute A, Storage S>
 void multiply_rows(const MatrixView<const A>& x, const WeightPiece<S>& piece, const MatrixView<A>& y, simd::Prefetch& next) {
+    const Index begin = piece.k_begin - piece.first_k;
     if constexpr (std::is_same_v<Operand, operands::Plain<A>>) {
-        multiply_tiles<Target, Operand, M>(x.data + piece.k_begin, x.stride, piece, y, next);
+        multiply_tiles<Target, Operand, M>(x.data + begin, x.stride, piece, y, next);
     } else {
         constexpr Index stride = linear_piece_k / Operand::values_per_unit;
         alignas(64) typename Operand::Unit rounded[simd::extent<M * stride>];
         for (Index m = 0; m < M; ++m)
-            Operand::template to_units<Target>(x.row(m) + piece.k_begin, piece.depth(), A(1), rounded + m * stride);
+            Operand::template to_units<Target>(x.row(m) + begin, piece.depth(), A(1), rounded + m * stride);
         multiply_tiles<Target, Operand, M>(rounded, stride, piece, y, next);
     }
 }
 
-/// y (+)= x · a piece, rows in tiles of 12 (or 6), 8, 4, 2 and 1, so that no row is computed twice. Fetches `next` meanwhile.
-template <class Target, class Operand, Compute A, Storage S>
+/// y (+)= x · a piece, rows in tiles of Widest, 8, 4, 2 and 1, so that no row is computed twice. Fetches `next` meanwhile.
+template <class Target, class Operand, int Widest, Compute A, Storage S>
 void multiply_piece(const MatrixView<const A>& x, const WeightPiece<S>& piece, const WeightPiece<S>& next,
                     const MatrixView<A>& y) {
-    constexpr int widest = linear_tile_rows<Target>;
-    const void* panels[simd::extent<linear_piece_columns<Operand> / panel_columns<S>>];
+    const void* panels[simd::extent<linear_piece_columns<S> / panel_columns<S>>];
     for (Index p = 0; p < next.count(); ++p) panels[p] = next.panel(next.panel_begin + p);
     const Index tiles_across = divide_up(piece.count() * panel_columns<S>, 2 * simd::lanes<Target, A>);
-    const Index steps = divide_up(x.rows, Index{widest}) * tiles_across *
+    const Index steps = divide_up(x.rows, Index{Widest}) * tiles_across *
                         divide_up(divide_up(piece.depth(), Operand::values_per_unit), linear_prefetch_step<Target>);
     simd::Prefetch fetch({panels, static_cast<std::size_t>(next.count())}, {}, next.panel_bytes(), std::max(steps, Index{1}));
     Index row = 0;
@@ -149,9 +156,9 @@ void multiply_piece(const MatrixView<const A>& x, const WeightPiece<S>& piece, c
             multiply_rows<Target, Operand, M>(MatrixView<const A>(x.row(row), M, x.cols, x.stride), piece,
                                               MatrixView<A>(y.row(row), M, y.cols, y.stride), fetch);
     };
-    tiles(std::integral_constant<int, widest>{});
-    if constexpr (widest > 8) tiles(std::integral_constant<int, 8>{});
-    tiles(std::integral_constant<int, 4>{});
+    tiles(std::integral_constant<int, Widest>{});
+    if constexpr (Widest > 8) tiles(std::integral_constant<int, 8>{});
+    if constexpr (Widest > 4) tiles(std::integral_constant<int, 4>{});
     tiles(std::integral_constant<int, 2>{});
     tiles(std::integral_constant<int, 1>{});
 }
@@ -161,38 +168,66 @@ template <Storage S>
 [[nodiscard]] WeightPiece<S> piece_after(const WeightPiece<S>& piece, Index panels, Index panel_end) noexcept {
     WeightPiece<S> next = piece;
     next.k_begin = piece.k_end;
-    if (next.k_begin >= piece.in) {
-        next.k_begin = 0;
+    if (next.k_begin >= piece.last_k) {
+        next.k_begin = piece.first_k;
         next.panel_begin = piece.panel_end;
         next.panel_end = std::min(next.panel_begin + panels, panel_end);
     }
-    next.k_end = std::min(next.k_begin + linear_piece_k, piece.in);
+    next.k_end = std::min(next.k_begin + linear_piece_k, piece.last_k);
     return next;
 }
 
-/// y = x · panels of a matrix, its weights of S in an operand. Every element is summed in the same order, however the work is
-/// cut: over pieces of k, and k in a piece, ascending.
+/// y (+)= x [rows, columns] · panels of a matrix from row first_k of it on, in pieces of `columns`. Every element is summed in
+/// the same order, however the work is cut: over pieces of k, and k in a piece, ascending.
+template <class Target, class Operand, int Widest, Storage S, Compute A>
+void multiply_pieces(const abi::MultiplyPanels<A>& call, const MatrixView<const A>& x, Index first_k, Index columns) noexcept {
+    const MatrixView<A> y(call.y, call.rows, call.out, call.y_stride);
+    const Index panels = columns / panel_columns<S>;
+    WeightPiece<S> piece{.panels = static_cast<const S*>(call.panels),
+                         .panel_elements = panel_elements<S>(call.in),
+                         .first_k = first_k,
+                         .last_k = first_k + x.cols,
+                         .panel_begin = call.panel_begin,
+                         .panel_end = std::min(call.panel_begin + panels, call.panel_end),
+                         .k_begin = first_k,
+                         .k_end = first_k + std::min(linear_piece_k, x.cols)};
+    while (piece.count() > 0) {
+        const auto next = piece_after(piece, panels, call.panel_end);
+        multiply_piece<Target, Operand, Widest>(x, piece, next, y);
+        piece = next;
+    }
+}
+
+/// The products of few rows, which read their panels front to back; where they are rounded all columns share that.
+template <class Target, class Operand, Storage S, Compute A>
+void multiply_few(const abi::MultiplyPanels<A>& call, const MatrixView<const A>& x) noexcept {
+    using Plain = operands::Plain<A>;
+    if constexpr (std::is_same_v<Operand, Plain>) {
+        multiply_pieces<Target, Plain, linear_few_rows, S>(call, x, 0, linear_few_columns);
+    } else {
+        alignas(64) A rounded[simd::extent<linear_few_values>];
+        const Index depth = linear_few_values / std::max(x.rows, Index{1}) / linear_piece_k * linear_piece_k;
+        Index k = 0;
+        do {
+            const Index some = std::min(depth, call.in - k);
+            for (Index m = 0; m < x.rows; ++m) Operand::template to_units<Target>(x.row(m) + k, some, A(1), rounded + m * depth);
+            const MatrixView<const A> units(rounded, x.rows, some, depth);
+            multiply_pieces<Target, Plain, linear_few_rows, S>(call, units, k, linear_few_columns);
+            k += some;
+        } while (k < call.in);
+    }
+}
+
+/// y = x · panels of a matrix, its weights of S in an operand. A single tile of rows reads its panels front to back, unless it
+/// would be rounded for each of them.
 template <class Target, class Operand, Storage S, Compute A>
 void multiply_panels(const abi::MultiplyPanels<A>* call) noexcept {
     const FloatEnvironment environment;
     const MatrixView<const A> x(call->x, call->rows, call->in, call->x_stride);
-    const MatrixView<A> y(call->y, call->rows, call->out, call->y_stride);
-    // A single tile of rows reads its panels front to back, unless it would have to be rounded for each of them.
-    const bool front_to_back = x.rows <= linear_tile_rows<Target> && std::is_same_v<Operand, operands::Plain<A>>;
-    const Index columns = front_to_back ? linear_few_columns : linear_piece_columns<Operand>;
-    const Index panels = columns / panel_columns<S>;
-    WeightPiece<S> piece{static_cast<const S*>(call->panels),
-                         panel_elements<S>(call->in),
-                         call->in,
-                         call->panel_begin,
-                         std::min(call->panel_begin + panels, call->panel_end),
-                         0,
-                         std::min(linear_piece_k, call->in)};
-    while (piece.count() > 0) {
-        const auto next = piece_after(piece, panels, call->panel_end);
-        multiply_piece<Target, Operand>(x, piece, next, y);
-        piece = next;
-    }
+    if (x.rows <= linear_few_rows) return multiply_few<Target, operands::UnpairedOf<Operand, A>, S>(*call, x);
+    constexpr int widest = linear_tile_rows<Target>;
+    const bool front_to_back = std::is_same_v<Operand, operands::Plain<A>> && x.rows <= widest;
+    multiply_pieces<Target, Operand, widest, S>(*call, x, 0, front_to_back ? linear_few_columns : linear_piece_columns<S>);
 }
 
 /// As a target's table has it.

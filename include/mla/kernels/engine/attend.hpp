@@ -109,7 +109,7 @@ void attend_expanded(const abi::AttendExpanded<A>* call) noexcept {
     const FloatEnvironment environment;
     const RowGroup<A>& group = *call->group;
     if (are_few<Operand>(group.rows)) {
-        using Few = FewOperandOf<Operand, A>;
+        using Few = operands::UnpairedOf<Operand, A>;
         RowList<A> keys, values;
         keys.add(call->keys, call->key_stride, call->tokens);
         values.add(call->values, call->value_stride, call->tokens);

@@ -50,10 +50,6 @@ struct FewBlock {
     }
 };
 
-/// What few rows round: their products are of floats on every target, of the same values as the products of more rows.
-template <class Operand, Compute A>
-using FewOperandOf = std::conditional_t<Operand::scales_queries, operands::Plain<A>, operands::Rounded>;
-
 /// Whether rows of an operand are few: integers are multiplied by panels, however few the rows.
 template <class Operand>
 [[nodiscard]] constexpr bool are_few(Index rows) noexcept {
@@ -259,7 +255,7 @@ void attend_rows(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, 
         for (Index t = visible; t < round_up(tokens, Index{Scores::keys}); ++t) score(r, t) = -std::numeric_limits<A>::infinity();
     }
     A rescale[simd::extent<R>];
-    softmax_few<Target, FewOperandOf<Operand, A>, R>(group, tokens, scores, rescale);
+    softmax_few<Target, operands::UnpairedOf<Operand, A>, R>(group, tokens, scores, rescale);
     accumulate_few<Target, R, F>(block, with_values, tokens, scores, rescale, group.out, group.out_stride);
 }
 

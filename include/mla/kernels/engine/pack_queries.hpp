@@ -49,7 +49,7 @@ void pack_panels(const abi::PackQueries<A>& call) noexcept {
 /// The same of a group of few rows that meet keys of K.
 template <class Target, class Operand, class K, Compute A>
 void pack_few(const abi::PackQueries<A>& call) noexcept {
-    using Few = FewOperandOf<Operand, A>;
+    using Few = operands::UnpairedOf<Operand, A>;
     const RowGroup<A>& group = *call.group;
     A* const target = reinterpret_cast<A*>(group.queries);
     const Index rows = few_padded(group.rows);
