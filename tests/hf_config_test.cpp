@@ -64,16 +64,20 @@ class PublishedConfigTest : public ::testing::TestWithParam<presets::Preset> {};
 
 TEST_P(PublishedConfigTest, GivesThePreset) { EXPECT_EQ(parse(published(GetParam().name)), GetParam().config()); }
 
-TEST_P(PublishedConfigTest, EveryDimensionIsRequiredAndAPositiveInteger) {
+TEST_P(PublishedConfigTest, EveryDimensionIsAPositiveIntegerAndRequiredUnlessALayerDoesWithout) {
     const json config = published(GetParam().name);
     for (const char* field : {"hidden_size", "dim", "num_attention_heads", "n_heads", "q_lora_rank", "kv_lora_rank",
                               "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}) {
         if (!config.contains(field)) continue;
         json missing = config;
         missing.erase(field);
-        const bool has_default = config.value("model_type", "") == "minicpm3" && std::string_view(field) == "v_head_dim";
-        if (!has_default) expect_refused(missing, field);
-        for (const json& bad : {json(0), json(-64), json(64.5), json("64"), json(true), json::array({64}), json::object(),
+        const std::string_view name = field;
+        const bool may_lack = name == "q_lora_rank" || (config.value("model_type", "") == "minicpm3" && name == "v_head_dim");
+        if (!may_lack) expect_refused(missing, field);
+        json zero = config;
+        zero[field] = 0;
+        if (name != "q_lora_rank" && name != "qk_rope_head_dim") expect_refused(zero, field);
+        for (const json& bad : {json(-64), json(64.5), json("64"), json(true), json::array({64}), json::object(),
                                 json(std::uint64_t{1} << 60U), json(std::numeric_limits<double>::quiet_NaN())}) {
             json wrong = config;
             wrong[field] = bad;
@@ -125,10 +129,27 @@ TEST(HfConfigTest, LongTextsAreCutInMessages) {
     }
 }
 
-TEST(HfConfigTest, NullRankMeansNoQueryLora) {
+TEST(HfConfigTest, WithoutARankQueriesHaveNone) {
     json config = published("deepseek_v3");
-    config["q_lora_rank"] = nullptr;
+    for (const json& none : {json(nullptr), json(0)}) {
+        config["q_lora_rank"] = none;
+        EXPECT_EQ(io::parse_hf_config(config).q_lora_rank, 0);
+    }
+    config.erase("q_lora_rank");
     EXPECT_EQ(io::parse_hf_config(config).q_lora_rank, 0);
+}
+
+TEST(HfConfigTest, ALayerMayHaveNothingThatTurns) {
+    json config = published("glm_4_7_flash");
+    config["qk_rope_head_dim"] = 0;
+    EXPECT_EQ(io::parse_hf_config(config).qk_rope_head_dim, 0);
+}
+
+TEST(HfConfigTest, NumbersWithoutAFractionAreIntegers) {
+    json config = published("deepseek_v3");
+    config["hidden_size"] = 7168.0;
+    config["rope_scaling"]["original_max_position_embeddings"] = 4096.0;
+    EXPECT_EQ(io::parse_hf_config(config), presets::deepseek_v3());
 }
 
 TEST(HfConfigTest, AttentionBiasIsRead) {
@@ -139,21 +160,183 @@ TEST(HfConfigTest, AttentionBiasIsRead) {
     expect_refused(config, "attention_bias");
 }
 
-TEST(HfConfigTest, KeyValueHeadsMustBeAllHeads) {
+TEST(HfConfigTest, KeyValueHeadsSayNothing) {
     json config = published("deepseek_v3");
-    config["num_key_value_heads"] = 8;
-    expect_refused(config, "num_key_value_heads");
+    for (const json& heads : {json(1), json(128), json(nullptr), json("all")}) {
+        config["num_key_value_heads"] = heads;
+        EXPECT_EQ(io::parse_hf_config(config), presets::deepseek_v3());
+    }
 }
 
 TEST(HfConfigTest, RopeInterleaveChoosesThePairingWhereTheModelReadsIt) {
-    for (const char* preset : {"deepseek_v3", "kimi_k2", "glm_4_7_flash", "deepseek_v2", "deepseek_v3_2", "longcat_flash"}) {
+    for (const char* preset : {"deepseek_v3", "kimi_k2", "glm_4_7_flash"}) {
         json config = published(preset);
         config["rope_interleave"] = false;
-        const std::string type = config["model_type"];
-        const bool reads_it = type != "deepseek_v2" && type != "deepseek_v32" && type != "longcat_flash";
-        EXPECT_EQ(io::parse_hf_config(config).rope.pairing, reads_it ? RopePairing::half_split : RopePairing::interleaved)
-            << preset;
+        EXPECT_EQ(io::parse_hf_config(config).rope.pairing, RopePairing::half_split) << preset;
     }
+    for (const char* preset : {"deepseek_v2", "deepseek_v3_2", "longcat_flash", "minicpm3_4b"}) {
+        json config = published(preset);
+        const bool interleaved = io::parse_hf_config(config).rope.pairing == RopePairing::interleaved;
+        config["rope_interleave"] = interleaved;
+        EXPECT_EQ(io::parse_hf_config(config).rope.pairing == RopePairing::interleaved, interleaved) << preset;
+        config["rope_interleave"] = !interleaved;
+        expect_refused(config, "rope_interleave");
+    }
+}
+
+/// Every field that transformers' own configuration classes write.
+TEST(HfConfigTest, FieldsOfTransformersAreRead) {
+    const json classes = json::parse(std::ifstream(fs::path(MLA_GOLDEN_DIR) / "config_fields.json"));
+    ASSERT_EQ(classes.size(), 9U);
+    for (const auto& [type, config] : classes.items()) EXPECT_NO_THROW(static_cast<void>(io::parse_hf_config(config))) << type;
+}
+
+/// The fields of DeepSeek-R1's config.json beside attention, some of Kimi-K2's and LongCat-Flash's, and what transformers 4 wrote
+/// into every nested configuration.
+TEST(HfConfigTest, FieldsThatAreNotOfAttentionAreSkipped) {
+    json config = published("deepseek_v3");
+    for (const char* field : {"architectures",
+                              "attention_dropout",
+                              "auto_map",
+                              "bos_token_id",
+                              "ep_size",
+                              "first_k_dense_replace",
+                              "hidden_act",
+                              "initializer_range",
+                              "intermediate_size",
+                              "moe_intermediate_size",
+                              "moe_layer_freq",
+                              "n_group",
+                              "n_routed_experts",
+                              "n_shared_experts",
+                              "norm_topk_prob",
+                              "num_experts_per_tok",
+                              "num_hidden_layers",
+                              "num_nextn_predict_layers",
+                              "pretraining_tp",
+                              "quantization_config",
+                              "rms_norm_eps",
+                              "routed_scaling_factor",
+                              "scoring_func",
+                              "tie_word_embeddings",
+                              "topk_group",
+                              "topk_method",
+                              "torch_dtype",
+                              "transformers_version",
+                              "use_cache",
+                              "vocab_size",
+                              "aux_loss_alpha",
+                              "seq_aux",
+                              "expert_ffn_hidden_size",
+                              "moe_topk",
+                              "zero_expert_type",
+                              "router_bias",
+                              "is_decoder",
+                              "pruned_heads",
+                              "temperature",
+                              "top_k",
+                              "tokenizer_class",
+                              "torchscript",
+                              "use_bfloat16"})
+        config[field] = {{"whatever", 1}};
+    EXPECT_EQ(io::parse_hf_config(config), presets::deepseek_v3());
+}
+
+TEST(HfConfigTest, FieldsThatMayChangeAttentionAreRefused) {
+    const json off = {{"mla_use_nope", false}, {"qk_latent_layernorm", true},      {"use_qk_norm", false},
+                      {"qk_head_dim", 192},    {"use_sliding_window", false},      {"attention_method", "MLA"},
+                      {"sliding_window", 512}, {"layer_types", {"full_attention"}}};
+    json config = published("deepseek_v3");
+    config.update(off);
+    EXPECT_EQ(io::parse_hf_config(config), presets::deepseek_v3());
+    const json on = {
+        {"mla_use_nope", true},         {"no_rope_layers", {1, 0}}, {"attn_output_gate", "per_head"},
+        {"use_qk_norm", true},          {"sliding_window", 4096},   {"use_sliding_window", true},
+        {"qk_latent_layernorm", false}, {"qk_head_dim", 128},       {"layer_types", {"full_attention", "linear_attention"}},
+        {"mla_scale_q_lora", true},     {"index_topk", 2048},       {"a field that is not known yet", 0}};
+    for (const auto& [field, value] : on.items()) {
+        json other = published("deepseek_v3");
+        other[field] = value;
+        expect_refused(other, field);
+        other = published("mistral_large_3");
+        other[field] = value;
+        expect_refused(other, field);
+        other[field] = nullptr;
+        EXPECT_EQ(io::parse_mistral_params(other), presets::mistral_large_3()) << field;
+    }
+}
+
+TEST(HfConfigTest, DeepSeekV3sLayerHasOtherNamesToo) {
+    for (const char* type : {"youtu", "axk1", "kimi_k2"}) {
+        json config = published("deepseek_v3");
+        config["model_type"] = type;
+        EXPECT_EQ(io::parse_hf_config(config), presets::deepseek_v3());
+    }
+}
+
+/// A configuration of deepseek_v3 with these two blocks, and no rope_theta outside them.
+json with_rope(const json& scaling, const json& parameters) {
+    json config = published("deepseek_v3");
+    config.erase("rope_theta");
+    config["rope_scaling"] = scaling;
+    config["rope_parameters"] = parameters;
+    return config;
+}
+
+TEST(HfConfigTest, TheRopeBlockThatScalesCounts) {
+    const json scaled = published("deepseek_v3")["rope_scaling"];
+    for (const json& empty :
+         {json(nullptr), json::object(), json{{"rope_type", "default"}}, json{{"type", nullptr}, {"factor", nullptr}}}) {
+        EXPECT_EQ(io::parse_hf_config(with_rope(empty, scaled)), presets::deepseek_v3());
+        EXPECT_EQ(io::parse_hf_config(with_rope(scaled, empty)), presets::deepseek_v3());
+    }
+    EXPECT_EQ(io::parse_hf_config(with_rope(scaled, scaled)), presets::deepseek_v3());
+    EXPECT_EQ(io::parse_hf_config(with_rope({{"full_attention", scaled}}, nullptr)), presets::deepseek_v3());
+    json other_name = scaled;
+    other_name["type"] = "deepseek_yarn";
+    EXPECT_EQ(io::parse_hf_config(with_rope(other_name, nullptr)), presets::deepseek_v3());
+}
+
+TEST(HfConfigTest, RopeThetaIsReadWhereverItStands) {
+    const json scaled = published("deepseek_v3")["rope_scaling"];
+    EXPECT_EQ(io::parse_hf_config(with_rope(json::object(), {{"rope_theta", 1e6}})).rope.base, 1e6);
+    const Config both = io::parse_hf_config(with_rope(scaled, {{"rope_theta", 50000}}));
+    EXPECT_EQ(both.rope.base, 50000.0);
+    EXPECT_TRUE(std::holds_alternative<Yarn>(both.rope.scaling));
+    json outside = with_rope(scaled, {{"rope_type", "default"}});
+    outside["rope_theta"] = 50000.0;
+    EXPECT_EQ(io::parse_hf_config(outside).rope.base, 50000.0);
+}
+
+TEST(HfConfigTest, RopeBlocksThatContradictEachOtherAreErrorsThatNameBoth) {
+    const json scaled = published("deepseek_v3")["rope_scaling"];
+    json other = scaled;
+    other["factor"] = 32;
+    const auto expect_both = [](const json& config, std::initializer_list<std::string_view> parts) {
+        expect_error([&] { static_cast<void>(io::parse_hf_config(config)); }, parts);
+    };
+    expect_both(with_rope(scaled, other), {"rope_scaling.factor", "rope_parameters", "40", "32"});
+    expect_both(with_rope({{"rope_theta", 1e4}}, {{"rope_theta", 5e4}}), {"rope_scaling", "rope_parameters", "rope_theta"});
+    json outside = with_rope({{"rope_theta", 1e4}}, nullptr);
+    outside["rope_theta"] = 5e4;
+    expect_both(outside, {"rope_scaling", "rope_theta", "10000", "50000"});
+    expect_both(with_rope({{"full_attention", scaled}, {"sliding_attention", other}}, nullptr),
+                {"rope_scaling", "kinds of layers"});
+}
+
+TEST(HfConfigTest, RopeFieldsWithoutATypeOrUnknownAreErrors) {
+    for (const json& block :
+         {json{{"factor", 40}}, json{{"factor", 40}, {"type", nullptr}}, json{{"type", "yarn"}, {"rope_type", "default"}}}) {
+        expect_refused(with_rope(block, nullptr), "rope_scaling.rope_type");
+        expect_refused(with_rope(nullptr, block), "rope_parameters.rope_type");
+    }
+    expect_refused(with_rope({{"type", "default"}, {"factor", 40}}, nullptr), "rope_scaling.factor");
+    json scaled = published("deepseek_v3")["rope_scaling"];
+    scaled["attn_factor"] = 1.2;
+    expect_refused(with_rope(scaled, nullptr), "rope_scaling.attn_factor");
+    scaled.erase("attn_factor");
+    scaled["llama_4_scaling_beta"] = 0.1;
+    expect_refused(with_rope(scaled, nullptr), "rope_scaling.llama_4_scaling_beta");
 }
 
 TEST(HfConfigTest, LatentNormsKeepTheirEpsWhateverTheModelsIs) {
@@ -174,7 +357,7 @@ TEST(HfConfigTest, RopeBaseDefaultsAsInTransformers) {
 TEST(HfConfigTest, RefusesRopeThatIsNotKnown) {
     json config = published("deepseek_v3");
     config["rope_scaling"]["type"] = "linear";
-    expect_error([&] { static_cast<void>(io::parse_hf_config(config)); }, {"rope_scaling.type", "'linear'"});
+    expect_error([&] { static_cast<void>(io::parse_hf_config(config)); }, {"rope_scaling.rope_type", "'linear'"});
     config["rope_scaling"] = "yarn";
     expect_refused(config, "rope_scaling");
     config = published("deepseek_v3");
