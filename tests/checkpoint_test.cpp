@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "mla/attention.hpp"
@@ -98,11 +99,15 @@ TEST(CheckpointTest, KnowsTheNamesOfEveryModel) {
 }
 
 TEST(CheckpointTest, FindsTheLanguageModelOfAMultimodalOne) {
-    for (const char* prefix : {"language_model.model.", "model.language_model."}) {
+    const std::vector<std::pair<const char*, const char*>> kinds = {{"language_model.model.", "text_config"},
+                                                                    {"model.language_model.", "text_config"},
+                                                                    {"language.model.", "language_config"}};
+    for (const auto& [prefix, part] : kinds) {
         const Config config = small_config();
         CheckpointFolder folder;
-        folder.write("config.json",
-                     nlohmann::json{{"model_type", "seeing"}, {"text_config", config_json(config, "kimi_k2")}}.dump());
+        nlohmann::json json = {{"model_type", "seeing"}, {"text_config", nullptr}};
+        json[part] = config_json(config, "kimi_k2");
+        folder.write("config.json", json.dump());
         folder.write("model.safetensors", two_layers<bf16>(config, 5, prefix));
         Checkpoint checkpoint(folder.path());
         EXPECT_EQ(checkpoint.prefix(), prefix);
@@ -181,8 +186,7 @@ std::string fp8_error(void (*change)(Fp8Layer&, nlohmann::json&)) {
     CheckpointFolder folder;
     folder.write("config.json", json.dump());
     folder.write("model.safetensors", layer.tensors);
-    Checkpoint checkpoint(folder.path());
-    return thrown<CheckpointError>([&] { static_cast<void>(checkpoint.attention_weights(0)); });
+    return thrown<CheckpointError>([&] { static_cast<void>(Checkpoint(folder.path()).attention_weights(0)); });
 }
 
 void expect_parts(const std::string& message, std::initializer_list<std::string_view> parts) {
@@ -203,6 +207,18 @@ TEST(CheckpointFp8Test, NamesScalesThatAreMissingMisshapenOrMistyped) {
                      json["quantization_config"] = {{"weight_block_size", {64, 128}}};
                  }),
                  {"config.json: quantization_config.weight_block_size", "[64,128]", "[128, 128]"});
+    expect_parts(fp8_error([](Fp8Layer&, nlohmann::json& json) {
+                     json = {{"text_config", json}, {"quantization_config", {{"weight_block_size", {64, 64}}}}};
+                 }),
+                 {"config.json: quantization_config.weight_block_size", "[64,64]", "[128, 128]"});
+}
+
+TEST(CheckpointFp8Test, QuantisationStandsOnceOrTwiceTheSame) {
+    const std::string message = fp8_error([](Fp8Layer&, nlohmann::json& json) {
+        json["quantization_config"] = {{"weight_block_size", {128, 128}}};
+        json = {{"text_config", json}, {"quantization_config", {{"weight_block_size", {64, 64}}}}};
+    });
+    expect_parts(message, {"config.json: text_config.quantization_config", "another", "the same"});
 }
 
 // Errors ----------------------------------------------------------------------------------------------------------------
@@ -248,9 +264,8 @@ TEST(CheckpointErrorsTest, NamesAFileThatIsMissingOrNotWhatTheIndexSays) {
     expect_parts(
         load_error<std::system_error>([](const auto& folder) { std::filesystem::remove(folder.path() / "config.json"); }),
         {"config.json"});
-    expect_parts(load_error<std::system_error>(
-                     [](const auto& folder) { std::filesystem::remove(folder.path() / CheckpointFolder::file_name(1)); }),
-                 {CheckpointFolder::file_name(1)});
+    expect_parts(load_error([](const auto& folder) { std::filesystem::remove(folder.path() / CheckpointFolder::file_name(1)); }),
+                 {CheckpointFolder::file_name(1), "the file is missing", "model.layers."});
     expect_parts(load_error<std::system_error>(
                      [](const auto& folder) { std::filesystem::remove(folder.path() / "model.safetensors.index.json"); }),
                  {"model.safetensors"});
@@ -267,6 +282,38 @@ TEST(CheckpointErrorsTest, NamesAFileThatIsMissingOrNotWhatTheIndexSays) {
     expect_parts(
         load_error<std::invalid_argument>([](const auto& folder) { folder.write("config.json", R"({"model_type":"llama"})"); }),
         {"config.json: ", "model_type", "'llama'"});
+}
+
+TEST(CheckpointErrorsTest, NamesATensorOfTheLayerThatNothingReads) {
+    for (const char* name :
+         {"q_b_proj.bias", "q_proj.bias", "gate_proj.weight", "indexer.wk.weight", "q_b_proj.weight_scale_inv"}) {
+        const std::string full = std::string("model.layers.1.self_attn.") + name;
+        CheckpointFolder folder;
+        folder.write("config.json", config_json(small_config(), "deepseek_v3").dump());
+        std::vector<StoredTensor> tensors = two_layers<bf16>(small_config(), 3);
+        tensors.push_back({full, "F32", {1}, std::string(4, '\0')});
+        folder.write("model.safetensors", tensors);
+        Checkpoint checkpoint(folder.path());
+        EXPECT_NO_THROW(static_cast<void>(checkpoint.attention_weights(0)));
+        expect_parts(thrown<CheckpointError>([&] { static_cast<void>(checkpoint.attention_weights(1)); }),
+                     {"model.safetensors: ", full, "read by nothing"});
+    }
+}
+
+TEST(CheckpointTest, LoadsTheLayersWhoseFilesAreThere) {
+    CheckpointFolder folder;
+    const Config config = small_config();
+    folder.write("config.json", config_json(config, "deepseek_v3").dump());
+    const auto first = stored_layer(config, RandomWeights<bf16>(config, 3).refs(), 0);
+    folder.write("a.safetensors", first);
+    nlohmann::json map = {{"model.layers.1.self_attn.o_proj.weight", "b.safetensors"}};
+    for (const StoredTensor& tensor : first) map[tensor.name] = "a.safetensors";
+    folder.write("model.safetensors.index.json", nlohmann::json{{"weight_map", map}}.dump());
+    Checkpoint checkpoint(folder.path());
+    expect_same_weights(config, checkpoint.attention_weights(0), RandomWeights<bf16>(config, 3).refs());
+    EXPECT_FALSE(checkpoint.contains("model.layers.1.self_attn.o_proj.weight"));
+    expect_parts(thrown<CheckpointError>([&] { static_cast<void>(checkpoint.tensor("model.layers.1.self_attn.o_proj.weight")); }),
+                 {"b.safetensors", "missing", "o_proj"});
 }
 
 // Index -----------------------------------------------------------------------------------------------------------------

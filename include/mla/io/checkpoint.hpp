@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,7 +35,8 @@ class Checkpoint {
   public:
     using Progress = std::function<void(const LoadProgress&)>;
 
-    /// Opens `folder`, whose files must stay as they are while this lives. `progress` is called for each tensor asked for.
+    /// Opens `folder`, whose files must stay as they are while this lives. `progress` is called for each tensor asked for. A file
+    /// that the index names and that is not there is missed only by who asks for one of its tensors.
     /// @throws std::system_error when a file cannot be read, CheckpointError when one is invalid or lacks a tensor that the index
     /// promises, std::invalid_argument when config.json describes no model that is known here
     explicit Checkpoint(const std::filesystem::path& folder, Progress progress = {})
@@ -42,23 +44,28 @@ class Checkpoint {
         config_ = detail::parse_named(json_, (folder / "config.json").string(), parse_hf_config);
         open_files();
         for (const auto& [name, file] : places_) {
+            if (file == nullptr) continue;
             const TensorInfo& info = file->info(name);
             total_ += info.end - info.begin;
         }
-        for (const char* prefix : {"model.", "language_model.model.", "model.language_model."})
+        for (const char* prefix : {"model.", "language_model.model.", "model.language_model.", "language.model."})
             if (has_prefix(std::string(prefix) + "layers.")) prefix_ = prefix;
     }
 
     /// The attention of every layer.
     [[nodiscard]] const Config& config() const noexcept { return config_; }
-    /// config.json, of a multimodal model its `text_config`: what the rest of the model asks for.
+    /// config.json, of a multimodal model its `text_config` or `language_config`: what the rest of the model asks for.
     [[nodiscard]] const nlohmann::json& json() const noexcept { return json_; }
     /// What the names of the language model's tensors start with: "model.", or more in a multimodal model.
     [[nodiscard]] const std::string& prefix() const noexcept { return prefix_; }
-    /// Bytes of all tensors.
+    /// Bytes of all tensors in the files that are there.
     [[nodiscard]] std::uint64_t bytes() const noexcept { return total_; }
 
-    [[nodiscard]] bool contains(std::string_view name) const noexcept { return places_.find(name) != places_.end(); }
+    /// Whether a tensor is listed and its file there.
+    [[nodiscard]] bool contains(std::string_view name) const noexcept {
+        const auto place = places_.find(name);
+        return place != places_.end() && place->second != nullptr;
+    }
 
     /// A tensor of one or two dimensions as a matrix; a vector is one row. It lives until `release` or the end of this.
     /// @throws CheckpointError naming file, tensor, what was found and what it must be
@@ -81,14 +88,25 @@ class Checkpoint {
         return tensor(name);
     }
 
-    /// The attention of one layer (`<prefix>layers.<layer>.self_attn.*`), in the shapes that `config` calls for.
+    /// The attention of one layer (`<prefix>layers.<layer>.self_attn.*`), in the shapes that `config` calls for. A tensor there
+    /// that it does not call for is an error: the layer would be another.
     /// @throws CheckpointError naming file, tensor, what was found and what it must be
     [[nodiscard]] AttentionWeights attention_weights(Index layer) {
         AttentionWeights weights;
         const std::string start = prefix_ + "layers." + std::to_string(layer) + ".self_attn.";
+        std::set<std::string, std::less<>> read;
         for_each_tensor(config_, weights, [&](std::string_view name, TensorRef& weight, Index rows, Index cols) {
-            weight = tensor(start + published_name(name), rows, cols);
+            const std::string published = published_name(name);
+            weight = tensor(start + published, rows, cols);
+            read.insert(published);
+            if (weight.scales.data != nullptr) read.insert(published + "_scale_inv");
         });
+        for (auto place = places_.lower_bound(start); place != places_.end() && place->first.starts_with(start); ++place) {
+            const std::string_view name = std::string_view(place->first).substr(start.size());
+            if (!read.contains(name) && !changes_nothing(name))
+                detail::throw_checkpoint(catalogue_, "tensor " + detail::printable(place->first), "there, and read by nothing",
+                                         "absent: with it the layer is another than config.json describes");
+        }
         return weights;
     }
 
@@ -99,10 +117,28 @@ class Checkpoint {
     }
 
   private:
+    /// The language model's part of a config.json, with the quantisation that stands beside it.
     static nlohmann::json read_json(const std::filesystem::path& path) {
-        nlohmann::json json = detail::read_json(path);
-        if (json.is_object() && json.contains("text_config")) return nlohmann::json(json.at("text_config"));
+        const nlohmann::json json = detail::read_json(path);
+        if (!json.is_object()) return json;
+        for (const char* part : {"text_config", "language_config"}) {
+            if (!json.contains(part) || json.at(part).is_null()) continue;
+            nlohmann::json text = json.at(part);
+            const auto quantization = json.find("quantization_config");
+            if (!text.is_object() || quantization == json.end() || quantization->is_null()) return text;
+            nlohmann::json& inner = text["quantization_config"];
+            if (!inner.is_null() && inner != *quantization)
+                detail::throw_checkpoint(path.string(), std::string(part) + ".quantization_config",
+                                         "another than quantization_config", "the same, or one of them absent");
+            inner = *quantization;
+            return text;
+        }
         return json;
+    }
+
+    /// Tensors beside a layer's weights without effect on it: a buffer of old files, and the indexer, without which it is read.
+    [[nodiscard]] bool changes_nothing(std::string_view name) const {
+        return name == "rotary_emb.inv_freq" || (json_.value("model_type", "") == "deepseek_v32" && name.starts_with("indexer."));
     }
 
     /// q_a_bias -> q_a_proj.bias, as the checkpoints call it; everything else is a weight.
@@ -126,6 +162,11 @@ class Checkpoint {
         const WeightMap map =
             parse_checkpoint_index({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()}, catalogue_);
         for (const auto& [name, file_name] : map) {
+            if (!std::filesystem::exists(folder_ / file_name)) {
+                places_.emplace(name, nullptr);
+                missing_.emplace(name, file_name);
+                continue;
+            }
             Safetensors& file = open(file_name);
             if (!file.contains(name)) fail(file, name, "missing", "in the file, as the index says");
             places_.emplace(name, &file);
@@ -146,6 +187,9 @@ class Checkpoint {
         const auto place = places_.find(name);
         if (place == places_.end())
             detail::throw_checkpoint(catalogue_, "tensor " + detail::printable(name), "missing", "in the checkpoint");
+        if (place->second == nullptr)
+            detail::throw_checkpoint((folder_ / missing_.find(name)->second).string(), "the file", "missing",
+                                     "there: the index places tensor " + detail::printable(name) + " in it");
         return *place->second;
     }
 
@@ -182,7 +226,8 @@ class Checkpoint {
     Config config_;
     std::string catalogue_;  ///< the file that lists all tensors: the index, or the only safetensors file
     std::map<std::string, Safetensors> files_;
-    std::map<std::string, Safetensors*, std::less<>> places_;  ///< tensor -> the file that holds it
+    std::map<std::string, Safetensors*, std::less<>> places_;  ///< tensor -> the file that holds it, null where it is missing
+    std::map<std::string, std::string, std::less<>> missing_;  ///< tensor -> the name of its missing file
     std::string prefix_ = "model.";
     std::uint64_t handed_out_ = 0;
     std::uint64_t total_ = 0;
