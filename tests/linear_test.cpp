@@ -249,6 +249,11 @@ TYPED_TEST(LinearTest, MatchesTheReferenceAndGivesARowTheSameBitsInEveryBatch) {
 }
 
 // From 1024 columns on an item of work is more than one panel, from 4096 on eight; the last one here has fewer.
+/// 8192 values of few rows are rounded at a time: one, two and four rows take more than once.
+TYPED_TEST(LinearTest, MatchesTheReferenceWhereFewRowsAreRoundedInParts) {
+    for (const Index in : {2050, 4100, 8193}) expect_every_token_count<TypeParam>(in, 33);
+}
+
 TYPED_TEST(LinearTest, MatchesTheReferenceWhereAnItemIsSeveralPanels) {
     for (const Index out : {1100, 4200}) expect_every_token_count<TypeParam>(7, out);
 }

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -44,8 +45,8 @@ class Checkpoint {
         config_ = detail::parse_named(json_, (folder / "config.json").string(), parse_hf_config);
         open_files();
         for (const auto& [name, file] : places_) {
-            if (file == nullptr) continue;
-            const TensorInfo& info = file->info(name);
+            if (!file->second) continue;
+            const TensorInfo& info = file->second->info(name);
             total_ += info.end - info.begin;
         }
         for (const char* prefix : {"model.", "language_model.model.", "model.language_model.", "language.model."})
@@ -64,7 +65,7 @@ class Checkpoint {
     /// Whether a tensor is listed and its file there.
     [[nodiscard]] bool contains(std::string_view name) const noexcept {
         const auto place = places_.find(name);
-        return place != places_.end() && place->second != nullptr;
+        return place != places_.end() && place->second->second.has_value();
     }
 
     /// A tensor of one or two dimensions as a matrix; a vector is one row. It lives until `release` or the end of this.
@@ -113,10 +114,14 @@ class Checkpoint {
     /// Gives back the memory behind all tensors handed out so far, which must not be used afterwards; asking for one again reads
     /// the file again. After each layer, this keeps a loading program at the size of what it has packed.
     void release() noexcept {
-        for (auto& [name, file] : files_) file.release();
+        for (auto& [name, file] : files_)
+            if (file) file->release();
     }
 
   private:
+    /// Of the folder, by name; without a value where it is not there.
+    using File = std::pair<const std::string, std::optional<Safetensors>>;
+
     /// The language model's part of a config.json, with the quantisation that stands beside it.
     static nlohmann::json read_json(const std::filesystem::path& path) {
         const nlohmann::json json = detail::read_json(path);
@@ -152,8 +157,8 @@ class Checkpoint {
     void open_files() {
         const std::filesystem::path index = folder_ / "model.safetensors.index.json";
         if (!std::filesystem::exists(index)) {
-            const Safetensors& only = open("model.safetensors");
-            for (const auto& [name, info] : only.tensors()) places_.emplace(name, &files_.at("model.safetensors"));
+            File& only = *files_.emplace("model.safetensors", Safetensors(folder_ / "model.safetensors")).first;
+            for (const auto& [name, info] : only.second->tensors()) places_.emplace(name, &only);
             catalogue_ = (folder_ / "model.safetensors").string();
             return;
         }
@@ -162,20 +167,17 @@ class Checkpoint {
         const WeightMap map =
             parse_checkpoint_index({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()}, catalogue_);
         for (const auto& [name, file_name] : map) {
-            if (!std::filesystem::exists(folder_ / file_name)) {
-                places_.emplace(name, nullptr);
-                missing_.emplace(name, file_name);
-                continue;
-            }
-            Safetensors& file = open(file_name);
-            if (!file.contains(name)) fail(file, name, "missing", "in the file, as the index says");
+            File& file = open(file_name);
+            if (file.second && !file.second->contains(name))
+                fail(*file.second, name, "missing", "in the file, as the index says");
             places_.emplace(name, &file);
         }
     }
 
-    Safetensors& open(const std::string& file_name) {
-        const auto known = files_.find(file_name);
-        return known != files_.end() ? known->second : files_.emplace(file_name, Safetensors(folder_ / file_name)).first->second;
+    File& open(const std::string& file_name) {
+        const auto [file, is_new] = files_.try_emplace(file_name);
+        if (is_new && std::filesystem::exists(folder_ / file_name)) file->second.emplace(folder_ / file_name);
+        return *file;
     }
 
     [[nodiscard]] bool has_prefix(std::string_view start) const {
@@ -187,10 +189,11 @@ class Checkpoint {
         const auto place = places_.find(name);
         if (place == places_.end())
             detail::throw_checkpoint(catalogue_, "tensor " + detail::printable(name), "missing", "in the checkpoint");
-        if (place->second == nullptr)
-            detail::throw_checkpoint((folder_ / missing_.find(name)->second).string(), "the file", "missing",
+        auto& [file_name, file] = *place->second;
+        if (!file)
+            detail::throw_checkpoint((folder_ / file_name).string(), "the file", "missing",
                                      "there: the index places tensor " + detail::printable(name) + " in it");
-        return *place->second;
+        return *file;
     }
 
     [[nodiscard]] BlockScales scales_of(std::string_view name, const TensorRef& weight) {
@@ -225,9 +228,8 @@ class Checkpoint {
     nlohmann::json json_;
     Config config_;
     std::string catalogue_;  ///< the file that lists all tensors: the index, or the only safetensors file
-    std::map<std::string, Safetensors> files_;
-    std::map<std::string, Safetensors*, std::less<>> places_;  ///< tensor -> the file that holds it, null where it is missing
-    std::map<std::string, std::string, std::less<>> missing_;  ///< tensor -> the name of its missing file
+    std::map<std::string, std::optional<Safetensors>> files_;
+    std::map<std::string, File*, std::less<>> places_;  ///< tensor -> the file that holds it
     std::string prefix_ = "model.";
     std::uint64_t handed_out_ = 0;
     std::uint64_t total_ = 0;
