@@ -37,7 +37,8 @@ TYPED_TEST_SUITE(AttentionTypesTest, Pairs);
 reference::Matrix attend_to(const reference::Matrix& rows, const Config& config, const AttentionWeights& weights,
                             const reference::Matrix& x, std::span<const std::int64_t> positions) {
     const auto q = reference::project_queries(config, weights, x, positions);
-    return reference::project_output(config, weights, reference::attend_expanded_form(config, weights, q, rows).output);
+    const auto o = reference::attend_expanded_form(config, weights, q, rows).output;
+    return reference::project_output(config, weights, reference::gate_output(config, weights, x, o));
 }
 
 TYPED_TEST(AttentionTypesTest, MatchesTheReferenceOnTheRoundedCache) {

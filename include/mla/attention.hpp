@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <ranges>
 #include <span>
 #include <vector>
@@ -14,10 +15,16 @@
 #include "mla/core/workspace.hpp"
 #include "mla/eigen.hpp"
 #include "mla/kernels/decode_absorbed.hpp"
+#include "mla/kernels/decode_sparse.hpp"
 #include "mla/kernels/plan.hpp"
 #include "mla/kernels/prefill_expanded.hpp"
+#include "mla/layer/head_projections.hpp"
+#include "mla/layer/indexer.hpp"
+#include "mla/layer/latent_projection.hpp"
+#include "mla/layer/output_projection.hpp"
+#include "mla/layer/query_projection.hpp"
+#include "mla/layer/selection.hpp"
 #include "mla/linear/linear.hpp"
-#include "mla/math/rms_norm.hpp"
 #include "mla/math/rope.hpp"
 #include "mla/requests.hpp"
 #include "mla/weights.hpp"
@@ -45,8 +52,7 @@ class Attention {
 
     /// Bytes of packed weights.
     [[nodiscard]] std::size_t weight_bytes() const noexcept {
-        return q_a_.bytes() + q_.bytes() + kv_a_.bytes() + absorb_key_.bytes() + expand_key_.bytes() + value_.bytes() +
-               o_.bytes();
+        return queries_.bytes() + latents_.bytes() + heads_.bytes() + output_.bytes() + (indexer_ ? indexer_->weight_bytes() : 0);
     }
 
     /// Bytes of workspace that `forward` needs for up to `tokens` tokens of a request; the same for any number of cached ones.
@@ -103,12 +109,12 @@ class Attention {
         detail::require_distinct(list, s.caches);
         const detail::RoomForAll<Cache> room(list);
 
-        project_queries(view(x), positions, s, executor);
-        project_latents(view(x), s, executor);
-        append(list, s.latents);
-        attend(list, s, executor, options);
-        linear<A>(rows(s.o), o_, bias(o_bias_), MatrixView<Activation>(y.data(), tokens, y.cols(), y.outerStride()), executor,
-                  precision_);
+        for (Index t = 0; t < tokens; ++t) rope_.angles(positions[static_cast<std::size_t>(t)], s.angles.row(t));
+        queries_(view(x), positions, rope_, s.angles, s.query, executor);
+        latents_(view(x), rope_, s.angles, s.latents, executor);
+        append(list, view(x), s, executor);
+        attend(list, select(list, view(x), s, executor, options), s, executor, options);
+        output_(view(x), s.o, gate(s), s.gate_logits, {y.data(), tokens, y.cols(), y.outerStride()}, executor);
     }
 
   private:
@@ -117,44 +123,67 @@ class Attention {
 
     /// Activations between the steps of a call.
     struct Scratch {
-        MatrixView<A> q_a;                    ///< [T, Rq]
-        HeadsView<A> q;                       ///< [T, H, Dn+Dr]
+        typename detail::QueryProjection<T>::Scratch query;
+        MatrixView<A> angles;                 ///< [T, Dr]
         MatrixView<A> latents;                ///< [T, Dc+Dr]: what the cache takes
+        MatrixView<A> index_keys;             ///< [T, Di]: and beside them, with an indexer
+        MatrixView<std::int32_t> selection;   ///< [T, top_k], with an indexer
         HeadsView<A> o;                       ///< [T, H, Dv]
+        MatrixView<A> gate_logits;            ///< of an output gate that is made of the tokens
         HeadsView<A> q_latent;                ///< [t, H, Dc+Dr] of one chunk of queries
         HeadsView<A> o_latent;                ///< [t, H, Dc]
-        A* angles = nullptr;                  ///< [T, Dr]
+        MatrixView<std::int32_t> slots;       ///< [t, top_k]
         std::int32_t* query_begin = nullptr;  ///< [requests + 1]
         const void** caches = nullptr;        ///< [requests]
         std::span<std::byte> kernel;
 
         static Scratch carve(Arena& arena, const Attention& layer, const BatchLimits& limits, Index concurrency) {
             const Config& c = layer.config_;
-            const Index heads = c.num_attention_heads;
             const Index tokens = limits.queries;
             const Index chunk = std::min(tokens, layer.absorbed_chunk());
-            const auto heads_view = [&](Index count, Index dim) {
-                return HeadsView<A>(arena.take<A>(count * heads * dim), count, heads, dim);
+            const auto matrix = [&](Index rows, Index cols) { return MatrixView<A>(arena.take<A>(rows * cols), rows, cols); };
+            const auto heads = [&](Index count, Index dim) {
+                return HeadsView<A>(arena.take<A>(count * c.num_attention_heads * dim), count, c.num_attention_heads, dim);
+            };
+            const auto selection = [&](Index rows, Index cols) {
+                return MatrixView<std::int32_t>(arena.take<std::int32_t>(rows * cols), rows, cols);
             };
             Scratch s;
-            s.q_a = {arena.take<A>(tokens * c.q_lora_rank), tokens, c.q_lora_rank};
-            s.q = heads_view(tokens, c.qk_head_dim());
-            s.latents = {arena.take<A>(tokens * c.cache_dim()), tokens, c.cache_dim()};
-            s.o = heads_view(tokens, c.v_head_dim);
-            s.q_latent = heads_view(chunk, c.cache_dim());
-            s.o_latent = heads_view(chunk, c.kv_lora_rank);
-            s.angles = arena.take<A>(tokens * c.qk_rope_head_dim);
+            s.query = layer.queries_.carve(arena, tokens);
+            s.angles = matrix(tokens, c.qk_rope_head_dim);
+            s.latents = matrix(tokens, c.cache_dim());
+            s.index_keys = matrix(tokens, layer.indexer_ ? c.indexer.head_dim : 0);
+            s.selection = selection(tokens, layer.indexer_ ? c.indexer.top_k : 0);
+            s.o = heads(tokens, c.v_head_dim);
+            s.gate_logits = layer.output_.carve(arena, tokens);
+            s.q_latent = heads(chunk, c.cache_dim());
+            s.o_latent = heads(chunk, c.kv_lora_rank);
+            s.slots = selection(chunk, c.indexer.top_k);
             s.query_begin = arena.take<std::int32_t>(limits.requests + 1);
             s.caches = arena.take<const void*>(limits.requests);
-            const auto absorbed = absorbed_workspace_bytes<A>(BatchLimits{limits.requests, chunk, limits.shared_prefix}, heads,
-                                                              c.kv_lora_rank, c.qk_rope_head_dim, concurrency);
-            const auto expanded = expanded_workspace_bytes<A>(plan_expanded(tokens, heads), c.cache_dim(), c.qk_head_dim(),
-                                                              c.v_head_dim, concurrency);
-            const std::size_t bytes = std::max(absorbed, expanded);
+            const std::size_t bytes = layer.kernel_bytes(limits, chunk, concurrency);
             s.kernel = {arena.take<std::byte>(static_cast<Index>(bytes)), bytes};
             return s;
         }
     };
+
+    /// Workspace of the kernels, one of which runs at a time.
+    [[nodiscard]] std::size_t kernel_bytes(const BatchLimits& limits, Index chunk, Index concurrency) const {
+        const Config& c = config_;
+        const Index heads = c.num_attention_heads;
+        // Each query of a sliding window, or of a selection, is planned by itself.
+        const Index requests = c.sliding_window > 0 ? chunk : limits.requests;
+        std::size_t bytes = std::max(absorbed_workspace_bytes<A>(BatchLimits{requests, chunk, limits.shared_prefix}, heads,
+                                                                 c.kv_lora_rank, c.qk_rope_head_dim, concurrency),
+                                     expanded_workspace_bytes<A>(plan_expanded(limits.queries, heads), c.cache_dim(),
+                                                                 c.qk_head_dim(), c.v_head_dim, concurrency));
+        if (c.indexer.top_k > 0)
+            bytes = std::max(bytes, sparse_workspace_bytes<A>(BatchLimits{limits.requests, chunk}, c.indexer.top_k, heads,
+                                                              c.kv_lora_rank, c.qk_rope_head_dim, concurrency));
+        if (indexer_)
+            bytes = std::max(bytes, indexer_->workspace_bytes(std::min(limits.queries, detail::index_chunk), concurrency));
+        return bytes;
+    }
 
     static const Config& checked(const Config& config, const AttentionWeights& weights) {
         validate(config);
@@ -169,28 +198,12 @@ class Attention {
         : config_(config),
           precision_(precision),
           rope_(config.rope, config.qk_rope_head_dim),
-          q_(config.q_lora_rank > 0 ? weights.q_b_proj : weights.q_proj),
-          kv_a_(weights.kv_a_proj_with_mqa),
-          absorb_key_(config.num_attention_heads, config.qk_nope_head_dim, config.kv_lora_rank),
-          expand_key_(config.num_attention_heads, config.kv_lora_rank, config.qk_nope_head_dim),
-          value_(config.num_attention_heads, config.kv_lora_rank, config.v_head_dim),
-          o_(weights.o_proj),
-          kv_a_norm_(to_vector(weights.kv_a_layernorm)) {
-        if (config.q_lora_rank > 0) {
-            q_a_ = PackedMatrix<T>(weights.q_a_proj);
-            q_a_norm_ = to_vector(weights.q_a_layernorm);
-        }
-        const Index stride = config.qk_nope_head_dim + config.v_head_dim;
-        for (Index h = 0; h < config.num_attention_heads; ++h) {
-            const TensorRef key = weights.kv_b_proj.row_range(h * stride, config.qk_nope_head_dim);
-            absorb_key_.pack_transposed(h, key);
-            expand_key_.pack(h, key);
-            value_.pack(h, weights.kv_b_proj.row_range(h * stride + config.qk_nope_head_dim, config.v_head_dim));
-        }
-        if (!config.attention_bias) return;
-        if (config.q_lora_rank > 0) q_a_bias_ = to_vector(weights.q_a_bias);
-        kv_a_bias_ = to_vector(weights.kv_a_bias);
-        o_bias_ = to_vector(weights.o_bias);
+          queries_(config, weights, precision),
+          latents_(config, weights, precision),
+          heads_(config, weights.kv_b_proj),
+          output_(config, weights, precision) {
+        if (config.sinks) sinks_ = detail::to_vector<A>(weights.sinks);
+        if (config.indexer.heads > 0) indexer_.emplace(config, weights.indexer, precision);
     }
 
     template <LatentStore Cache>
@@ -202,61 +215,48 @@ class Attention {
         require_equal("y.rows()", y.rows(), "x.rows()", x.rows());
         require_equal("y.cols()", y.cols(), "hidden_size", config_.hidden_size);
         detail::check_requests(requests, config_, x.rows());
-        detail::check_options(options, requests, config_.num_attention_heads, x.rows());
+        detail::check_options(options, requests, config_, x.rows());
     }
 
     template <LatentStore Cache>
-    void append(std::span<const Request<Cache>> requests, const MatrixView<A>& latents) const {
+    void append(std::span<const Request<Cache>> requests, MatrixView<const A> x, const Scratch& s, ExecutorRef executor) const {
+        if (indexer_) indexer_->project_keys(x, s.angles, s.index_keys, executor);
         Index first = 0;
         for (const Request<Cache>& request : requests) {
-            request.cache->append(MatrixView<const A>(latents.row_range(first, request.tokens)));
+            const MatrixView<const A> latents = s.latents.row_range(first, request.tokens);
+            if constexpr (IndexedStore<Cache>) {
+                request.cache->append(latents, s.index_keys.row_range(first, request.tokens));
+            } else {
+                request.cache->append(latents);
+            }
             first += request.tokens;
         }
     }
 
-    // q = q_b(RMSNorm(q_a(x))) or q_proj(x);  q_pe = RoPE(q_pe, position)
-    void project_queries(MatrixView<const A> x, std::span<const std::int64_t> positions, const Scratch& s,
-                         ExecutorRef executor) const {
-        MatrixView<const A> input = x;
-        if (config_.q_lora_rank > 0) {
-            project(x, q_a_, q_a_bias_, s.q_a, executor);
-            rms_norm(s.q_a, q_a_norm_.data(), config_.latent_norm_eps);
-            input = s.q_a;
+    /// Which tokens each token attends to, [T, k]; empty where that is all before it.
+    template <LatentStore Cache>
+    [[nodiscard]] MatrixView<const std::int32_t> select(std::span<const Request<Cache>> requests, MatrixView<const A> x,
+                                                        const Scratch& s, ExecutorRef executor,
+                                                        const ForwardOptions<A>& options) const {
+        if constexpr (IndexedStore<Cache>) {
+            const MatrixView<std::int32_t> selected = options.selected.data != nullptr ? options.selected : s.selection;
+            Workspace kernel(s.kernel);
+            detail::select_for_call<A>(*indexer_, queries_.latent(s.query), x, s.angles, requests, s.query_begin, selected,
+                                       kernel, executor);
+            return selected;
         }
-        project(input, q_, {}, rows(s.q), executor);
-        const Index nope = config_.qk_nope_head_dim;
-        for_each_item(executor, x.rows, [&](Index t, Index) {
-            A* table = s.angles + t * rope_.dim();
-            rope_.angles(positions[static_cast<std::size_t>(t)], table);
-            for (Index h = 0; h < config_.num_attention_heads; ++h) rope_.rotate(table, s.q.at(t, h) + nope);
-            scale_by_position(positions[static_cast<std::size_t>(t)], s.q.at(t, 0));
-        });
-    }
-
-    // q ← q · (1 + beta·ln(1 + ⌊position / period⌋))
-    void scale_by_position(std::int64_t position, A* q) const {
-        const PositionScale& rule = config_.position_scale;
-        if (rule.beta == 0.0) return;
-        const A factor = static_cast<A>(1.0 + rule.beta * std::log1p(static_cast<double>(position / rule.period)));
-        for (Index i = 0; i < config_.q_dim(); ++i) q[i] *= factor;
-    }
-
-    // c, k_pe = split(kv_a(x));  c = RMSNorm(c);  k_pe = RoPE(k_pe, position)
-    void project_latents(MatrixView<const A> x, const Scratch& s, ExecutorRef executor) const {
-        project(x, kv_a_, kv_a_bias_, s.latents, executor);
-        rms_norm(s.latents.columns(0, config_.kv_lora_rank), kv_a_norm_.data(), config_.latent_norm_eps,
-                 config_.latent_multiplier);
-        for (Index t = 0; t < x.rows; ++t) rope_.rotate(s.angles + t * rope_.dim(), s.latents.row(t) + config_.kv_lora_rank);
+        return options.selection;
     }
 
     /// Every request in its cheaper form; absorbed ones that follow each other together, up to a chunk of queries.
     template <LatentStore Cache>
-    void attend(std::span<const Request<Cache>> requests, const Scratch& s, ExecutorRef executor,
-                const ForwardOptions<A>& options) const {
+    void attend(std::span<const Request<Cache>> requests, MatrixView<const std::int32_t> selection, const Scratch& s,
+                ExecutorRef executor, const ForwardOptions<A>& options) const {
         Index first = 0;
         for (std::size_t r = 0; r < requests.size();) {
             const Index tokens = requests[r].tokens;
-            if (form_of(requests[r], r, options) == Form::expanded) {
+            const bool sparse = is_sparse(requests[r], selection, first);
+            if (!sparse && form_of(requests[r], r, options) == Form::expanded) {
                 attend_expanded(requests[r].cache->view(), first, tokens, s, executor, options);
                 first += tokens;
                 ++r;
@@ -264,49 +264,63 @@ class Attention {
             }
             std::size_t end = r + 1;
             Index count = tokens;
-            for (; end < requests.size() && form_of(requests[end], end, options) == Form::absorbed; ++end) {
-                if (count + requests[end].tokens > s.q_latent.tokens) break;
+            for (; end < requests.size() && count + requests[end].tokens <= s.q_latent.tokens; ++end) {
+                if (is_sparse(requests[end], selection, first + count) != sparse) break;
+                if (!sparse && form_of(requests[end], end, options) == Form::expanded) break;
                 count += requests[end].tokens;
             }
+            const auto selected = sparse ? selection.row_range(first, count) : MatrixView<const std::int32_t>();
             if (count <= s.q_latent.tokens) {
-                attend_batch(requests.subspan(r, end - r), r, first, s, executor, options);
+                attend_batch(requests.subspan(r, end - r), r, first, selected, s, executor, options);
             } else {
-                attend_chunks(requests[r].cache->view(), r, first, tokens, s, executor, options);
+                attend_chunks(requests[r].cache->view(), r, first, tokens, selected, s, executor, options);
             }
             first += count;
             r = end;
         }
     }
 
+    /// Whether some token of a request, the first of which is row `first` of the selection, attends to less than all before it.
+    template <LatentStore Cache>
+    [[nodiscard]] static bool is_sparse(const Request<Cache>& request, const MatrixView<const std::int32_t>& selection,
+                                        Index first) noexcept {
+        return selection.data != nullptr &&
+               !detail::selects_all(selection.row_range(first, request.tokens), request.cache->size());
+    }
+
     template <LatentStore Cache>
     [[nodiscard]] Form form_of(const Request<Cache>& request, std::size_t index,
                                const ForwardOptions<A>& options) const noexcept {
         if (!options.trees.empty() && options.trees[index].data != nullptr) return Form::absorbed;
+        if (config_.sliding_window > 0 && config_.sliding_window < request.cache->size()) return Form::absorbed;
         return options.form == Form::automatic ? choose_form(config_, request.tokens, request.cache->size()) : options.form;
     }
 
     /// Requests from number `index` on, in one call.
     template <LatentStore Cache>
-    void attend_batch(std::span<const Request<Cache>> requests, std::size_t index, Index first, const Scratch& s,
-                      ExecutorRef executor, const ForwardOptions<A>& options) const {
+    void attend_batch(std::span<const Request<Cache>> requests, std::size_t index, Index first,
+                      const MatrixView<const std::int32_t>& selection, const Scratch& s, ExecutorRef executor,
+                      const ForwardOptions<A>& options) const {
         const std::span<std::int32_t> query_begin(s.query_begin, requests.size() + 1);
         query_begin[0] = 0;
         for (std::size_t r = 0; r < requests.size(); ++r)
             query_begin[r + 1] = query_begin[r] + static_cast<std::int32_t>(requests[r].tokens);
         const detail::RequestViews<Cache> caches{requests};
-        BatchOptions<A> batch{.sinks = options.sinks, .precision = precision_};
+        BatchOptions<A> batch = batch_options(options);
         if (!options.trees.empty()) batch.trees = options.trees.subspan(index, requests.size());
-        if (options.share_prefix && requests.size() > 1) batch.shared_prefix = shared_prefix(caches, query_begin);
-        attend_absorbed(caches, query_begin, first, s, executor, batch, options.lse);
+        if (options.share_prefix && requests.size() > 1 && batch.sliding_window == 0)
+            batch.shared_prefix = shared_prefix(caches, query_begin);
+        attend_absorbed(caches, query_begin, first, selection, s, executor, batch, options.lse);
     }
 
     /// One request of more queries than a chunk takes.
     template <LatentSource View>
-    void attend_chunks(const View& cache, std::size_t index, Index first, Index tokens, const Scratch& s, ExecutorRef executor,
+    void attend_chunks(const View& cache, std::size_t index, Index first, Index tokens,
+                       const MatrixView<const std::int32_t>& selection, const Scratch& s, ExecutorRef executor,
                        const ForwardOptions<A>& options) const {
         for (Index begin = 0; begin < tokens; begin += s.q_latent.tokens) {
             const Index count = std::min(s.q_latent.tokens, tokens - begin);
-            BatchOptions<A> batch{.sinks = options.sinks, .precision = precision_};
+            BatchOptions<A> batch = batch_options(options);
             MatrixView<const bool> tree;
             if (!options.trees.empty()) tree = options.trees[index];
             if (tree.data != nullptr) {
@@ -316,26 +330,36 @@ class Attention {
             // A tree shows what lies behind the chunk's last query too.
             const std::array<View, 1> caches{tree.data != nullptr ? cache : cache.prefix(cache.length - tokens + begin + count)};
             const std::array<std::int32_t, 2> query_begin{0, static_cast<std::int32_t>(count)};
-            attend_absorbed(caches, query_begin, first + begin, s, executor, batch, options.lse);
+            const auto selected = selection.data != nullptr ? selection.row_range(begin, count) : selection;
+            attend_absorbed(caches, query_begin, first + begin, selected, s, executor, batch, options.lse);
         }
     }
 
     // q_lat[h] = W_UK[h]ᵀ q_nope[h];  s = (q_lat·c + q_pe·k_pe)·scale;  o[h] = W_UV[h] (softmax(s) c)
     template <LatentBatch Batch>
-    void attend_absorbed(const Batch& caches, std::span<const std::int32_t> query_begin, Index first, const Scratch& s,
-                         ExecutorRef executor, const BatchOptions<A>& options, const MatrixView<A>& lse) const {
+    void attend_absorbed(const Batch& caches, std::span<const std::int32_t> query_begin, Index first,
+                         const MatrixView<const std::int32_t>& selection, const Scratch& s, ExecutorRef executor,
+                         const BatchOptions<A>& options, const MatrixView<A>& lse) const {
         const Index count = query_begin.back();
         if (count == 0) return;
         Workspace kernel(s.kernel);
-        const HeadsView<A> q = s.q.token_range(first, count);
+        const HeadsView<A> q = queries_.queries(s.query).token_range(first, count);
         const HeadsView<A> q_latent = s.q_latent.token_range(0, count);
         const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
-        linear_heads<A>(q.slice(0, config_.qk_nope_head_dim), absorb_key_, q_latent.slice(0, config_.kv_lora_rank), executor,
-                        precision_);
+        linear_heads<A>(q.slice(0, config_.qk_nope_head_dim), heads_.absorb_key, q_latent.slice(0, config_.kv_lora_rank),
+                        executor, precision_);
         copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
                    q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
-        decode_absorbed(q_latent, caches, query_begin, scale(), o_latent, lse_of(lse, first, count), kernel, executor, options);
-        linear_heads<A>(o_latent, value_, s.o.token_range(first, count), executor, precision_);
+        const MatrixView<A> lse_here = lse_of(lse, first, count);
+        if (selection.data != nullptr) {
+            const MatrixView<std::int32_t> slots(s.slots.data, count, selection.cols);
+            detail::find_slots(caches, query_begin, selection, slots);
+            decode_sparse<A>(q_latent, caches, query_begin, slots, scale(), o_latent, lse_here, kernel, executor,
+                             {.sinks = options.sinks, .precision = precision_});
+        } else {
+            decode_absorbed(q_latent, caches, query_begin, scale(), o_latent, lse_here, kernel, executor, options);
+        }
+        linear_heads<A>(o_latent, heads_.value, s.o.token_range(first, count), executor, precision_);
     }
 
     // k_nope[h] = W_UK[h] c;  v[h] = W_UV[h] c;  o[h] = softmax((q_nope·k_nope + q_pe·k_pe)·scale) v[h]
@@ -343,18 +367,23 @@ class Attention {
     void attend_expanded(const View& cache, Index first, Index count, const Scratch& s, ExecutorRef executor,
                          const ForwardOptions<A>& options) const {
         Workspace kernel(s.kernel);
-        prefill_expanded(s.q.token_range(first, count), cache, ExpansionWeights<T>{expand_key_, value_}, scale(),
-                         s.o.token_range(first, count), lse_of(options.lse, first, count), kernel, executor, options.sinks,
-                         precision_);
+        prefill_expanded(queries_.queries(s.query).token_range(first, count), cache,
+                         ExpansionWeights<T>{heads_.expand_key, heads_.value}, scale(), s.o.token_range(first, count),
+                         lse_of(options.lse, first, count), kernel, executor, sinks(options), precision_);
+    }
+
+    [[nodiscard]] BatchOptions<A> batch_options(const ForwardOptions<A>& options) const noexcept {
+        return {.sinks = sinks(options), .sliding_window = config_.sliding_window, .precision = precision_};
+    }
+    [[nodiscard]] std::span<const A> sinks(const ForwardOptions<A>& options) const noexcept {
+        return config_.sinks ? std::span<const A>(sinks_) : options.sinks;
+    }
+    [[nodiscard]] HeadsView<const A> gate(const Scratch& s) const noexcept {
+        return config_.output_gate == OutputGate::with_query ? queries_.gate(s.query) : HeadsView<const A>();
     }
 
     [[nodiscard]] static MatrixView<A> lse_of(const MatrixView<A>& lse, Index first, Index count) noexcept {
         return lse.data == nullptr ? lse : lse.row_range(first, count);
-    }
-
-    void project(MatrixView<const A> x, const PackedMatrix<T>& weight, const std::vector<A>& bias_values, MatrixView<A> y,
-                 ExecutorRef executor) const {
-        linear<A>(x, weight, bias(bias_values), y, executor, precision_);
     }
 
     static void copy_heads(HeadsView<const A> from, HeadsView<A> to) {
@@ -362,20 +391,9 @@ class Attention {
             for (Index h = 0; h < from.heads; ++h) std::copy_n(from.at(t, h), from.dim, to.at(t, h));
     }
 
-    static std::vector<A> to_vector(const TensorRef& tensor) {
-        std::vector<A> values(static_cast<std::size_t>(tensor.cols));
-        tensor.visit([&](const auto& element) {
-            for (std::size_t i = 0; i < values.size(); ++i) values[i] = simd::convert<A>(element(0, static_cast<Index>(i)));
-        });
-        return values;
-    }
-
-    static const A* bias(const std::vector<A>& values) noexcept { return values.empty() ? nullptr : values.data(); }
     static MatrixView<const A> view(const Eigen::Ref<const Matrix>& x) noexcept {
         return {x.data(), x.rows(), x.cols(), x.outerStride()};
     }
-    /// Heads side by side: [T, H·dim].
-    static MatrixView<A> rows(const HeadsView<A>& heads) noexcept { return {heads.data, heads.tokens, heads.heads * heads.dim}; }
 
     /// query_multiplier belongs to the queries; on their scores it is a part of the scale.
     [[nodiscard]] A scale() const { return static_cast<A>(config_.softmax_scale() * config_.query_multiplier); }
@@ -386,15 +404,12 @@ class Attention {
     Config config_;
     Precision precision_;
     RotaryEmbedding rope_;
-    PackedMatrix<T> q_a_;         ///< hidden → Rq, with q_lora_rank
-    PackedMatrix<T> q_;           ///< Rq or hidden → H·(Dn+Dr)
-    PackedMatrix<T> kv_a_;        ///< hidden → Dc+Dr
-    PackedMatrix<T> absorb_key_;  ///< a head: q_nope Dn → Dc
-    PackedMatrix<T>
-        expand_key_;         ///< a head: c Dc → Dn; the transpose of absorb_key_, since a product reads its matrix in one order
-    PackedMatrix<T> value_;  ///< a head: c Dc → Dv
-    PackedMatrix<T> o_;      ///< H·Dv → hidden
-    std::vector<A> q_a_norm_, kv_a_norm_, q_a_bias_, kv_a_bias_, o_bias_;
+    detail::QueryProjection<T> queries_;
+    detail::LatentProjection<T> latents_;
+    detail::HeadProjections<T> heads_;
+    detail::OutputProjection<T> output_;
+    std::optional<Indexer<T>> indexer_;
+    std::vector<A> sinks_;
 };
 
 }  // namespace mla::inline MLA_ISA

@@ -1,6 +1,7 @@
 // The geometry of an MLA layer and the constants of its maths.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -53,6 +54,7 @@ struct Rope {
     double base = 10000.0;
     RopePairing pairing = RopePairing::interleaved;
     std::variant<std::monostate, Yarn, LongRope> scaling;
+    bool rotates = true;  ///< false: the rope parts of queries and keys stay as they are (Kimi-Linear)
     bool operator==(const Rope&) const = default;
 };
 
@@ -62,6 +64,25 @@ struct PositionScale {
     double beta = 0.0;
     Index period = 1;
     bool operator==(const PositionScale&) const = default;
+};
+
+/// What the heads' outputs are multiplied by before o_proj: the sigmoid of a linear function of the token.
+enum class OutputGate : std::uint8_t {
+    none,
+    per_head,    ///< one factor a head (transformers: bailing_hybrid, dots3_note)
+    per_value,   ///< one factor for each value of each head (hy_v4)
+    with_query,  ///< the same, and it comes with the queries from the query latent before and after its norm (axk2)
+};
+
+/// Sparse attention (DeepSeek-V3.2, section 2.1): a query attends to the `top_k` keys that an indexer scores highest.
+struct IndexerConfig {
+    Index top_k = 0;     ///< 0: every query attends to all keys it may see
+    Index heads = 0;     ///< Hi; 0 where top_k > 0: the layer has no indexer, its caller hands it another layer's selection
+    Index head_dim = 0;  ///< Di, at least Dr
+    RopePairing pairing = RopePairing::half_split;
+    bool rope_is_last = false;  ///< the last Dr values of a head are rotated, not the first (hy_v4)
+    double norm_eps = 1e-6;     ///< of the LayerNorm of index keys
+    bool operator==(const IndexerConfig&) const = default;
 };
 
 /// Geometry and constants of one MLA layer. Names are those of a Hugging Face config.json.
@@ -74,11 +95,16 @@ struct Config {
     Index qk_rope_head_dim = 0;      ///< Dr; 0: no rotary part
     Index v_head_dim = 0;            ///< Dv
     bool attention_bias = false;     ///< biases on q_a_proj, kv_a_proj_with_mqa and o_proj
-    double latent_norm_eps = 1e-6;   ///< of q_a_layernorm and kv_a_layernorm; not always the model's rms_norm_eps
+    double latent_norm_eps = 1e-6;   ///< of all norms below; not always the model's rms_norm_eps
     double query_multiplier = 1.0;   ///< on queries after q_b_proj (LongCat-Flash)
     double latent_multiplier = 1.0;  ///< on the normalised latent, not on the rope key (LongCat-Flash)
     PositionScale position_scale;
     Rope rope;
+    bool rope_key_norm = false;  ///< RMSNorm of the rope key before it is rotated (dots3_note)
+    bool sinks = false;          ///< a learned logit a head, which takes its share of the softmax and has no value (hy_v4)
+    Index sliding_window = 0;    ///< keys that a query sees, its own included; 0: all before it
+    OutputGate output_gate = OutputGate::none;
+    IndexerConfig indexer;
     bool operator==(const Config&) const = default;
 
     [[nodiscard]] Index qk_head_dim() const noexcept { return qk_nope_head_dim + qk_rope_head_dim; }
@@ -86,6 +112,11 @@ struct Config {
     [[nodiscard]] Index cache_dim() const noexcept { return kv_lora_rank + qk_rope_head_dim; }
     [[nodiscard]] Index q_dim() const noexcept { return num_attention_heads * qk_head_dim(); }
     [[nodiscard]] Index o_dim() const noexcept { return num_attention_heads * v_head_dim; }
+    /// Factors of the output gate.
+    [[nodiscard]] Index gate_dim() const noexcept {
+        if (output_gate == OutputGate::none) return 0;
+        return output_gate == OutputGate::per_head ? num_attention_heads : o_dim();
+    }
 
     /// (Dn+Dr)^-1/2, times m(factor, mscale_all_dim)² under YaRN (DeepSeek-V2, section 2.1 and modeling_deepseek).
     [[nodiscard]] double softmax_scale() const {
@@ -127,6 +158,19 @@ inline void validate(const LongRope& longrope, Index rope_dim) {
     require_positive("rope.longrope.attention_factor", longrope.attention_factor);
 }
 
+inline void validate(const IndexerConfig& indexer, const Config& config) {
+    require_in_range("indexer.top_k", indexer.top_k, Index{0}, max_dimension);
+    require_in_range("indexer.heads", indexer.heads, Index{0}, Index{1} << 16);
+    require(indexer.top_k == 0 || config.sliding_window == 0, "sliding_window", config.sliding_window,
+            "0 where indexer.top_k is positive");
+    if (indexer.heads == 0) return;
+    require_at_least("indexer.top_k", indexer.top_k, Index{1});
+    require_in_range("indexer.head_dim", indexer.head_dim, std::max<Index>(config.qk_rope_head_dim, 1), max_dimension);
+    require_at_least("q_lora_rank of a layer with an indexer", config.q_lora_rank, Index{1});
+    require(std::isfinite(indexer.norm_eps) && indexer.norm_eps >= 0.0, "indexer.norm_eps", indexer.norm_eps,
+            "finite and not negative");
+}
+
 }  // namespace detail
 
 /// @throws std::invalid_argument when `rope` cannot rotate vectors of `dim` values
@@ -155,6 +199,11 @@ inline void validate(const Config& config) {
             config.position_scale.beta, "finite and not negative");
     require_at_least("position_scale.period", config.position_scale.period, Index{1});
     validate_rope(config.rope, config.qk_rope_head_dim);
+    require_in_range("sliding_window", config.sliding_window, Index{0}, std::numeric_limits<Index>::max());
+    require(!config.rope_key_norm || config.qk_rope_head_dim > 0, "rope_key_norm", "true", "false where qk_rope_head_dim is 0");
+    require(config.output_gate != OutputGate::with_query || config.q_lora_rank > 0, "output_gate", "with_query",
+            "another where q_lora_rank is 0");
+    detail::validate(config.indexer, config);
 }
 
 }  // namespace mla::inline MLA_ISA

@@ -6,6 +6,7 @@
 #include <functional>
 #include <ranges>
 #include <span>
+#include <string>
 
 #include "mla/cache/latent_cache.hpp"
 #include "mla/cache/paged_cache.hpp"
@@ -14,17 +15,25 @@
 
 namespace mla::inline MLA_ISA {
 
+/// A cache that keeps an index key with each token, which a layer with an indexer needs: LatentCache<C, K>, PagedSequence<C, K>.
+template <class S>
+concept IndexedStore = requires(S& store, const S& constant) {
+    { constant.index_dim() } -> std::same_as<Index>;
+    { constant.index_view() } -> LatentSource;
+    store.append(MatrixView<const float>(), MatrixView<const float>());
+};
+
 /// The cache of one request, which a layer appends to: LatentCache, PagedSequence.
 template <class S>
-concept LatentStore = requires(S& store, const S& constant, Index count) {
+concept LatentStore = requires(const S& constant, Index count) {
     { constant.size() } -> std::same_as<Index>;
     { constant.latent_dim() } -> std::same_as<Index>;
     { constant.rope_dim() } -> std::same_as<Index>;
     { constant.pairing() } -> std::same_as<RopePairing>;
     { constant.view() } -> LatentSource;
     constant.require_room(count);
-    store.append(MatrixView<const float>());
-};
+}
+&&(IndexedStore<S> || requires(S & store) { store.append(MatrixView<const float>()); });
 
 /// A request's part in a call: its next `tokens` rows of x, after those of the requests before it.
 template <LatentStore Cache>
@@ -45,7 +54,8 @@ concept Requests = std::ranges::contiguous_range<R> && requires {
 template <Compute A>
 struct ForwardOptions {
     Form form = Form::automatic;  ///< forces the way attention is computed; a request with a tree is absorbed all the same
-    /// [H]: a logit a head that takes its share of the softmax and has no value, ±inf legal; or empty.
+    /// [H]: a logit a head that takes its share of the softmax and has no value, ±inf legal; or empty, as for a layer that has
+    /// its own.
     std::span<const A> sinks = {};
     /// [requests]: for a request of T tokens a mask [T, T], true where token t sees token s of the same request (for tree
     /// speculation; all earlier tokens are seen), or an empty view for the causal rule; or no masks at all.
@@ -54,6 +64,11 @@ struct ForwardOptions {
     /// batch, by rounding.
     bool share_prefix = false;
     MatrixView<A> lse = {};  ///< [T, H], natural logarithm; or empty
+    /// [T, k]: for each token the numbers of the tokens in its request that it attends to, none after itself, −1 for none, in any
+    /// order: what a layer without an indexer takes from one with it. Empty for any other layer.
+    MatrixView<const std::int32_t> selection = {};
+    /// [T, top_k]: where a layer with an indexer writes its selection for layers that share it; or empty.
+    MatrixView<std::int32_t> selected = {};
 };
 
 namespace detail {
@@ -111,6 +126,17 @@ void require_distinct(std::span<const Request<Cache>> requests, const void** sor
             "that of another request too", "a cache of its own");
 }
 
+/// Checks that a cache has index keys if and only if the layer makes them.
+template <LatentStore Cache>
+void check_index_keys([[maybe_unused]] const Cache& cache, const Config& config) {
+    if constexpr (IndexedStore<Cache>) {
+        require_equal("cache.index_dim()", cache.index_dim(), "indexer.head_dim", config.indexer.head_dim);
+    } else {
+        require(config.indexer.heads == 0, "cache", "one without index keys",
+                "one with them for a layer with an indexer: LatentCache<C, K>, PagedCache<C, K>");
+    }
+}
+
 /// Checks that every request has a cache of the layer's geometry with room for its tokens, and that these are the `rows` of a
 /// call.
 template <LatentStore Cache>
@@ -124,15 +150,55 @@ void check_requests(std::span<const Request<Cache>> requests, const Config& conf
         require_equal("cache.latent_dim()", cache.latent_dim(), "kv_lora_rank", config.kv_lora_rank);
         require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config.qk_rope_head_dim);
         require(cache.pairing() == config.rope.pairing, "cache.pairing()", name(cache.pairing()), name(config.rope.pairing));
+        check_index_keys(cache, config);
         cache.require_room(request.tokens);
     }
     require_equal("requests' tokens", tokens, "x.rows()", rows);
 }
 
+/// Checks the selection that a layer without an indexer is handed: tokens that each token may see.
 template <Compute A, LatentStore Cache>
-void check_options(const ForwardOptions<A>& options, std::span<const Request<Cache>> requests, Index heads, Index tokens) {
-    if (!options.sinks.empty())
+void check_selection(const MatrixView<const std::int32_t>& selection, std::span<const Request<Cache>> requests, Index tokens) {
+    require_equal("options.selection.rows", selection.rows, "x.rows()", tokens);
+    require_at_least("options.selection.cols", selection.cols, Index{1});
+    require_at_least("options.selection.stride", selection.stride, selection.cols);
+    Index t = 0;
+    for (const Request<Cache>& request : requests)
+        for (Index own = request.cache->size(); own < request.cache->size() + request.tokens; ++own, ++t)
+            for (Index i = 0; i < selection.cols; ++i)
+                if (selection(t, i) < -1 || selection(t, i) > own) [[unlikely]]
+                    require_in_range(("options.selection[" + std::to_string(t) + "][" + std::to_string(i) + "]").c_str(),
+                                     Index{selection(t, i)}, Index{-1}, own);
+}
+
+template <Compute A, LatentStore Cache>
+void check_sparse_options(const ForwardOptions<A>& options, std::span<const Request<Cache>> requests, const Config& config,
+                          Index tokens) {
+    const bool takes = config.indexer.top_k > 0 && config.indexer.heads == 0;
+    require(
+        takes == (options.selection.data != nullptr) || tokens == 0, "options.selection", takes ? "empty" : "given",
+        takes ? "given: the layer selects no keys itself" : "empty: only a layer with top_k and without an indexer takes one");
+    if (takes && tokens > 0) check_selection<A>(options.selection, requests, tokens);
+    if (options.selected.data != nullptr) {
+        require(config.indexer.heads > 0, "options.selected", "given", "empty for a layer without an indexer");
+        require_equal("options.selected.rows", options.selected.rows, "x.rows()", tokens);
+        require_equal("options.selected.cols", options.selected.cols, "indexer.top_k", config.indexer.top_k);
+        require_at_least("options.selected.stride", options.selected.stride, options.selected.cols);
+    }
+    if (options.trees.empty()) return;
+    require(config.indexer.top_k == 0 && config.sliding_window == 0, "options.trees", "given",
+            "empty for a layer that selects keys or has a sliding window");
+}
+
+template <Compute A, LatentStore Cache>
+void check_options(const ForwardOptions<A>& options, std::span<const Request<Cache>> requests, const Config& config,
+                   Index tokens) {
+    const Index heads = config.num_attention_heads;
+    if (!options.sinks.empty()) {
+        require(!config.sinks, "options.sinks", "given", "empty: the layer has its own");
         require_equal("options.sinks.size()", static_cast<Index>(options.sinks.size()), "num_attention_heads", heads);
+    }
+    check_sparse_options(options, requests, config, tokens);
     if (options.lse.data != nullptr) {
         require_equal("options.lse.rows", options.lse.rows, "x.rows()", tokens);
         require_equal("options.lse.cols", options.lse.cols, "num_attention_heads", heads);

@@ -10,6 +10,15 @@
 
 namespace mla::inline MLA_ISA {
 
+/// Tensors of an indexer (`self_attn.indexer.*`).
+struct IndexerWeights {
+    TensorRef wq_b;          ///< [Hi·Di, Rq]
+    TensorRef wk;            ///< [Di, hidden]
+    TensorRef k_norm;        ///< [1, Di]
+    TensorRef k_norm_bias;   ///< [1, Di]
+    TensorRef weights_proj;  ///< [Hi, hidden]
+};
+
 /// Tensors of one layer, each [out, in], named as in a Hugging Face checkpoint (`model.layers.N.self_attn.*`).
 /// A vector is a matrix of one row. What the config does not use stays empty.
 struct AttentionWeights {
@@ -24,7 +33,24 @@ struct AttentionWeights {
     TensorRef q_a_bias;            ///< [1, Rq]                with attention_bias and q_lora_rank
     TensorRef kv_a_bias;           ///< [1, Dc+Dr]             with attention_bias
     TensorRef o_bias;              ///< [1, hidden]            with attention_bias
+    TensorRef q_gate_proj;         ///< [H·(Dn+Dr+Dv), 2·Rq]   instead of q_b_proj with OutputGate::with_query; rows a head:
+                                   ///<                        nope, rope, gate; columns: the latent normalised, and as it came
+    TensorRef gate_proj;           ///< [H or H·Dv, hidden]    with another output gate
+    TensorRef k_rope_layernorm;    ///< [1, Dr]                with rope_key_norm
+    TensorRef sinks;               ///< [1, H]                 with sinks
+    IndexerWeights indexer;        ///<                        with indexer.heads
 };
+
+/// Calls `f(name, tensor, rows, cols)` for each tensor of an indexer, with the shape it must have.
+template <class Weights, class F>
+void for_each_indexer_tensor(const Config& config, Weights& weights, F&& f) {
+    const Index dim = config.indexer.head_dim;
+    f("indexer.wq_b", weights.wq_b, config.indexer.heads * dim, config.q_lora_rank);
+    f("indexer.wk", weights.wk, dim, config.hidden_size);
+    f("indexer.k_norm", weights.k_norm, Index{1}, dim);
+    f("indexer.k_norm_bias", weights.k_norm_bias, Index{1}, dim);
+    f("indexer.weights_proj", weights.weights_proj, config.indexer.heads, config.hidden_size);
+}
 
 /// Calls `f(name, tensor, rows, cols)` for each tensor of `weights` that `config` calls for, with the shape it must have.
 template <class Weights, class F>
@@ -33,7 +59,11 @@ void for_each_tensor(const Config& config, Weights& weights, F&& f) {
     if (config.q_lora_rank > 0) {
         f("q_a_proj", weights.q_a_proj, config.q_lora_rank, config.hidden_size);
         f("q_a_layernorm", weights.q_a_layernorm, Index{1}, config.q_lora_rank);
-        f("q_b_proj", weights.q_b_proj, config.q_dim(), config.q_lora_rank);
+        if (config.output_gate == OutputGate::with_query) {
+            f("q_gate_proj", weights.q_gate_proj, config.q_dim() + config.gate_dim(), 2 * config.q_lora_rank);
+        } else {
+            f("q_b_proj", weights.q_b_proj, config.q_dim(), config.q_lora_rank);
+        }
     } else {
         f("q_proj", weights.q_proj, config.q_dim(), config.hidden_size);
     }
@@ -46,6 +76,11 @@ void for_each_tensor(const Config& config, Weights& weights, F&& f) {
         f("kv_a_bias", weights.kv_a_bias, Index{1}, config.cache_dim());
         f("o_bias", weights.o_bias, Index{1}, config.hidden_size);
     }
+    if (config.output_gate == OutputGate::per_head || config.output_gate == OutputGate::per_value)
+        f("gate_proj", weights.gate_proj, config.gate_dim(), config.hidden_size);
+    if (config.rope_key_norm) f("k_rope_layernorm", weights.k_rope_layernorm, Index{1}, config.qk_rope_head_dim);
+    if (config.sinks) f("sinks", weights.sinks, Index{1}, heads);
+    if (config.indexer.heads > 0) for_each_indexer_tensor(config, weights.indexer, f);
 }
 
 namespace detail {

@@ -18,7 +18,8 @@ FORMATS = ATOMS | {"formats"}
 MATH = CONFIG | FORMATS | {"math"}
 KERNELS = MATH | {"linear", "cache", "kernels"}
 REQUESTS = KERNELS | {"requests"}
-LAYER = REQUESTS | {"eigen", "attention"}
+LAYER_PARTS = REQUESTS | {"layer"}
+LAYER = LAYER_PARTS | {"eigen", "attention"}
 EIGEN_SPEAKERS = {"eigen", "attention", "baselines", "testing", "mla"}
 
 USES = {
@@ -35,7 +36,8 @@ USES = {
     "eigen": CORE,
     "baselines": KERNELS | {"eigen"},
     "requests": KERNELS,
-    "attention": REQUESTS | {"eigen"},
+    "layer": LAYER_PARTS,
+    "attention": LAYER_PARTS | {"eigen"},
     "reference": CONFIG,
     "io": CONFIG | {"reference"},
     "testing": LAYER | {"reference", "io"},

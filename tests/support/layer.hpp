@@ -33,8 +33,8 @@ struct Prompt {
 };
 
 /// The rows that a cache holds, widened, without padding.
-template <Storage C>
-[[nodiscard]] reference::Matrix cached_rows(const LatentCache<C>& cache) {
+template <Storage C, class K>
+[[nodiscard]] reference::Matrix cached_rows(const LatentCache<C, K>& cache) {
     const LatentView<C> view = cache.view();
     reference::Matrix rows(view.length, view.row_dim());
     for (Index t = 0; t < rows.rows; ++t)
@@ -60,9 +60,9 @@ template <Compute A>
 }
 
 /// Feeds `prompt` in pieces of the given sizes to the layer and returns y of all tokens.
-template <class Layer, Storage C>
+template <class Layer, class Cache>
 [[nodiscard]] typename Layer::Matrix feed(const Layer& layer, const Prompt<typename Layer::Activation>& prompt,
-                                          const std::vector<Index>& chunks, LatentCache<C>& cache, Form form = Form::automatic,
+                                          const std::vector<Index>& chunks, Cache& cache, Form form = Form::automatic,
                                           ExecutorRef executor = SerialExecutor{}) {
     typename Layer::Matrix y = Layer::Matrix::Constant(prompt.x.rows(), prompt.x.cols(), 12345);
     Workspace workspace;

@@ -1,56 +1,76 @@
 // The compressed KV cache of one request: a latent and a rope key a token, for all heads together.
 #pragma once
 
-#include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "mla/cache/latent_view.hpp"
-#include "mla/cache/rows.hpp"
+#include "mla/cache/row_store.hpp"
 
 namespace mla::inline MLA_ISA {
 
-/// Owns up to `capacity` tokens of Dc + Dr values each, stored as C (see RowFormat), contiguous.
-/// Nothing but the constructor and `fork` allocates. One writer at a time; readers may share.
-template <CacheElement C>
+/// Owns up to `capacity` tokens of Dc + Dr values each, stored as C (see RowFormat), contiguous; for a layer that selects its
+/// keys also their index keys, of Di values stored as K. Nothing but the constructor and `fork` allocates. One writer at a time;
+/// readers may share.
+template <CacheElement C, IndexElement K = NoIndexKeys>
 class LatentCache {
+    using Store = detail::TokenStore<C, K>;
+
   public:
-    /// @throws std::invalid_argument for an invalid config or a negative capacity
-    LatentCache(const Config& config, Index capacity) : layout_(config), capacity_(capacity) {
-        require_in_range("capacity", capacity, Index{0}, detail::max_cached_tokens);
-        data_ = detail::allocate_aligned<C>(capacity_ * layout_.stride());
-    }
+    /// @throws std::invalid_argument for an invalid config, a negative capacity, or index keys without an indexer
+    LatentCache(const Config& config, Index capacity) : store_(config, checked(capacity)), capacity_(capacity) {}
 
     LatentCache(LatentCache&& other) noexcept
-        : layout_(other.layout_),
-          capacity_(std::exchange(other.capacity_, 0)),
-          size_(std::exchange(other.size_, 0)),
-          data_(std::move(other.data_)) {}
+        : store_(std::move(other.store_)), capacity_(std::exchange(other.capacity_, 0)), size_(std::exchange(other.size_, 0)) {}
     LatentCache& operator=(LatentCache&& other) noexcept {
-        layout_ = other.layout_;
+        store_ = std::move(other.store_);
         capacity_ = std::exchange(other.capacity_, 0);
         size_ = std::exchange(other.size_, 0);
-        data_ = std::move(other.data_);
         return *this;
     }
 
     [[nodiscard]] Index size() const noexcept { return size_; }
     [[nodiscard]] Index capacity() const noexcept { return capacity_; }
-    [[nodiscard]] Index latent_dim() const noexcept { return layout_.latent_dim; }
-    [[nodiscard]] Index rope_dim() const noexcept { return layout_.rope_dim; }
+    [[nodiscard]] Index latent_dim() const noexcept { return layout().latent_dim; }
+    [[nodiscard]] Index rope_dim() const noexcept { return layout().rope_dim; }
     /// The convention that the cached rope keys are rotated in.
-    [[nodiscard]] RopePairing pairing() const noexcept { return layout_.pairing; }
+    [[nodiscard]] RopePairing pairing() const noexcept { return layout().pairing; }
+    /// Di
+    [[nodiscard]] Index index_dim() const noexcept requires(Store::has_index_keys) {
+        return store_.index_keys().layout().latent_dim;
+    }
     /// Bytes a token takes, padding included.
-    [[nodiscard]] Index bytes_per_token() const noexcept { return layout_.bytes(); }
+    [[nodiscard]] Index bytes_per_token() const noexcept { return store_.bytes_per_token(); }
 
-    [[nodiscard]] LatentView<C> view() const noexcept { return {data_.get(), size_, latent_dim(), rope_dim(), layout_.stride()}; }
+    [[nodiscard]] LatentView<C> view() const noexcept {
+        return {store_.latents().row(0), size_, latent_dim(), rope_dim(), layout().stride()};
+    }
+    /// The index keys, rows [Di].
+    [[nodiscard]] auto index_view() const noexcept requires(Store::has_index_keys) {
+        return LatentView<K>{store_.index_keys().row(0), size_, index_dim(), 0, store_.index_keys().layout().stride()};
+    }
 
     /// Appends tokens [T, Dc + Dr] (latent, then rope key), rounded to C.
     /// @throws std::length_error when they do not fit, std::invalid_argument for a wrong width; the cache is then unchanged
     template <Compute A>
-    void append(MatrixView<const A> tokens) {
-        layout_.require_tokens(tokens);
+    void append(MatrixView<const A> tokens) requires(!Store::has_index_keys) {
+        layout().require_tokens(tokens);
         require_room(tokens.rows);
-        layout_.write(tokens, data_.get() + size_ * layout_.stride());
+        store_.latents().write(tokens, size_);
+        size_ += tokens.rows;
+    }
+
+    /// Appends tokens [T, Dc + Dr] with their index keys [T, Di], rounded to C and K.
+    /// @throws std::length_error when they do not fit, std::invalid_argument for a wrong width; the cache is then unchanged
+    template <Compute A>
+    void append(MatrixView<const A> tokens,
+                MatrixView<const std::type_identity_t<A>> index_keys) requires(Store::has_index_keys) {
+        layout().require_tokens(tokens);
+        store_.index_keys().layout().require_tokens(index_keys);
+        require_equal("index_keys.rows", index_keys.rows, "tokens.rows", tokens.rows);
+        require_room(tokens.rows);
+        store_.latents().write(tokens, size_);
+        store_.index_keys().write(index_keys, size_);
         size_ += tokens.rows;
     }
 
@@ -69,20 +89,24 @@ class LatentCache {
     [[nodiscard]] LatentCache fork(Index length, Index capacity) const {
         require_in_range("length", length, Index{0}, size_);
         require_in_range("capacity", capacity, length, detail::max_cached_tokens);
-        LatentCache copy(layout_, capacity);
-        std::copy_n(data_.get(), length * layout_.stride(), copy.data_.get());
+        LatentCache copy(store_, capacity);
+        copy.store_.copy(store_, 0, 0, length);
         copy.size_ = length;
         return copy;
     }
 
   private:
-    LatentCache(const detail::RowLayout<C>& layout, Index capacity)
-        : layout_(layout), capacity_(capacity), data_(detail::allocate_aligned<C>(capacity * layout.stride())) {}
+    LatentCache(const Store& like, Index capacity) : store_(like, capacity), capacity_(capacity) {}
 
-    detail::RowLayout<C> layout_;
+    static Index checked(Index capacity) {
+        require_in_range("capacity", capacity, Index{0}, detail::max_cached_tokens);
+        return capacity;
+    }
+    [[nodiscard]] const detail::RowLayout<C>& layout() const noexcept { return store_.latents().layout(); }
+
+    Store store_;
     Index capacity_;
     Index size_ = 0;
-    detail::AlignedArray<C> data_;
 };
 
 }  // namespace mla::inline MLA_ISA

@@ -23,6 +23,10 @@ struct LatentView {
     [[nodiscard]] constexpr const C* row(Index token) const noexcept { return data + token * stride; }
     /// How many tokens, `most` at the most, lie one after another from `token` on: all, here.
     [[nodiscard]] constexpr Index run(Index /*token*/, Index most) const noexcept { return most; }
+    /// A slot is the place of a token's row, by which selections name it: its number, here.
+    [[nodiscard]] constexpr Index slots() const noexcept { return length; }
+    [[nodiscard]] constexpr Index slot_of(Index token) const noexcept { return token; }
+    [[nodiscard]] constexpr const C* slot(Index index) const noexcept { return row(index); }
     /// The first `count` tokens.
     [[nodiscard]] constexpr LatentView prefix(Index count) const noexcept { return {data, count, latent_dim, rope_dim, stride}; }
 };

@@ -11,25 +11,29 @@
 
 #include "mla/cache/page_allocator.hpp"
 #include "mla/cache/paged_view.hpp"
-#include "mla/cache/rows.hpp"
+#include "mla/cache/row_store.hpp"
 
 namespace mla::inline MLA_ISA {
 
-template <CacheElement C>
+template <CacheElement C, IndexElement K = NoIndexKeys>
 class PagedSequence;
 
-/// Owns `pages` pages of `page_size` tokens of Dc + Dr values each, stored as C (see RowFormat). Its sequences point
+/// Owns `pages` pages of `page_size` tokens of Dc + Dr values each, stored as C (see RowFormat); for a layer that selects its
+/// keys also their index keys, of Di values stored as K, in a second pool whose pages have the same numbers. Its sequences point
 /// to it: it neither moves nor copies, and outlives them. Any thread may take sequences of it or read its counts.
-template <CacheElement C>
+template <CacheElement C, IndexElement K = NoIndexKeys>
 class PagedCache {
+    using Store = detail::TokenStore<C, K>;
+
   public:
     static constexpr Index max_page_size = 256;
 
-    /// @throws std::invalid_argument for an invalid config, a page size outside [1, 256] or more pages than int32 can name
+    /// @throws std::invalid_argument for an invalid config, a page size outside [1, 256], more pages than int32 can name, or
+    /// index keys without an indexer
     PagedCache(const Config& config, Index pages, Index page_size)
-        : layout_(config), page_size_(checked_page_size(page_size)), allocator_(checked_pages(pages, page_size)) {
-        data_ = detail::allocate_aligned<C>(pages * page_stride());
-    }
+        : page_size_(checked_page_size(page_size)),
+          allocator_(checked_pages(pages, page_size)),
+          store_(config, pages * page_size) {}
 
     PagedCache(const PagedCache&) = delete;
     PagedCache& operator=(const PagedCache&) = delete;
@@ -37,22 +41,26 @@ class PagedCache {
 
     [[nodiscard]] Index pages() const noexcept { return allocator_.pages(); }
     [[nodiscard]] Index page_size() const noexcept { return page_size_; }
-    [[nodiscard]] Index latent_dim() const noexcept { return layout_.latent_dim; }
-    [[nodiscard]] Index rope_dim() const noexcept { return layout_.rope_dim; }
+    [[nodiscard]] Index latent_dim() const noexcept { return layout().latent_dim; }
+    [[nodiscard]] Index rope_dim() const noexcept { return layout().rope_dim; }
     /// The convention that the cached rope keys are rotated in.
-    [[nodiscard]] RopePairing pairing() const noexcept { return layout_.pairing; }
+    [[nodiscard]] RopePairing pairing() const noexcept { return layout().pairing; }
+    /// Di
+    [[nodiscard]] Index index_dim() const noexcept requires(Store::has_index_keys) {
+        return store_.index_keys().layout().latent_dim;
+    }
     /// Bytes a token takes, padding included.
-    [[nodiscard]] Index bytes_per_token() const noexcept { return layout_.bytes(); }
+    [[nodiscard]] Index bytes_per_token() const noexcept { return store_.bytes_per_token(); }
 
     [[nodiscard]] Index free_pages() const { return allocator_.free_pages(); }
     /// How many sequences hold `page`, reserved pages included; 0 when it is free. For checks and statistics.
     [[nodiscard]] Index references(Index page) const { return allocator_.references(page); }
 
     /// An empty sequence that may grow to `max_tokens`. It takes no page yet; its block table is allocated here, once.
-    [[nodiscard]] PagedSequence<C> sequence(Index max_tokens) { return PagedSequence<C>(*this, max_tokens); }
+    [[nodiscard]] PagedSequence<C, K> sequence(Index max_tokens) { return PagedSequence<C, K>(*this, max_tokens); }
 
   private:
-    friend PagedSequence<C>;
+    friend PagedSequence<C, K>;
 
     static Index checked_page_size(Index page_size) {
         require_in_range("page_size", page_size, Index{1}, max_page_size);
@@ -64,21 +72,23 @@ class PagedCache {
         return pages;
     }
 
-    [[nodiscard]] Index page_stride() const noexcept { return page_size_ * layout_.stride(); }
-    [[nodiscard]] C* page(std::int32_t index) const noexcept { return data_.get() + Index{index} * page_stride(); }
+    [[nodiscard]] const detail::RowLayout<C>& layout() const noexcept { return store_.latents().layout(); }
+    /// Row 0 of a page, in the store.
+    [[nodiscard]] Index first_row(std::int32_t page) const noexcept { return Index{page} * page_size_; }
 
-    detail::RowLayout<C> layout_;
     Index page_size_;
     detail::PageAllocator allocator_;
-    detail::AlignedArray<C> data_;
+    Store store_;
 };
 
 /// The tokens of one request in a PagedCache, with the interface of a LatentCache: moves, does not copy, and gives its pages
 /// back at its end. Forks share the pages of their common tokens; a page that others hold too is copied before its sequence
 /// writes to it, so that no sequence sees another's tokens. One thread at a time uses a sequence, but for reading, in which
 /// `fork` counts; different sequences are independent, on shared pages too. Only the cache's `sequence`, and `fork`, allocate.
-template <CacheElement C>
+template <CacheElement C, IndexElement K>
 class PagedSequence {
+    static constexpr bool has_index_keys = CacheElement<K>;
+
   public:
     /// A move leaves an empty source of capacity 0.
     PagedSequence(PagedSequence&& other) noexcept
@@ -105,21 +115,15 @@ class PagedSequence {
     [[nodiscard]] Index rope_dim() const noexcept { return cache_->rope_dim(); }
     /// The convention that the cached rope keys are rotated in.
     [[nodiscard]] RopePairing pairing() const noexcept { return cache_->pairing(); }
+    /// Di
+    [[nodiscard]] Index index_dim() const noexcept requires(has_index_keys) { return cache_->index_dim(); }
     /// Bytes a token takes, padding included.
     [[nodiscard]] Index bytes_per_token() const noexcept { return cache_->bytes_per_token(); }
 
     /// Valid until the sequence is next changed or moved.
-    [[nodiscard]] PagedView<C> view() const noexcept {
-        return {.pool = cache_->data_.get(),
-                .pages = cache_->pages(),
-                .page_size = page_size(),
-                .page_stride = cache_->page_stride(),
-                .block_table = table_.data(),
-                .length = size_,
-                .latent_dim = latent_dim(),
-                .rope_dim = rope_dim(),
-                .stride = cache_->layout_.stride()};
-    }
+    [[nodiscard]] PagedView<C> view() const noexcept { return view_of(cache_->store_.latents()); }
+    /// The index keys, rows [Di]; valid as long as `view`.
+    [[nodiscard]] auto index_view() const noexcept requires(has_index_keys) { return view_of(cache_->store_.index_keys()); }
 
     /// The pages it holds a reference to: those of its tokens, in order, then the reserved ones.
     [[nodiscard]] std::span<const std::int32_t> held_pages() const noexcept {
@@ -130,19 +134,23 @@ class PagedSequence {
     /// @throws std::length_error when they pass the capacity or need more pages than are free, std::invalid_argument for a wrong
     /// width; sequence and pool are then unchanged
     template <Compute A>
-    void append(MatrixView<const A> tokens) {
-        cache_->layout_.require_tokens(tokens);
-        const bool shared = last_page_is_shared();
-        take_pages(tokens.rows, shared);
-        if (shared && tokens.rows > 0) copy_last_page();
-        for (Index t = 0; t < tokens.rows;) {
-            const Index used = size_ % page_size();  // rows of the page that the next token goes to
-            const Index count = std::min(tokens.rows - t, page_size() - used);
-            C* rows = cache_->page(entry(size_ / page_size())) + used * cache_->layout_.stride();
-            cache_->layout_.write(tokens.row_range(t, count), rows);
-            size_ += count;
-            t += count;
-        }
+    void append(MatrixView<const A> tokens) requires(!has_index_keys) {
+        cache_->layout().require_tokens(tokens);
+        append_rows(tokens.rows,
+                    [&](Index t, Index count, Index row) { cache_->store_.latents().write(tokens.row_range(t, count), row); });
+    }
+
+    /// Appends tokens [T, Dc + Dr] with their index keys [T, Di], rounded to C and K. Uses reserved pages first.
+    /// @throws as above, and std::invalid_argument unless there are as many index keys
+    template <Compute A>
+    void append(MatrixView<const A> tokens, MatrixView<const std::type_identity_t<A>> index_keys) requires(has_index_keys) {
+        cache_->layout().require_tokens(tokens);
+        cache_->store_.index_keys().layout().require_tokens(index_keys);
+        require_equal("index_keys.rows", index_keys.rows, "tokens.rows", tokens.rows);
+        append_rows(tokens.rows, [&](Index t, Index count, Index row) {
+            cache_->store_.latents().write(tokens.row_range(t, count), row);
+            cache_->store_.index_keys().write(index_keys.row_range(t, count), row);
+        });
     }
 
     /// What `append` of `count` tokens would throw now. Pages found free here may be taken by another sequence meanwhile:
@@ -189,13 +197,42 @@ class PagedSequence {
     [[nodiscard]] PagedSequence fork(Index length) const { return fork(length, capacity_); }
 
   private:
-    friend PagedCache<C>;
+    friend PagedCache<C, K>;
 
-    PagedSequence(PagedCache<C>& cache, Index max_tokens) : cache_(&cache), capacity_(max_tokens) {
+    PagedSequence(PagedCache<C, K>& cache, Index max_tokens) : cache_(&cache), capacity_(max_tokens) {
         require_in_range("max_tokens", max_tokens, Index{0}, detail::max_cached_tokens);
         // One more than the tokens need: the copy of a shared page is taken before that page is given back. No page stands
         // twice in a table, so that the pool bounds it too.
         table_.resize(static_cast<std::size_t>(std::min(divide_up(max_tokens, page_size()) + 1, cache.pages())));
+    }
+
+    template <CacheElement E>
+    [[nodiscard]] PagedView<E> view_of(const detail::RowStore<E>& rows) const noexcept {
+        return {.pool = rows.row(0),
+                .pages = cache_->pages(),
+                .page_size = page_size(),
+                .page_stride = page_size() * rows.layout().stride(),
+                .block_table = table_.data(),
+                .length = size_,
+                .latent_dim = rows.layout().latent_dim,
+                .rope_dim = rows.layout().rope_dim,
+                .stride = rows.layout().stride()};
+    }
+
+    /// Takes the pages that `tokens` more need, and calls `write(t, count, row)` for tokens [t, t + count) that lie from that row
+    /// of the store on.
+    template <class Write>
+    void append_rows(Index tokens, Write&& write) {
+        const bool shared = last_page_is_shared();
+        take_pages(tokens, shared);
+        if (shared && tokens > 0) copy_last_page();
+        for (Index t = 0; t < tokens;) {
+            const Index used = size_ % page_size();  // rows of the page that the next token goes to
+            const Index count = std::min(tokens - t, page_size() - used);
+            write(t, count, cache_->first_row(entry(size_ / page_size())) + used);
+            size_ += count;
+            t += count;
+        }
     }
 
     [[nodiscard]] Index page_size() const noexcept { return cache_->page_size(); }
@@ -228,7 +265,7 @@ class PagedSequence {
     void copy_last_page() {
         std::int32_t& last = entry(used_pages() - 1);
         const std::int32_t copy = entry(held_ - 1);
-        std::copy_n(cache_->page(last), size_ % page_size() * cache_->layout_.stride(), cache_->page(copy));
+        cache_->store_.copy(cache_->store_, cache_->first_row(last), cache_->first_row(copy), size_ % page_size());
         cache_->allocator_.give_back(std::span(&last, 1));
         last = copy;
         --held_;
@@ -240,7 +277,7 @@ class PagedSequence {
         held_ = count;
     }
 
-    PagedCache<C>* cache_;
+    PagedCache<C, K>* cache_;
     Index capacity_;
     Index size_ = 0;
     Index held_ = 0;                   ///< entries of table_ in use: pages of tokens, then reserved ones

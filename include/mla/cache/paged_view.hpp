@@ -37,6 +37,15 @@ struct PagedView {
         const Index rest = page_size - token % page_size;
         return rest < most ? rest : most;
     }
+    /// A slot is the place of a token's row, by which selections name it: page · page_size + row of the page, whichever request's
+    /// block table names the page.
+    [[nodiscard]] constexpr Index slots() const noexcept { return pool == nullptr ? 0 : pages * page_size; }
+    [[nodiscard]] constexpr Index slot_of(Index token) const noexcept {
+        return Index{block_table[token / page_size]} * page_size + token % page_size;
+    }
+    [[nodiscard]] constexpr const C* slot(Index index) const noexcept {
+        return pool + index / page_size * page_stride + index % page_size * stride;
+    }
     /// The first `count` tokens.
     [[nodiscard]] constexpr PagedView prefix(Index count) const noexcept {
         PagedView first = *this;

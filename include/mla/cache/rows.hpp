@@ -33,12 +33,13 @@ namespace detail {
 inline constexpr Index max_cached_tokens = Index{1} << 34;
 
 /// A row of a cache that owns its memory. Rows of one type start on cache lines; quantised ones lie as close as 16 bytes allow.
-template <CacheElement C>
+template <class C>
 struct RowLayout {
     Index latent_dim;
     Index rope_dim;
     RopePairing pairing;
 
+    RowLayout(Index latent, Index rope, RopePairing convention) : latent_dim(latent), rope_dim(rope), pairing(convention) {}
     /// @throws std::invalid_argument for an invalid config
     explicit RowLayout(const Config& config)
         : latent_dim(config.kv_lora_rank), rope_dim(config.qk_rope_head_dim), pairing(config.rope.pairing) {
@@ -56,7 +57,8 @@ struct RowLayout {
     /// @throws std::invalid_argument unless `tokens` have the width of a row
     template <Compute A>
     void require_tokens(const MatrixView<const A>& tokens) const {
-        require_equal("tokens.cols", tokens.cols, "kv_lora_rank + qk_rope_head_dim", latent_dim + rope_dim);
+        require_equal("tokens.cols", tokens.cols, rope_dim > 0 ? "kv_lora_rank + qk_rope_head_dim" : "values of a row",
+                      latent_dim + rope_dim);
         require_at_least("tokens.stride", tokens.stride, tokens.cols);
     }
 

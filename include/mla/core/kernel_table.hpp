@@ -89,6 +89,21 @@ struct AttendExpanded {
     A* scores;
 };
 
+/// The index scores of a block of index keys for one query: index[t] = Σ_h weights[h] · relu(query[h] · key[t]). The block's
+/// group are the heads of the query, packed for it; it has no values.
+template <class A>
+struct ScoreIndex {
+    AttendBlock<A> block;
+    const A* weights;  ///< [rows]
+    A* index;          ///< [tokens], with room for whole vectors
+};
+
+template <class A>
+struct IndexKernels {
+    void (*pack)(const PackQueries<A>*) noexcept;
+    void (*score)(const ScoreIndex<A>*) noexcept;
+};
+
 template <class A>
 struct AttentionKernels {
     void (*pack)(const PackQueries<A>*) noexcept;
@@ -129,6 +144,12 @@ struct LinearKernels {
     void (*multiply)(const MultiplyPanels<A>*) noexcept;
 };
 
+/// values[i] ← values[i] · sigmoid(logits[i]), `count` of them.
+template <class A>
+struct GateKernels {
+    void (*multiply_by_sigmoid)(A* values, const A* logits, Index count) noexcept;
+};
+
 template <class A>
 struct NormKernels {
     void (*rms_norm)(A* x, Index stride, Index rows, Index cols, const A* weight, double eps, double multiplier) noexcept;
@@ -145,9 +166,11 @@ struct Kernels {
     TileShape shape;
     AttentionKernels<A> attention[cache_formats][2];
     ExpandedKernels<A> expanded[cache_formats][2];
+    IndexKernels<A> index[cache_formats][2];
     RowKernels<A> rows[cache_formats];
     LinearKernels<A> linear[weight_formats][2];
     NormKernels<A> norm;
+    GateKernels<A> gate;
 };
 
 /// A target as a program links it.

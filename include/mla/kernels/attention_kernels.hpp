@@ -7,6 +7,7 @@
 #include "mla/kernels/row_group.hpp"
 #if !MLA_IS_COMPILED
 #include "mla/kernels/engine/attend.hpp"
+#include "mla/kernels/engine/index_score.hpp"
 #endif
 
 namespace mla::inline MLA_ISA::detail {
@@ -28,6 +29,12 @@ template <Compute A, CacheElement C>
 [[nodiscard]] abi::ExpandedKernels<A> expanded_kernels(Precision precision) {
     return chosen_kernels<A>().expanded[index_of<C, CacheTypes>][static_cast<int>(precision)];
 }
+
+/// Over index keys of C.
+template <Compute A, CacheElement C>
+[[nodiscard]] abi::IndexKernels<A> index_kernels(Precision precision) {
+    return chosen_kernels<A>().index[index_of<C, CacheTypes>][static_cast<int>(precision)];
+}
 #else
 template <Compute A>
 [[nodiscard]] constexpr abi::TileShape tile_shape() noexcept {
@@ -44,6 +51,12 @@ template <Compute A, CacheElement C>
 [[nodiscard]] constexpr abi::ExpandedKernels<A> expanded_kernels(Precision precision) noexcept {
     return precision == Precision::operand ? expanded_of<targets::native, A, C, Precision::operand>
                                            : expanded_of<targets::native, A, C, Precision::full>;
+}
+
+template <Compute A, CacheElement C>
+[[nodiscard]] constexpr abi::IndexKernels<A> index_kernels(Precision precision) noexcept {
+    return precision == Precision::operand ? index_scores_of<targets::native, A, C, Precision::operand>
+                                           : index_scores_of<targets::native, A, C, Precision::full>;
 }
 #endif
 

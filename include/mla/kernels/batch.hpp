@@ -18,6 +18,9 @@ concept LatentSource = CacheElement<typename V::Element> && requires(const V& vi
     { view.length } -> std::convertible_to<Index>;
     { view.row(token) } -> std::same_as<const typename V::Element*>;
     { view.run(token, token) } -> std::same_as<Index>;
+    { view.slots() } -> std::same_as<Index>;
+    { view.slot_of(token) } -> std::same_as<Index>;
+    { view.slot(token) } -> std::same_as<const typename V::Element*>;
     validate(view);
 };
 
@@ -49,6 +52,8 @@ struct BatchOptions {
     /// Tokens at the beginning of every request that has queries which are the same rows of memory for all of them, all before
     /// their queries: read once for the whole batch, and merged. At most `shared_prefix(caches, query_begin)`.
     Index shared_prefix = 0;
+    /// Keys that a query sees, its own token included; 0: all before it. Without trees and a shared prefix.
+    Index sliding_window = 0;
     Precision precision = Precision::operand;
 };
 
@@ -76,6 +81,11 @@ template <LatentBatch Batch>
 }
 
 namespace detail {
+
+/// The request that a query of a batch belongs to.
+[[nodiscard]] inline std::size_t request_of(std::span<const std::int32_t> query_begin, Index query) noexcept {
+    return static_cast<std::size_t>(std::upper_bound(query_begin.begin(), query_begin.end(), query) - query_begin.begin()) - 1;
+}
 
 template <Compute A>
 [[nodiscard]] KeyTree tree_of(const BatchOptions<A>& options, std::size_t request, Index length) noexcept {
@@ -118,6 +128,11 @@ void check_batch(const HeadsView<const A>& q, const Batch& caches, std::span<con
     }
     if (!options.sinks.empty())
         require_equal("options.sinks.size()", static_cast<Index>(options.sinks.size()), "q.heads", q.heads);
+    require_at_least("options.sliding_window", options.sliding_window, Index{0});
+    if (options.sliding_window > 0) {
+        require(options.trees.empty(), "options.trees", "given", "empty with a sliding window");
+        require_equal("options.shared_prefix with a sliding window", options.shared_prefix, "none", Index{0});
+    }
     if (options.shared_prefix != 0)
         require_in_range("options.shared_prefix", options.shared_prefix, Index{0}, shared_prefix(caches, query_begin));
 }

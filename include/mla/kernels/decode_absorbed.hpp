@@ -3,76 +3,10 @@
 
 #include "mla/kernels/batch.hpp"
 #include "mla/kernels/driver.hpp"
+#include "mla/kernels/latent_blocks.hpp"
 
 namespace mla::inline MLA_ISA {
 namespace detail {
-
-/// Elements that a worker stages rows of `dims` values each in: pieces of a block, or all of it.
-template <Compute A, class... Dims>
-[[nodiscard]] Index staged_blocks(Dims... dims) {
-    return std::max(tile_shape<A>().piece_values, (staged_elements<A>(dims) + ...));
-}
-
-/// Cached latents: a token's latent is the first part of its key and its value. `caches(source)`: the cache of a source.
-template <Compute A, CacheElement C, class Caches>
-struct LatentBlocks {
-    abi::AttentionKernels<A> kernels;
-    RowFormat<C> format;
-    Caches caches;
-
-    [[nodiscard]] Index staged_elements() const { return staged_blocks<A>(format.values()); }
-    void pack(const abi::PackQueries<A>& call) const noexcept { kernels.pack(&call); }
-    [[nodiscard]] RowList<C> rows(const KeyRange& range) const noexcept {
-        return list_rows(caches(range.source), range.begin, range.block());
-    }
-    void attend(const SplitItem<A>& item, const RowList<C>& rows, Index begin, const RowList<C>& next) const noexcept {
-        // Of a block that no item has fetched the rest is fetched while the first keys are scored.
-        constexpr Index scored_meanwhile = 24;
-        const bool fetched = item.fetched || begin > item.keys.begin;
-        const abi::AttendBlock<A> call{.group = &item.rows,
-                                       .keys = rows.data(),
-                                       .values = rows.data(),
-                                       .tokens = rows.size(),
-                                       .begin = begin,
-                                       .latent_dim = format.latent_dim,
-                                       .rope_dim = format.rope_dim,
-                                       .fetched = fetched ? rows.size() : std::min(rows.size(), scored_meanwhile),
-                                       .next_keys = next.data(),
-                                       .next_values = next.data(),
-                                       .next_tokens = next.size(),
-                                       .staged = item.staged,
-                                       .scores = item.scores};
-        kernels.attend(&call);
-    }
-};
-
-template <Compute A, CacheElement C, class Caches>
-[[nodiscard]] LatentBlocks<A, C, Caches> latent_blocks(Precision precision, const RowFormat<C>& format, Caches caches) {
-    return {attention_kernels<A, C>(precision), format, caches};
-}
-
-/// Request `index` of a batch, or the whole of it: the rows of its queries over its keys from `begin` on.
-[[nodiscard]] inline Segment request_segment(Index index, Index first_query, Index queries, Index heads, Index begin,
-                                             Index length, const KeyTree& tree) noexcept {
-    Segment segment;
-    segment.plan = plan_absorbed(queries, heads, length - begin);
-    segment.source = index;
-    segment.first_query = first_query;
-    segment.heads = heads;
-    segment.begin = begin;
-    segment.visible = tree.empty() ? length - queries + 1 : length;
-    segment.visible_step = tree.empty() ? 1 : 0;
-    segment.tree = tree;
-    return segment;
-}
-
-/// All rows over the keys that all requests share, each of which every row sees.
-[[nodiscard]] inline Segment prefix_segment(Index queries, Index heads, Index length) noexcept {
-    Segment segment = request_segment(0, 0, queries, heads, 0, length, {});
-    segment.visible = length;
-    segment.visible_step = 0;
-    return segment;
-}
 
 template <Compute A, LatentSource View>
 void check_absorbed(const HeadsView<const A>& q, const View& cache, A scale, const HeadsView<A>& out, const MatrixView<A>& lse) {
@@ -95,10 +29,7 @@ template <Compute A>
     detail::Segment segment;
     segment.plan = plan;
     totals.place(segment);
-    Arena counter;
-    const Index staged = detail::staged_blocks<A>(totals.depth);
-    static_cast<void>(detail::SplitScratch<A>::carve(counter, totals, latent_dim, staged, concurrency));
-    return counter.bytes();
+    return detail::split_workspace_bytes(totals, latent_dim, detail::staged_blocks<A>(totals.depth), concurrency);
 }
 
 /// Bytes of workspace that suffice for any batch within the limits, whatever its lengths and however its queries are divided.
@@ -107,10 +38,7 @@ template <Compute A>
                                                    Index concurrency) {
     const auto totals = detail::SegmentTotals<A>::bound(detail::tile_shape<A>().lanes, limits.requests, limits.queries, heads,
                                                         latent_dim + rope_dim, limits.shared_prefix);
-    Arena counter;
-    const Index staged = detail::staged_blocks<A>(latent_dim + rope_dim);
-    static_cast<void>(detail::SplitScratch<A>::carve(counter, totals, latent_dim, staged, concurrency));
-    return counter.bytes();
+    return detail::split_workspace_bytes(totals, latent_dim, detail::staged_blocks<A>(latent_dim + rope_dim), concurrency);
 }
 
 /// out[t, h] = softmax(scale · q[t, h] · rows) · latents under the bottom-right causal mask: of L cached tokens, query t of T
@@ -134,7 +62,8 @@ void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, View cache, std
         return only;
     };
     const RowFormat<C> format{cache.latent_dim, cache.rope_dim};
-    const auto source = detail::latent_blocks<A>(precision, format, [&](Index) { return cache; });
+    const auto source = detail::latent_blocks<A>(
+        precision, format, [&](const detail::KeyRange& range) { return detail::list_rows(cache, range.begin, range.block()); });
     detail::run_call<A>(1, false, {q, scale, out, lse}, workspace, executor, source, segment);
 }
 
@@ -167,6 +96,7 @@ void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, const Batch& ca
     require_equal("out.dim", out.dim, "cache.latent_dim", format.latent_dim);
     const bool prefix = options.shared_prefix > 0;
     const auto segment = [&](Index r) {
+        if (options.sliding_window > 0) return detail::window_segment(caches, query_begin, r, q.heads, options.sliding_window);
         if (r == requests) return detail::prefix_segment(q.tokens, q.heads, options.shared_prefix);
         const auto request = static_cast<std::size_t>(r);
         const Index first = query_begin[request];
@@ -177,9 +107,11 @@ void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, const Batch& ca
         return detail::request_segment(r, first, queries, q.heads, begin, length, detail::tree_of(options, request, length));
     };
     const detail::CallView<A> call{q, scale, out, lse, options.sinks.empty() ? nullptr : options.sinks.data()};
-    const auto source = detail::latent_blocks<A>(options.precision, format,
-                                                 [&](Index request) { return caches[static_cast<std::size_t>(request)]; });
-    detail::run_call<A>(requests + (prefix ? 1 : 0), prefix, call, workspace, executor, source, segment);
+    const auto source = detail::latent_blocks<A>(options.precision, format, [&](const detail::KeyRange& range) {
+        return detail::list_rows(caches[static_cast<std::size_t>(range.source)], range.begin, range.block());
+    });
+    const Index segments = options.sliding_window > 0 ? q.tokens : requests + (prefix ? 1 : 0);
+    detail::run_call<A>(segments, prefix, call, workspace, executor, source, segment);
 }
 
 }  // namespace mla::inline MLA_ISA

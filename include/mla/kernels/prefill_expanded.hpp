@@ -124,10 +124,8 @@ template <Compute A>
 [[nodiscard]] std::size_t expanded_workspace_bytes(const ExpandedPlan& plan, Index row_dim, Index key_dim, Index value_dim,
                                                    Index concurrency) {
     validate(plan);
-    Arena counter;
-    static_cast<void>(detail::SplitScratch<A>::carve(counter, detail::expanded_totals<A>(plan, key_dim), value_dim,
-                                                     detail::expanded_elements<A>(row_dim, key_dim, value_dim), concurrency));
-    return counter.bytes();
+    return detail::split_workspace_bytes(detail::expanded_totals<A>(plan, key_dim), value_dim,
+                                         detail::expanded_elements<A>(row_dim, key_dim, value_dim), concurrency);
 }
 
 /// The plan of `plan_expanded`, with as many queries at a time as a workspace of `bytes` takes.

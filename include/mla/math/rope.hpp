@@ -54,7 +54,10 @@ inline void apply_yarn(const Yarn& yarn, double base, std::vector<double>& frequ
 class RotaryEmbedding {
   public:
     RotaryEmbedding(const Rope& rope, Index dim)
-        : pairing_(rope.pairing), magnitude_(detail::rope_magnitude(rope)), frequencies_(static_cast<std::size_t>(dim / 2)) {
+        : pairing_(rope.pairing),
+          rotates_(rope.rotates),
+          magnitude_(detail::rope_magnitude(rope)),
+          frequencies_(static_cast<std::size_t>(dim / 2)) {
         for (std::size_t i = 0; i < frequencies_.size(); ++i)
             frequencies_[i] = std::pow(rope.base, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
         if (const auto* yarn = std::get_if<Yarn>(&rope.scaling)) detail::apply_yarn(*yarn, rope.base, frequencies_);
@@ -77,9 +80,10 @@ class RotaryEmbedding {
         }
     }
 
-    /// Rotates `vector` [dim] in place by the angles of `table` [dim].
+    /// Rotates `vector` [dim] in place by the angles of `table` [dim], unless the rope does not rotate.
     template <Compute A>
     void rotate(const A* table, A* vector) const noexcept {
+        if (!rotates_) return;
         const auto pairs = static_cast<Index>(frequencies_.size());
         const bool interleaved = pairing_ == RopePairing::interleaved;
         const Index first = interleaved ? 2 : 1;
@@ -95,6 +99,7 @@ class RotaryEmbedding {
 
   private:
     RopePairing pairing_;
+    bool rotates_;
     double magnitude_;
     std::vector<double> frequencies_;
 };

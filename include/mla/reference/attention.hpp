@@ -27,6 +27,14 @@ using Visible = std::function<bool(Index, Index)>;
     return [=](Index t, Index s) { return s < visible_keys(t, T, L); };
 }
 
+/// The causal mask of which each query sees the last `window` keys only; with window 0 all.
+[[nodiscard]] inline Visible sliding(Index T, Index L, Index window) {
+    return [=](Index t, Index s) {
+        const Index end = visible_keys(t, T, L);
+        return s < end && (window == 0 || s >= end - window);
+    };
+}
+
 /// Attention with grouped heads: o = softmax(scale·q·kᵀ) v over the visible keys, where query head h reads key and value head
 /// h / (H/G). G = H is multi-head, G = 1 multi-query attention.
 /// q [T*H, D] with rows t*H + h, k [L, G*D], v [L, G*Dv] -> output [T*H, Dv], lse [T, H]
@@ -93,8 +101,14 @@ using Visible = std::function<bool(Index, Index)>;
 
 /// Absorbed MLA is multi-query attention whose one key is the cache row [c | k_pe] and whose one value is its latent c
 /// (DeepSeek-V2, section 2.1.2). q [T*H, Dc+Dr] = [q_lat | q_pe], cache [L, Dc+Dr] -> output [T*H, Dc], lse [T, H]
+[[nodiscard]] inline Attended attend_absorbed(const Matrix& q, Index T, Index H, const Matrix& cache, Index Dc, double scale,
+                                              const Visible& visible) {
+    return attend_masked(q, cache, columns(cache, 0, Dc), T, H, 1, scale, visible);
+}
+
+/// The same under the causal mask.
 [[nodiscard]] inline Attended attend_absorbed(const Matrix& q, Index T, Index H, const Matrix& cache, Index Dc, double scale) {
-    return attend_multi_head(q, cache, columns(cache, 0, Dc), T, H, 1, scale);
+    return attend_absorbed(q, T, H, cache, Dc, scale, causal(T, cache.rows));
 }
 
 /// Attention over the union of two disjoint sets of keys from the results over each:

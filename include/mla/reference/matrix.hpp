@@ -57,6 +57,17 @@ struct Matrix {
 /// The same values in row-major order under another shape.
 [[nodiscard]] inline Matrix reshape(Matrix matrix, Index rows, Index cols) { return {rows, cols, std::move(matrix.values)}; }
 
+/// The columns of `right` behind those of `left`.
+[[nodiscard]] inline Matrix beside(const Matrix& left, const Matrix& right) {
+    require_equal("reference::beside right.rows", right.rows, "left.rows", left.rows);
+    Matrix result(left.rows, left.cols + right.cols);
+    for (Index r = 0; r < left.rows; ++r) {
+        for (Index c = 0; c < left.cols; ++c) result(r, c) = left(r, c);
+        for (Index c = 0; c < right.cols; ++c) result(r, left.cols + c) = right(r, c);
+    }
+    return result;
+}
+
 /// Adds the rows of `rows` below those of `matrix`; both have the same number of columns.
 inline void append_rows(Matrix& matrix, const Matrix& rows) {
     require_equal("reference::append_rows rows.cols", rows.cols, "matrix.cols", matrix.cols);

@@ -4,6 +4,7 @@
 
 #include "mla/reference/attention.hpp"
 #include "mla/reference/grouped_query.hpp"
+#include "mla/reference/indexer.hpp"
 #include "mla/reference/layer.hpp"
 #include "mla/reference/matrix.hpp"
 #include "mla/reference/norm.hpp"

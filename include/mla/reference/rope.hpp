@@ -67,8 +67,9 @@ namespace mla::inline MLA_ISA::reference {
 }
 
 /// Turns each pair (a, b) of v [dim] by position·f_i, in place: (a·cos − b·sin, b·cos + a·sin). Values stay in their
-/// places: interleaved leaves pairs, half_split leaves halves.
+/// places: interleaved leaves pairs, half_split leaves halves. A rope that does not rotate leaves all as it is.
 inline void rotate(const Rope& rope, Index dim, std::int64_t position, double* v) {
+    if (!rope.rotates) return;
     const std::vector<double> frequencies = inverse_frequencies(rope, dim);  // [dim/2]
     const double magnitude = rope_magnitude(rope);
     for (Index i = 0; i < dim / 2; ++i) {

@@ -80,6 +80,13 @@ inline std::ostream& operator<<(std::ostream& stream, const NamedConfig& named) 
     });
     add("multipliers", [](Config& c) { c.query_multiplier = 1.46, c.latent_multiplier = 1.17; });
     add("position_scale", [](Config& c) { c.position_scale = {0.1, 5}; });
+    add("not_rotated", [](Config& c) { c.rope.rotates = false; });
+    add("rope_key_norm", [](Config& c) { c.rope_key_norm = true; });
+    add("sinks", [](Config& c) { c.sinks = true; });
+    add("sliding_window", [](Config& c) { c.sliding_window = 7; });
+    add("gate_per_head", [](Config& c) { c.output_gate = OutputGate::per_head; });
+    add("gate_per_value", [](Config& c) { c.output_gate = OutputGate::per_value; });
+    add("gate_with_query", [](Config& c) { c.output_gate = OutputGate::with_query; });
     add("everything", [](Config& c) {
         c.attention_bias = true;
         c.latent_norm_eps = 1e-5;
@@ -87,6 +94,10 @@ inline std::ostream& operator<<(std::ostream& stream, const NamedConfig& named) 
         c.latent_multiplier = 1.17;
         c.position_scale = {0.1, 5};
         c.rope.scaling = small_yarn();
+        c.rope_key_norm = true;
+        c.sinks = true;
+        c.sliding_window = 20;
+        c.output_gate = OutputGate::with_query;
     });
     return configs;
 }

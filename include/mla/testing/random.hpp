@@ -79,7 +79,7 @@ class RandomWeights {
         Generator generator(seed);
         AttentionWeights shapes;
         for_each_tensor(config_, shapes, [&](std::string_view tensor, const TensorRef&, Index rows, Index cols) {
-            const bool norm = tensor.ends_with("layernorm");
+            const bool norm = tensor.ends_with("norm");
             const bool bias = tensor.ends_with("bias");
             const double sigma = norm || bias ? 0.1 : 1.0 / std::sqrt(static_cast<double>(cols));
             tensors_.push_back(gaussian_values<S>(generator, rows * cols, sigma, norm ? 1.0 : 0.0));

@@ -3,7 +3,9 @@
 
 #include "mla/formats/row_kernels.hpp"
 #include "mla/kernels/engine/attend.hpp"
+#include "mla/kernels/engine/index_score.hpp"
 #include "mla/linear/multiply.hpp"
+#include "mla/math/gate.hpp"
 #include "mla/math/rms_norm.hpp"
 
 namespace mla::inline MLA_ISA::detail {
@@ -15,6 +17,8 @@ constexpr void add_cache_format(abi::Kernels<A>& kernels) noexcept {
     kernels.attention[index][1] = attention_of<Target, A, C, Precision::full>;
     kernels.expanded[index][0] = expanded_of<Target, A, C, Precision::operand>;
     kernels.expanded[index][1] = expanded_of<Target, A, C, Precision::full>;
+    kernels.index[index][0] = index_scores_of<Target, A, C, Precision::operand>;
+    kernels.index[index][1] = index_scores_of<Target, A, C, Precision::full>;
     kernels.rows[index] = rows_of<Target, A, C>;
 }
 
@@ -32,6 +36,7 @@ template <class Target, Compute A>
     abi::Kernels<A> kernels{};
     kernels.shape = shape_of<Target, A>;
     kernels.norm = norm_of<Target, A>;
+    kernels.gate = gate_of<Target, A>;
     for_each_type(CacheTypes{}, [&]<class C>() { add_cache_format<Target, A, C>(kernels); });
     for_each_type(StorageTypes{}, [&]<class S>() { add_weight_format<Target, A, S>(kernels); });
     return kernels;

@@ -1,0 +1,94 @@
+// The memory behind caches that own it: rows of latents, and of index keys where a layer selects keys.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "mla/cache/latent_view.hpp"
+#include "mla/cache/rows.hpp"
+
+namespace mla::inline MLA_ISA {
+
+/// In place of an element: a cache without index keys.
+struct NoIndexKeys {};
+
+/// The element of a cache's index keys, or NoIndexKeys.
+template <class K>
+concept IndexElement = CacheElement<K> || std::is_same_v<K, NoIndexKeys>;
+
+namespace detail {
+
+/// Rows of a layout, in one piece, of tokens that lie wherever their cache puts them.
+template <class C>
+class RowStore {
+  public:
+    RowStore(const RowLayout<C>& layout, Index rows) : layout_(layout), data_(allocate_aligned<C>(rows * layout.stride())) {}
+
+    [[nodiscard]] const RowLayout<C>& layout() const noexcept { return layout_; }
+    [[nodiscard]] C* row(Index index) const noexcept { return data_.get() + index * layout_.stride(); }
+
+    template <Compute A>
+    void write(MatrixView<const A> tokens, Index first) const {
+        layout_.write(tokens, row(first));
+    }
+    void copy(const RowStore& from, Index source, Index first, Index count) const {
+        std::copy_n(from.row(source), count * layout_.stride(), row(first));
+    }
+
+  private:
+    RowLayout<C> layout_;
+    AlignedArray<C> data_;
+};
+
+/// What a cache stores of each token: its latent row and, with K, its index key. All of a token is written, copied and dropped
+/// together.
+template <CacheElement C, IndexElement K>
+class TokenStore {
+  public:
+    static constexpr bool has_index_keys = CacheElement<K>;
+
+    /// @throws std::invalid_argument for an invalid config, and for index keys in one that has no indexer
+    TokenStore(const Config& config, Index rows) : TokenStore(RowLayout<C>(config), index_layout(config), rows) {}
+    TokenStore(const TokenStore& like, Index rows) : TokenStore(like.latents_.layout(), like.index_keys_.layout(), rows) {}
+
+    [[nodiscard]] const RowStore<C>& latents() const noexcept { return latents_; }
+    [[nodiscard]] const RowStore<K>& index_keys() const noexcept { return index_keys_; }
+    [[nodiscard]] Index bytes_per_token() const noexcept { return latents_.layout().bytes() + index_keys_.layout().bytes(); }
+
+    void copy(const TokenStore& from, Index source, Index first, Index count) const {
+        latents_.copy(from.latents_, source, first, count);
+        index_keys_.copy(from.index_keys_, source, first, count);
+    }
+
+  private:
+    TokenStore(const RowLayout<C>& latents, const RowLayout<K>& index_keys, Index rows)
+        : latents_(latents, rows), index_keys_(index_keys, rows) {}
+
+    [[nodiscard]] static RowLayout<K> index_layout(const Config& config) {
+        if constexpr (has_index_keys) {
+            require(config.indexer.heads > 0, "indexer.heads", config.indexer.heads, "positive for a cache of index keys");
+            return {config.indexer.head_dim, 0, config.indexer.pairing};
+        } else {
+            return {};
+        }
+    }
+
+    RowStore<C> latents_;
+    [[no_unique_address]] RowStore<K> index_keys_;
+};
+
+template <>
+struct RowLayout<NoIndexKeys> {
+    [[nodiscard]] static constexpr Index bytes() noexcept { return 0; }
+};
+
+template <>
+class RowStore<NoIndexKeys> {
+  public:
+    RowStore(const RowLayout<NoIndexKeys>&, Index) noexcept {}
+    [[nodiscard]] static constexpr RowLayout<NoIndexKeys> layout() noexcept { return {}; }
+    static void copy(const RowStore&, Index, Index, Index) noexcept {}
+};
+
+}  // namespace detail
+}  // namespace mla::inline MLA_ISA

@@ -1,0 +1,97 @@
+// Cached latents as a block source, and the segments of absorbed attention: a request's queries over its keys, one query over
+// keys of its own, all queries over keys that all share.
+#pragma once
+
+#include "mla/kernels/attention_kernels.hpp"
+#include "mla/kernels/batch.hpp"
+#include "mla/kernels/block_source.hpp"
+#include "mla/kernels/segment.hpp"
+
+namespace mla::inline MLA_ISA::detail {
+
+/// Elements that a worker stages rows of `dims` values each in: pieces of a block, or all of it.
+template <Compute A, class... Dims>
+[[nodiscard]] Index staged_blocks(Dims... dims) {
+    return std::max(tile_shape<A>().piece_values, (staged_elements<A>(dims) + ...));
+}
+
+/// Cached latents: a token's latent is the first part of its key and its value. `list(range)`: a block's rows.
+template <Compute A, CacheElement C, class List>
+struct LatentBlocks {
+    abi::AttentionKernels<A> kernels;
+    RowFormat<C> format;
+    List list;
+
+    [[nodiscard]] Index staged_elements() const { return staged_blocks<A>(format.values()); }
+    void pack(const abi::PackQueries<A>& call) const noexcept { kernels.pack(&call); }
+    [[nodiscard]] RowList<C> rows(const KeyRange& range) const noexcept { return list(range); }
+    void attend(const SplitItem<A>& item, const RowList<C>& rows, Index begin, const RowList<C>& next) const noexcept {
+        // Of a block that no item has fetched the rest is fetched while the first keys are scored.
+        constexpr Index scored_meanwhile = 24;
+        const bool fetched = item.fetched || begin > item.keys.begin;
+        const abi::AttendBlock<A> call{.group = &item.rows,
+                                       .keys = rows.data(),
+                                       .values = rows.data(),
+                                       .tokens = rows.size(),
+                                       .begin = begin,
+                                       .latent_dim = format.latent_dim,
+                                       .rope_dim = format.rope_dim,
+                                       .fetched = fetched ? rows.size() : std::min(rows.size(), scored_meanwhile),
+                                       .next_keys = next.data(),
+                                       .next_values = next.data(),
+                                       .next_tokens = next.size(),
+                                       .staged = item.staged,
+                                       .scores = item.scores};
+        kernels.attend(&call);
+    }
+};
+
+template <Compute A, CacheElement C, class List>
+[[nodiscard]] LatentBlocks<A, C, List> latent_blocks(Precision precision, const RowFormat<C>& format, List list) {
+    return {attention_kernels<A, C>(precision), format, list};
+}
+
+/// Request `index` of a batch, or the whole of it: the rows of its queries over its keys from `begin` on.
+[[nodiscard]] inline Segment request_segment(Index index, Index first_query, Index queries, Index heads, Index begin,
+                                             Index length, const KeyTree& tree) noexcept {
+    Segment segment;
+    segment.plan = plan_absorbed(queries, heads, length - begin);
+    segment.source = index;
+    segment.first_query = first_query;
+    segment.heads = heads;
+    segment.begin = begin;
+    segment.visible = tree.empty() ? length - queries + 1 : length;
+    segment.visible_step = tree.empty() ? 1 : 0;
+    segment.tree = tree;
+    return segment;
+}
+
+/// One query of a request of `queries`, over keys [begin, end) of a source, all of which it sees. Of many queries each is one
+/// item.
+[[nodiscard]] inline Segment query_segment(Index source, Index query, Index queries, Index heads, Index begin,
+                                           Index end) noexcept {
+    Segment segment = request_segment(source, query, 1, heads, begin, end, {});
+    segment.plan.splits = std::min(segment.plan.splits, divide_up(SplitPlan::wanted_items, queries));
+    segment.one_range = segment.plan.splits == 1;
+    return segment;
+}
+
+/// Query `query` of a batch over the last keys that it may see, at most `window`.
+template <LatentBatch Batch>
+[[nodiscard]] Segment window_segment(const Batch& caches, std::span<const std::int32_t> query_begin, Index query, Index heads,
+                                     Index window) noexcept {
+    const std::size_t request = request_of(query_begin, query);
+    const Index queries = query_begin[request + 1] - query_begin[request];
+    const Index end = std::max<Index>(caches[request].length - (query_begin[request + 1] - query) + 1, 0);
+    return query_segment(static_cast<Index>(request), query, queries, heads, std::max<Index>(end - window, 0), end);
+}
+
+/// All rows over the keys that all requests share, each of which every row sees.
+[[nodiscard]] inline Segment prefix_segment(Index queries, Index heads, Index length) noexcept {
+    Segment segment = request_segment(0, 0, queries, heads, 0, length, {});
+    segment.visible = length;
+    segment.visible_step = 0;
+    return segment;
+}
+
+}  // namespace mla::inline MLA_ISA::detail

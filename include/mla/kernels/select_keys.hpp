@@ -1,0 +1,252 @@
+// The selection of sparse attention: for each query the keys that its indexer scores highest (DeepSeek-V3.2, section 2.1).
+#pragma once
+
+#include <algorithm>
+
+#include "mla/core/executor.hpp"
+#include "mla/kernels/attention_kernels.hpp"
+#include "mla/kernels/batch.hpp"
+#include "mla/kernels/plan.hpp"
+#include "mla/kernels/top_keys.hpp"
+
+namespace mla::inline MLA_ISA {
+namespace detail {
+
+/// What a worker has for itself.
+template <Compute A>
+struct SelectionWorker {
+    A* staged = nullptr;
+    A* scores = nullptr;
+    A* index = nullptr;  ///< [block_tokens]: of one block
+    Index* visible = nullptr;
+    RankedKey<A>* keys = nullptr;
+
+    static SelectionWorker carve(Arena& arena, Index padded, Index head_dim, Index top_k) {
+        const abi::TileShape shape = tile_shape<A>();
+        SelectionWorker w;
+        w.staged = arena.take<A>(std::max(shape.piece_values, staged_elements<A>(head_dim)));
+        w.scores = arena.take<A>(score_elements(padded, shape.lanes));
+        w.index = arena.take<A>(block_tokens);
+        w.visible = arena.take<Index>(padded);
+        w.keys = arena.take<RankedKey<A>>(TopKeys<A>::room(top_k, std::max(block_tokens, top_k)));
+        return w;
+    }
+};
+
+/// How keys are cut among workers: the result is the same for any number of ranges, so that it may depend on anything.
+struct SelectionPlan {
+    static constexpr Index wanted_items = 16;
+
+    Index queries = 0;
+    Index ranges = 1;  ///< of the keys of each query
+
+    explicit SelectionPlan(Index query_count) noexcept
+        : queries(query_count), ranges(divide_up(wanted_items, std::max<Index>(query_count, 1))) {}
+
+    /// The first of `keys` keys of a range, whole blocks from the last.
+    [[nodiscard]] Index begin(Index range, Index keys) const noexcept {
+        return std::min(divide_up(keys, block_tokens) * range / ranges * block_tokens, keys);
+    }
+};
+
+/// Scratch of a call.
+template <Compute A>
+struct SelectionScratch {
+    Index padded = 0;  ///< rows of a query: its heads, in whole vectors
+    Index head_dim = 0;
+    Index top_k = 0;
+    Index query_bytes = 0;
+    Index worker_bytes = 0;
+    std::byte* queries = nullptr;  ///< packed
+    A* factors = nullptr;          ///< [T, padded]
+    A* weights = nullptr;          ///< [T, padded]
+    RankedKey<A>* best = nullptr;  ///< [T, ranges, top_k]
+    Index* counts = nullptr;       ///< [T, ranges]
+    std::byte* workers = nullptr;
+
+    static SelectionScratch carve(Arena& arena, const SelectionPlan& plan, Index heads, Index head_dim, Index top_k,
+                                  Index concurrency) {
+        SelectionScratch s;
+        s.padded = round_up(heads, tile_shape<A>().lanes);
+        s.head_dim = head_dim;
+        s.top_k = top_k;
+        s.query_bytes =
+            round_up(s.padded * (head_dim + 2) * static_cast<Index>(sizeof(A)), static_cast<Index>(scratch_alignment));
+        s.queries = arena.take<std::byte>(plan.queries * s.query_bytes);
+        s.factors = arena.take<A>(plan.queries * s.padded);
+        s.weights = arena.take<A>(plan.queries * s.padded);
+        const Index parts = plan.ranges > 1 ? plan.queries * plan.ranges : 0;
+        s.best = arena.take<RankedKey<A>>(parts * top_k);
+        s.counts = arena.take<Index>(parts);
+        Arena counter;
+        static_cast<void>(SelectionWorker<A>::carve(counter, s.padded, head_dim, top_k));
+        s.worker_bytes = static_cast<Index>(counter.bytes());
+        s.workers = arena.take<std::byte>(std::max<Index>(concurrency, 1) * s.worker_bytes);
+        return s;
+    }
+
+    [[nodiscard]] SelectionWorker<A> worker(Index index) const {
+        Arena arena(workers + index * worker_bytes);
+        return SelectionWorker<A>::carve(arena, padded, head_dim, top_k);
+    }
+    /// The heads of query t as rows of a group.
+    [[nodiscard]] RowGroup<A> group(Index t, Index heads) const noexcept {
+        RowGroup<A> rows{};
+        rows.rows = heads;
+        rows.depth = head_dim;
+        rows.heads = heads;
+        rows.queries = queries + t * query_bytes;
+        rows.factors = factors + t * padded;
+        return rows;
+    }
+};
+
+/// Packs query t, and its weights with what its packed heads must be multiplied by.
+template <Compute A>
+void pack_index_query(const SelectionScratch<A>& s, const abi::IndexKernels<A>& kernels, const HeadsView<const A>& q,
+                      const A* head_weights, Index t) noexcept {
+    const RowGroup<A> group = s.group(t, q.heads);
+    const abi::PackQueries<A> call{.group = &group,
+                                   .latent_dim = q.dim,
+                                   .scale = A(1),
+                                   .queries = q.data,
+                                   .token_stride = q.token_stride,
+                                   .head_stride = q.head_stride,
+                                   .first_query = t,
+                                   .first_head = 0,
+                                   .share = 0,
+                                   .share_count = 1};
+    kernels.pack(&call);
+    A* const weights = s.weights + t * s.padded;
+    std::fill_n(weights, s.padded, A(0));
+    for (Index h = 0; h < q.heads; ++h) weights[h] = head_weights[h] * group.factors[h];
+}
+
+/// Offers `top` keys [begin, end) of `keys` with their scores for query t.
+template <Compute A, LatentSource View>
+void score_range(const SelectionScratch<A>& s, const abi::IndexKernels<A>& kernels, const SelectionWorker<A>& own,
+                 const View& keys, Index t, Index heads, Index begin, Index end, TopKeys<A>& top) noexcept {
+    RowGroup<A> group = s.group(t, heads);
+    group.visible = own.visible;
+    std::fill_n(own.visible, s.padded, end);
+    auto rows = list_rows(keys, begin, std::min(block_tokens, end - begin));
+    for (bool fetched = false; begin < end; fetched = true) {
+        const Index count = rows.size();
+        auto next = list_rows(keys, begin + count, std::min(block_tokens, end - begin - count));
+        next.cover(rows);
+        const abi::ScoreIndex<A> call{.block = {.group = &group,
+                                                .keys = rows.data(),
+                                                .values = rows.data(),
+                                                .tokens = count,
+                                                .begin = begin,
+                                                .latent_dim = s.head_dim,
+                                                .rope_dim = 0,
+                                                .fetched = fetched ? count : 0,
+                                                .next_keys = next.data(),
+                                                .next_values = next.data(),
+                                                .next_tokens = next.size(),
+                                                .staged = own.staged,
+                                                .scores = own.scores},
+                                      .weights = s.weights + t * s.padded,
+                                      .index = own.index};
+        kernels.score(&call);
+        top.offer(own.index, begin, count);
+        begin += count;
+        rows = next;
+    }
+}
+
+/// A row of the selection: keys in ascending order, −1 behind them.
+template <Compute A>
+void write_selection(std::span<const RankedKey<A>> best, MatrixView<std::int32_t> selection, Index t) noexcept {
+    std::int32_t* end = selection.row(t);
+    for (const RankedKey<A>& key : best) *end++ = key.token;
+    std::fill(end, selection.row(t) + selection.cols, -1);
+}
+
+template <Compute A, LatentBatch Batch>
+void check_select_keys(const HeadsView<const A>& q, const MatrixView<const A>& head_weights, const Batch& index_keys,
+                       std::span<const std::int32_t> query_begin, const MatrixView<std::int32_t>& selection) {
+    check_batch<A>(q, index_keys, query_begin, {});
+    require_at_least("q.heads", q.heads, Index{1});
+    require_equal("head_weights.rows", head_weights.rows, "q.tokens", q.tokens);
+    require_equal("head_weights.cols", head_weights.cols, "q.heads", q.heads);
+    require_at_least("head_weights.stride", head_weights.stride, head_weights.cols);
+    require_equal("selection.rows", selection.rows, "q.tokens", q.tokens);
+    require_at_least("selection.cols", selection.cols, Index{1});
+    require_at_least("selection.stride", selection.stride, selection.cols);
+}
+
+}  // namespace detail
+
+/// Bytes of workspace that `select_keys` needs for up to `queries` queries over any number of keys.
+template <Compute A>
+[[nodiscard]] std::size_t selection_workspace_bytes(Index queries, Index heads, Index head_dim, Index top_k, Index concurrency) {
+    const auto bytes = [&](Index count) {
+        Arena counter;
+        static_cast<void>(
+            detail::SelectionScratch<A>::carve(counter, detail::SelectionPlan(count), heads, head_dim, top_k, concurrency));
+        return counter.bytes();
+    };
+    std::size_t most = bytes(queries);
+    // The keys of fewer queries are cut into more ranges.
+    for (Index count = 1; count < std::min(queries, detail::SelectionPlan::wanted_items); ++count)
+        most = std::max(most, bytes(count));
+    return most;
+}
+
+/// selection[t] = the k = selection.cols keys of largest score that query t may see, or all of them where there are no more:
+/// token numbers within the query's request in ascending order, then −1. The score of key s is Σ_h head_weights[t, h] · relu(q[t,
+/// h] · key[s]); of equal scores the earlier key is chosen, and one that is NaN before all others. Under the causal mask, bottom
+/// right: of L keys, query t of T sees 0 … L−T+t.
+///
+/// q [T, Hi, Di], head_weights [T, Hi] hold the queries of all requests, those of request r from query_begin[r] to
+/// query_begin[r + 1]; index_keys: rows [Di] of each request, the queries' own the last. The same for any executor; takes time
+/// linear in the number of keys. Allocates only when the workspace must grow.
+/// @throws std::invalid_argument when sizes or offsets do not fit, std::length_error when a caller's workspace is too small
+template <Compute A, LatentBatch Batch>
+void select_keys(HeadsView<std::type_identity_t<const A>> q, MatrixView<const A> head_weights, const Batch& index_keys,
+                 std::span<const std::int32_t> query_begin, MatrixView<std::int32_t> selection, Workspace& workspace,
+                 ExecutorRef executor, Precision precision = Precision::operand) {
+    using K = typename batch_view_t<Batch>::Element;
+    detail::check_select_keys<A>(q, head_weights, index_keys, query_begin, selection);
+    if (q.tokens == 0) return;
+    const detail::SelectionPlan plan(q.tokens);
+    const Index top_k = selection.cols;
+    const abi::IndexKernels<A> kernels = detail::index_kernels<A, K>(precision);
+    const auto s = workspace.carve([&](Arena& arena) {
+        return detail::SelectionScratch<A>::carve(arena, plan, q.heads, q.dim, top_k, executor.concurrency());
+    });
+    const auto visible = [&](Index t) {
+        const std::size_t request = detail::request_of(query_begin, t);
+        return std::max<Index>(index_keys[request].length - (query_begin[request + 1] - t) + 1, 0);
+    };
+    for_each_item(executor, q.tokens, [&](Index t, Index) { detail::pack_index_query(s, kernels, q, head_weights.row(t), t); });
+    for_each_item(executor, plan.queries * plan.ranges, [&](Index item, Index worker) {
+        const Index t = item / plan.ranges;
+        const Index range = item % plan.ranges;
+        const Index keys = visible(t);
+        if (keys <= top_k) return;
+        const detail::SelectionWorker<A> own = s.worker(worker);
+        detail::TopKeys<A> top(own.keys, top_k, std::max(detail::block_tokens, top_k));
+        detail::score_range(s, kernels, own, index_keys[detail::request_of(query_begin, t)], t, q.heads, plan.begin(range, keys),
+                            plan.begin(range + 1, keys), top);
+        const auto best = top.best();
+        if (plan.ranges == 1) return detail::write_selection(best, selection, t);
+        std::copy(best.begin(), best.end(), s.best + item * top_k);
+        s.counts[item] = static_cast<Index>(best.size());
+    });
+    for_each_item(executor, q.tokens, [&](Index t, Index worker) {
+        const Index keys = visible(t);
+        if (keys <= top_k) {
+            for (Index i = 0; i < top_k; ++i) selection(t, i) = i < keys ? static_cast<std::int32_t>(i) : -1;
+        } else if (plan.ranges > 1) {
+            detail::TopKeys<A> top(s.worker(worker).keys, top_k, std::max(detail::block_tokens, top_k));
+            for (Index item = t * plan.ranges; item < (t + 1) * plan.ranges; ++item)
+                top.offer(s.best + item * top_k, s.counts[item]);
+            detail::write_selection(top.best(), selection, t);
+        }
+    });
+}
+
+}  // namespace mla::inline MLA_ISA

@@ -1,0 +1,90 @@
+// Which tokens the queries of a call attend to, where a layer selects its keys or is handed a selection.
+#pragma once
+
+#include <algorithm>
+
+#include "mla/layer/indexer.hpp"
+#include "mla/requests.hpp"
+
+namespace mla::inline MLA_ISA::detail {
+
+/// Tokens [begin, end) of a call and the requests that they are of: the last one's later tokens are not among them.
+template <LatentStore Cache>
+struct CallPart {
+    std::span<const Request<Cache>> requests;
+    Index cut = 0;  ///< tokens of the last request behind `end`
+
+    [[nodiscard]] std::size_t size() const noexcept { return requests.size(); }
+    /// The index keys up to the part's last token.
+    [[nodiscard]] auto operator[](std::size_t index) const noexcept {
+        const auto view = requests[index].cache->index_view();
+        return index + 1 < requests.size() ? view : view.prefix(view.length - cut);
+    }
+};
+
+/// Queries that an indexer takes at a time, so that its scratch (64 heads of 128 values: 2 MiB) does not grow with the call.
+inline constexpr Index index_chunk = 64;
+
+/// The part of a call from token `begin` on, of at most `most` tokens: writes where its requests' tokens begin, counted from
+/// `begin`, to query_begin. `first`: the request that token `begin` is of; `before`: its tokens before that one.
+template <LatentStore Cache>
+[[nodiscard]] CallPart<Cache> take_part(std::span<const Request<Cache>> requests, std::size_t first, Index before, Index most,
+                                        std::int32_t* query_begin) noexcept {
+    std::size_t end = first;
+    Index tokens = 0;
+    Index cut = 0;
+    query_begin[0] = 0;
+    while (end < requests.size() && tokens < most) {
+        const Index rest = requests[end].tokens - (end == first ? before : 0);
+        const Index taken = std::min(rest, most - tokens);
+        tokens += taken;
+        cut = rest - taken;
+        query_begin[++end - first] = static_cast<std::int32_t>(tokens);
+    }
+    return {requests.subspan(first, end - first), cut};
+}
+
+/// Lets an indexer select keys for all tokens of a call, some at a time. latent [T, Rq], x [T, hidden], angles [T, Dr],
+/// selection [T, top_k]; query_begin: scratch [requests + 1].
+template <Compute A, Storage T, IndexedStore Cache>
+void select_for_call(const Indexer<T>& indexer, MatrixView<const A> latent, MatrixView<const A> x, MatrixView<const A> angles,
+                     std::span<const Request<Cache>> requests, std::int32_t* query_begin, MatrixView<std::int32_t> selection,
+                     Workspace& workspace, ExecutorRef executor) {
+    std::size_t request = 0;
+    Index before = 0;
+    for (Index begin = 0; begin < x.rows;) {
+        const CallPart<Cache> part = take_part(requests, request, before, index_chunk, query_begin);
+        const Index count = query_begin[part.size()];
+        indexer.select(latent.row_range(begin, count), x.row_range(begin, count), angles.row_range(begin, count), part,
+                       {query_begin, part.size() + 1}, selection.row_range(begin, count), workspace, executor);
+        begin += count;
+        request += part.size() - (part.cut > 0 ? 1 : 0);
+        before = part.cut > 0 ? requests[request].tokens - part.cut : 0;
+    }
+}
+
+/// Whether each of a request's tokens, rows of `selection`, attends to all tokens up to itself: then the whole is dense
+/// attention. `length`: of the request.
+[[nodiscard]] inline bool selects_all(const MatrixView<const std::int32_t>& selection, Index length) noexcept {
+    for (Index t = 0; t < selection.rows; ++t) {
+        const Index visible = length - selection.rows + t + 1;
+        if (visible > selection.cols) return false;
+        if (std::count_if(selection.row(t), selection.row(t) + selection.cols, [](std::int32_t s) { return s >= 0; }) < visible)
+            return false;
+    }
+    return true;
+}
+
+/// Slots of the tokens that the queries of a batch selected.
+template <LatentBatch Batch>
+void find_slots(const Batch& caches, std::span<const std::int32_t> query_begin, MatrixView<const std::int32_t> selection,
+                MatrixView<std::int32_t> slots) noexcept {
+    for (Index t = 0; t < selection.rows; ++t) {
+        const auto view = caches[request_of(query_begin, t)];
+        std::transform(selection.row(t), selection.row(t) + selection.cols, slots.row(t), [&](std::int32_t token) {
+            return token < 0 ? std::int32_t{-1} : static_cast<std::int32_t>(view.slot_of(token));
+        });
+    }
+}
+
+}  // namespace mla::inline MLA_ISA::detail

@@ -1,0 +1,100 @@
+// The indexer of sparse attention: which keys a query attends to (DeepSeek-V3.2, section 2.1).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "mla/config.hpp"
+#include "mla/reference/attention.hpp"
+#include "mla/reference/layer.hpp"
+#include "mla/reference/matrix.hpp"
+#include "mla/reference/norm.hpp"
+#include "mla/reference/rope.hpp"
+#include "mla/weights.hpp"
+
+namespace mla::inline MLA_ISA::reference {
+
+/// Rotates the first Dr, or the last Dr, of the Di values of an index query or key, in place.
+inline void rotate_index(const Config& config, std::int64_t position, double* v) {
+    Rope rope = config.rope;
+    rope.pairing = config.indexer.pairing;
+    const Index Dr = config.qk_rope_head_dim;
+    rotate(rope, Dr, position, config.indexer.rope_is_last ? v + config.indexer.head_dim - Dr : v);
+}
+
+/// Index queries wq_b(RMSNorm(q_a(x))). x [T, hidden], positions [T] -> [T*Hi, Di], row t*Hi + h
+[[nodiscard]] inline Matrix project_index_queries(const Config& config, const AttentionWeights& weights, const Matrix& x,
+                                                  std::span<const std::int64_t> positions) {
+    const Index Hi = config.indexer.heads;
+    const Matrix latent = columns(query_input(config, weights, x), 0, config.q_lora_rank);
+    Matrix q = reshape(linear(latent, to_matrix(weights.indexer.wq_b)), x.rows * Hi, config.indexer.head_dim);
+    for (Index row = 0; row < q.rows; ++row) rotate_index(config, positions[static_cast<std::size_t>(row / Hi)], q.row(row));
+    return q;
+}
+
+/// Index keys LayerNorm(wk(x)). x [T, hidden], positions [T] -> [T, Di]
+[[nodiscard]] inline Matrix project_index_keys(const Config& config, const AttentionWeights& weights, const Matrix& x,
+                                               std::span<const std::int64_t> positions) {
+    Matrix k = linear(x, to_matrix(weights.indexer.wk));
+    layer_norm(k, to_matrix(weights.indexer.k_norm), to_matrix(weights.indexer.k_norm_bias), config.indexer.norm_eps);
+    for (Index t = 0; t < k.rows; ++t) rotate_index(config, positions[static_cast<std::size_t>(t)], k.row(t));
+    return k;
+}
+
+/// I[t, s] = Σ_h w[t, h] · relu(q[t, h] · k[s]). q [T*Hi, Di], k [L, Di], w [T, Hi] -> [T, L]
+[[nodiscard]] inline Matrix index_scores(const Matrix& q, const Matrix& k, const Matrix& w) {
+    const Index Hi = w.cols;
+    Matrix scores(w.rows, k.rows);
+    for (Index t = 0; t < w.rows; ++t)
+        for (Index s = 0; s < k.rows; ++s)
+            for (Index h = 0; h < Hi; ++h) scores(t, s) += w(t, h) * std::max(dot(q.row(t * Hi + h), k.row(s), q.cols), 0.0);
+    return scores;
+}
+
+/// Weights of the heads, weights_proj(x) · Hi^-½ · Di^-½. x [T, hidden] -> [T, Hi]
+[[nodiscard]] inline Matrix index_head_weights(const Config& config, const AttentionWeights& weights, const Matrix& x) {
+    Matrix w = linear(x, to_matrix(weights.indexer.weights_proj));
+    const auto dims = static_cast<double>(config.indexer.heads * config.indexer.head_dim);
+    for (double& value : w.values) value /= std::sqrt(dims);
+    return w;
+}
+
+/// The `top_k` keys of largest score that each query may see, or all that it sees where there are no more; of equal scores the
+/// earlier key. scores [T, L] of the last T of L tokens -> [T] lists of keys, ascending
+[[nodiscard]] inline std::vector<std::vector<Index>> select_keys(const Matrix& scores, Index top_k) {
+    std::vector<std::vector<Index>> selected;
+    for (Index t = 0; t < scores.rows; ++t) {
+        std::vector<Index> keys(static_cast<std::size_t>(visible_keys(t, scores.rows, scores.cols)));
+        std::iota(keys.begin(), keys.end(), Index{0});
+        std::stable_sort(keys.begin(), keys.end(), [&](Index a, Index b) { return scores(t, a) > scores(t, b); });
+        if (static_cast<Index>(keys.size()) > top_k) keys.resize(static_cast<std::size_t>(top_k));
+        std::sort(keys.begin(), keys.end());
+        selected.push_back(std::move(keys));
+    }
+    return selected;
+}
+
+/// What queries see of which keys were selected, ascending.
+[[nodiscard]] inline Visible visible_among(std::vector<std::vector<Index>> selected) {
+    return [selected = std::move(selected)](Index t, Index s) {
+        const std::vector<Index>& keys = selected[static_cast<std::size_t>(t)];
+        return std::binary_search(keys.begin(), keys.end(), s);
+    };
+}
+
+/// The layer with its own indexer: appends the tokens of x to both caches, then lets each attend to the keys selected for it.
+/// x [T, hidden], positions [T], cache [L, Dc+Dr], index_keys [L, Di] -> y [T, hidden]
+[[nodiscard]] inline Matrix forward_sparse(const Config& config, const AttentionWeights& weights, const Matrix& x,
+                                           std::span<const std::int64_t> positions, Matrix& cache, Matrix& index_keys,
+                                           Form form) {
+    append_rows(index_keys, project_index_keys(config, weights, x, positions));
+    const Matrix scores =
+        index_scores(project_index_queries(config, weights, x, positions), index_keys, index_head_weights(config, weights, x));
+    return forward(config, weights, x, positions, cache, form, visible_among(select_keys(scores, config.indexer.top_k)));
+}
+
+}  // namespace mla::inline MLA_ISA::reference
