@@ -88,14 +88,70 @@ TYPED_TEST(CheckpointTypesTest, LoadsEveryLayerFromOneFileAndFromTwo) {
     }
 }
 
+/// config.json of a model type whose layers are all alike, with an indexer that is small where it has one.
+nlohmann::json small_json(const Config& config, const std::string& type) {
+    nlohmann::json json = config_json(config, type);
+    const bool sparse =
+        type == "deepseek_v32" || type == "glm_moe_dsa" || type == "axk2" || type == "hy_v4" || type == "dots3_note";
+    if (sparse) json.update({{"index_topk", 8}, {"index_n_heads", 3}, {"index_head_dim", 22}});
+    if (type == "kimi_linear" || type == "bailing_hybrid") json["layer_types"] = {"full_attention", "full_attention"};
+    if (type == "dots3_note") json["layer_types"] = {"indexed_attention", "indexed_attention"};
+    return json;
+}
+
 TEST(CheckpointTest, KnowsTheNamesOfEveryModel) {
-    for (const char* type : {"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe_lite"}) {
-        const Config config = small_config();
+    for (const char* type : {"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe_lite", "glm_moe_dsa", "axk1",
+                             "axk2", "bailing_hybrid", "dots3_note", "hy_v4", "kimi_linear", "youtu"}) {
+        const nlohmann::json json = small_json(small_config(), type);
         CheckpointFolder folder;
-        folder.write("config.json", config_json(config, type).dump());
+        folder.write("config.json", json.dump());
+        Config config = io::parse_hf_layers(json)[1].value();
         folder.write("model.safetensors", two_layers<bf16>(config, 5));
-        expect_same_weights(config, Checkpoint(folder.path()).attention_weights(1), RandomWeights<bf16>(config, 6).refs());
+        Checkpoint checkpoint(folder.path());
+        EXPECT_EQ(checkpoint.config(1), config) << type;
+        expect_same_weights(config, checkpoint.attention_weights(1), RandomWeights<bf16>(config, 6).refs());
+        // What is not read is named, unless it is an indexer that its caller does without.
+        if (config.indexer.heads == 0) continue;
+        config.indexer = {};
+        EXPECT_NO_THROW(static_cast<void>(checkpoint.attention_weights(1, config))) << type;
     }
+}
+
+TEST(CheckpointTest, LayersMayDiffer) {
+    nlohmann::json json = small_json(small_config(), "glm_moe_dsa");
+    json["indexer_types"] = {"full", "shared"};
+    CheckpointFolder folder;
+    folder.write("config.json", json.dump());
+    const auto layers = io::parse_hf_layers(json);
+    std::vector<StoredTensor> tensors;
+    for (const Index layer : {0, 1}) {
+        const RandomWeights<bf16> weights(*layers[static_cast<std::size_t>(layer)], 5);
+        for (const StoredTensor& tensor : stored_layer(*layers[static_cast<std::size_t>(layer)], weights.refs(), layer))
+            tensors.push_back(tensor);
+    }
+    folder.write("model.safetensors", tensors);
+    Checkpoint checkpoint(folder.path());
+    EXPECT_EQ(checkpoint.config(0).indexer.heads, 3);
+    EXPECT_EQ(checkpoint.config(1).indexer.heads, 0);
+    EXPECT_EQ(checkpoint.config(1).indexer.top_k, 8);
+    for (const Index layer : {0, 1}) EXPECT_NO_THROW(static_cast<void>(checkpoint.attention_weights(layer)));
+    EXPECT_THROW(static_cast<void>(checkpoint.config()), std::invalid_argument);
+    EXPECT_THROW(static_cast<void>(checkpoint.config(2)), std::invalid_argument);
+}
+
+TEST(CheckpointTest, ALayerOfAnotherKindIsNoneOfOurs) {
+    nlohmann::json json = small_json(small_config(0), "kimi_linear");
+    json["layer_types"] = {"linear_attention", "full_attention"};
+    CheckpointFolder folder;
+    folder.write("config.json", json.dump());
+    const Config config = io::parse_hf_config(json);
+    folder.write("model.safetensors", two_layers<bf16>(config, 5));
+    Checkpoint checkpoint(folder.path());
+    EXPECT_FALSE(checkpoint.layers()[0].has_value());
+    EXPECT_EQ(checkpoint.config(), config);
+    EXPECT_NO_THROW(static_cast<void>(checkpoint.attention_weights(1)));
+    EXPECT_EQ(thrown<std::invalid_argument>([&] { static_cast<void>(checkpoint.attention_weights(0)); }),
+              "mla: layer is 0, must be one of latent attention, which by config.json it is not");
 }
 
 TEST(CheckpointTest, FindsTheLanguageModelOfAMultimodalOne) {

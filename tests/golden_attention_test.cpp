@@ -1,8 +1,12 @@
 // The layer against transformers' own attention modules: the golden files of tests/golden.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "support/golden.hpp"
 #include "support/layer.hpp"
@@ -34,21 +38,39 @@ Prompt<A> prompt_of(const golden::Case& layer) {
     return prompt;
 }
 
-template <Compute A>
-void expect_parity(const golden::Case& file) {
+template <Compute A, class K>
+void expect_index_keys(const LatentCache<A, K>& cache, const golden::Case& file, double bound) {
+    if constexpr (!std::is_same_v<K, NoIndexKeys>) {
+        std::vector<A> keys;
+        const auto view = cache.index_view();
+        for (Index t = 0; t < view.length; ++t) keys.insert(keys.end(), view.row(t), view.row(t) + view.latent_dim);
+        const auto error = testing::compare(keys, file.index_keys.values);
+        EXPECT_TRUE(testing::within(error, bound)) << "index keys " << error << ", tolerance " << bound;
+    }
+}
+
+/// K: the type of index keys, or none.
+template <Compute A, class K>
+void expect_parity_with(const golden::Case& file) {
     const Attention<A> layer(file.config, file.weights);
     const Prompt<A> prompt = prompt_of<A>(file);
     const double bound = tolerance<A>(file);
     for (const golden::Run& golden_run : file.runs)
         for (const Form form : forms) {
-            LatentCache<A> cache(file.config, file.x.rows);
+            LatentCache<A, K> cache(file.config, file.x.rows);
             const auto error = compare(feed(layer, prompt, golden_run.chunks, cache, form), golden_run.y);
             EXPECT_TRUE(testing::within(error, bound))
                 << golden_run.name << ", form " << int(form) << ": " << error << ", tolerance " << bound;
             const auto cache_error = testing::compare(cached_rows(cache).values, file.cache.values);
             EXPECT_TRUE(testing::within(cache_error, bound))
                 << golden_run.name << ": cache " << cache_error << ", tolerance " << bound;
+            expect_index_keys(cache, file, bound);
         }
+}
+
+template <Compute A>
+void expect_parity(const golden::Case& file) {
+    file.config.indexer.heads > 0 ? expect_parity_with<A, A>(file) : expect_parity_with<A, NoIndexKeys>(file);
 }
 
 class GoldenAttentionTest : public ::testing::TestWithParam<std::string> {};
@@ -57,6 +79,27 @@ TEST_P(GoldenAttentionTest, FloatLayerMatchesTransformersInAnyChunkingAndForm) {
 
 TEST_P(GoldenAttentionTest, DoubleLayerMatchesTransformersInAnyChunkingAndForm) {
     expect_parity<double>(golden::load(GetParam()));
+}
+
+/// The layer's own selection of the whole prompt.
+TEST_P(GoldenAttentionTest, LayersWithAnIndexerSelectWhatTransformersSelects) {
+    const golden::Case file = golden::load(GetParam());
+    const Index top_k = file.config.indexer.top_k;
+    if (file.config.indexer.heads == 0) return;
+    const Attention<double> layer(file.config, file.weights);
+    const Prompt<double> prompt = prompt_of<double>(file);
+    LatentCache<double, double> cache(file.config, file.x.rows);
+    const std::array<Request<LatentCache<double, double>>, 1> requests{{{&cache, file.x.rows}}};
+    std::vector<std::int32_t> selected(static_cast<std::size_t>(file.x.rows * top_k));
+    RowMatrix<double> y(file.x.rows, file.config.hidden_size);
+    Workspace workspace;
+    layer.forward(prompt.x, prompt.positions, requests, y, SerialExecutor{}, workspace,
+                  {.selected = {selected.data(), file.x.rows, top_k}});
+    for (std::size_t t = 0; t < file.selection.size(); ++t) {
+        const auto row = selected.begin() + static_cast<Index>(t) * top_k;
+        std::vector<Index> keys(row, std::find(row, row + top_k, -1));
+        EXPECT_EQ(keys, file.selection[t]) << "token " << t;
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Transformers, GoldenAttentionTest, ::testing::ValuesIn(golden::names()),

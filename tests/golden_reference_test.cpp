@@ -50,19 +50,29 @@ Matrix rows(const Matrix& matrix, Index begin, Index count) {
     return part;
 }
 
-/// The oracle's output for all tokens fed in the given chunks; `cache` takes what it caches.
-Matrix run_oracle(const golden::Case& layer, const std::vector<Index>& chunks, Form form, Matrix& cache) {
+/// What the oracle caches.
+struct Caches {
+    Matrix rows;
+    Matrix index_keys;
+};
+
+/// The oracle's output for all tokens fed in the given chunks; `caches` takes what it caches.
+Matrix run_oracle(const golden::Case& layer, const std::vector<Index>& chunks, Form form, Caches& caches) {
     Matrix y(0, layer.config.hidden_size);
-    cache = Matrix(0, layer.config.cache_dim());
+    caches = {Matrix(0, layer.config.cache_dim()), Matrix(0, layer.config.indexer.head_dim)};
     for (const Index count : chunks) {
         const auto positions =
             std::span(layer.positions).subspan(static_cast<std::size_t>(y.rows), static_cast<std::size_t>(count));
-        append_rows(y, reference::forward(layer.config, layer.weights, rows(layer.x, y.rows, count), positions, cache, form));
+        const Matrix x = rows(layer.x, y.rows, count);
+        append_rows(
+            y, layer.config.indexer.heads > 0
+                   ? reference::forward_sparse(layer.config, layer.weights, x, positions, caches.rows, caches.index_keys, form)
+                   : reference::forward(layer.config, layer.weights, x, positions, caches.rows, form));
     }
     return y;
 }
 
-TEST(GoldenFilesTest, AllCasesAreThere) { EXPECT_EQ(golden::names().size(), 15U); }
+TEST(GoldenFilesTest, AllCasesAreThere) { EXPECT_EQ(golden::names().size(), 25U); }
 
 class GoldenReferenceTest : public ::testing::TestWithParam<std::string> {};
 
@@ -70,8 +80,8 @@ TEST_P(GoldenReferenceTest, BothFormsMatchTransformersInAnyChunking) {
     const golden::Case layer = golden::load(GetParam());
     for (const golden::Run& run : layer.runs)
         for (const Form form : {Form::expanded, Form::absorbed}) {
-            Matrix cache;
-            const Matrix y = run_oracle(layer, run.chunks, form, cache);
+            Caches caches;
+            const Matrix y = run_oracle(layer, run.chunks, form, caches);
             const double error = relative_error(y, run.y);
             EXPECT_FALSE(!(error <= tolerance(layer)))
                 << run.name << ", form " << static_cast<int>(form) << ": error " << error << ", tolerance " << tolerance(layer);
@@ -80,10 +90,23 @@ TEST_P(GoldenReferenceTest, BothFormsMatchTransformersInAnyChunking) {
 
 TEST_P(GoldenReferenceTest, CacheHoldsWhatTransformersCaches) {
     const golden::Case layer = golden::load(GetParam());
-    Matrix cache;
-    run_oracle(layer, {layer.x.rows}, Form::absorbed, cache);
-    const double error = relative_error(cache, layer.cache);
+    Caches caches;
+    run_oracle(layer, {layer.x.rows}, Form::absorbed, caches);
+    const double error = relative_error(caches.rows, layer.cache);
     EXPECT_FALSE(!(error <= tolerance(layer))) << "error " << error << ", tolerance " << tolerance(layer);
+    if (layer.config.indexer.heads == 0) return;
+    const double index_error = relative_error(caches.index_keys, layer.index_keys);
+    EXPECT_FALSE(!(index_error <= tolerance(layer))) << "index keys: error " << index_error;
+}
+
+TEST_P(GoldenReferenceTest, SelectsTheKeysThatTransformersSelects) {
+    const golden::Case layer = golden::load(GetParam());
+    const Config& c = layer.config;
+    if (c.indexer.heads == 0) return;
+    const Matrix scores = reference::index_scores(reference::project_index_queries(c, layer.weights, layer.x, layer.positions),
+                                                  reference::project_index_keys(c, layer.weights, layer.x, layer.positions),
+                                                  reference::index_head_weights(c, layer.weights, layer.x));
+    EXPECT_EQ(reference::select_keys(scores, c.indexer.top_k), layer.selection);
 }
 
 TEST_P(GoldenReferenceTest, ConstantsAreThoseOfTheModules) {

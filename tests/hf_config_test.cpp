@@ -69,6 +69,8 @@ TEST_P(PublishedConfigTest, EveryDimensionIsAPositiveIntegerAndRequiredUnlessALa
     for (const char* field : {"hidden_size", "dim", "num_attention_heads", "n_heads", "q_lora_rank", "kv_lora_rank",
                               "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}) {
         if (!config.contains(field)) continue;
+        if (config.contains("per_layer_config") && config["per_layer_config"]["0"].contains(field))
+            continue;  // the layer's counts
         json missing = config;
         missing.erase(field);
         const std::string_view name = field;
@@ -93,11 +95,13 @@ TEST(HfConfigTest, TheNewRopeFormatGivesThePresetsToo) {
     std::size_t compared = 0;
     for (const auto& preset : presets::all()) {
         const json config = published(preset.name);
-        if (!config.contains("model_type")) continue;  // params.json has one format
+        // params.json has one format, and newer models' files were never written in the old one.
+        if (!config.contains("model_type") || config.contains("rope_parameters") || preset.config().rope.rotates == false)
+            continue;
         EXPECT_EQ(io::parse_hf_config(with_rope_parameters(config)), preset.config()) << preset.name;
         ++compared;
     }
-    EXPECT_EQ(compared, presets::all().size() - 1);
+    EXPECT_EQ(compared, 9U);
 }
 
 TEST(HfConfigTest, IntegersBuiltInCodeCountAsIntegers) {
@@ -187,8 +191,95 @@ TEST(HfConfigTest, RopeInterleaveChoosesThePairingWhereTheModelReadsIt) {
 /// Every field that transformers' own configuration classes write.
 TEST(HfConfigTest, FieldsOfTransformersAreRead) {
     const json classes = json::parse(std::ifstream(fs::path(MLA_GOLDEN_DIR) / "config_fields.json"));
-    ASSERT_EQ(classes.size(), 9U);
-    for (const auto& [type, config] : classes.items()) EXPECT_NO_THROW(static_cast<void>(io::parse_hf_config(config))) << type;
+    ASSERT_EQ(classes.size(), 15U);
+    for (const auto& [type, config] : classes.items()) EXPECT_NO_THROW(static_cast<void>(io::parse_hf_layers(config))) << type;
+}
+
+/// Indices of the layers for which `is` holds, "." for others.
+template <class Is>
+std::string drawn(const json& config, Is is) {
+    std::string text;
+    for (const auto& layer : io::parse_hf_layers(config)) text += !layer ? '-' : is(*layer) ? 'x' : '.';
+    return text;
+}
+constexpr auto any_layer = [](const Config&) { return true; };
+constexpr auto selects = [](const Config& c) { return c.indexer.heads > 0; };
+constexpr auto slides = [](const Config& c) { return c.sliding_window > 0; };
+
+TEST(HfLayersTest, HybridsHaveLatentAttentionWhereTheirRuleOrListSays) {
+    json kimi = published("kimi_linear_48b");
+    kimi["num_hidden_layers"] = 9;
+    kimi.erase("layer_types");
+    EXPECT_EQ(drawn(kimi, any_layer), "----x---x");
+    kimi["linear_attn_config"] = {{"full_attn_layers", {4, 8}}, {"kda_layers", {1, 2, 3, 5, 6, 7, 9}}, {"head_dim", 128}};
+    EXPECT_EQ(drawn(kimi, any_layer), "---x---x-");
+    EXPECT_EQ(io::parse_hf_config(kimi), presets::kimi_linear_48b());
+    kimi["linear_attn_config"]["kda_layers"] = {1, 2, 3, 5, 6, 7};
+    expect_error([&] { static_cast<void>(io::parse_hf_layers(kimi)); }, {"linear_attn_config.full_attn_layers", "layer 9"});
+    json ling = published("ling_3");
+    ling.erase("layer_types");
+    ling["num_hidden_layers"] = 7;
+    EXPECT_EQ(drawn(ling, any_layer), "-----x-");
+    ling["layer_group_size"] = 3;
+    EXPECT_EQ(drawn(ling, any_layer), "--x--x-");
+    ling["layer_types"] = json::array_t(7, "linear_attention");
+    EXPECT_EQ(drawn(ling, any_layer), "-------");
+    expect_error([&] { static_cast<void>(io::parse_hf_config(ling)); }, {"no layer with latent attention"});
+}
+
+TEST(HfLayersTest, SelectionsAreSharedWhereTheModelSaysSo) {
+    json glm = published("glm_5");
+    glm.erase("layer_types");
+    glm["num_hidden_layers"] = 8;
+    EXPECT_EQ(drawn(glm, selects), "xxxxxxxx");
+    glm["index_topk_freq"] = 3;
+    EXPECT_EQ(drawn(glm, selects), "xx..x..x");
+    glm["index_skip_topk_offset"] = 3;
+    EXPECT_EQ(drawn(glm, selects), "xxx..x..");
+    glm["index_topk_pattern"] = "FSFSFSSS";
+    EXPECT_EQ(drawn(glm, selects), "x.x.x...");
+    glm["indexer_types"] = {"full", "shared", "shared", "full", "full", "shared", "shared", "full"};
+    EXPECT_EQ(drawn(glm, selects), "x..xx..x");
+    for (const auto& layer : io::parse_hf_layers(glm)) EXPECT_EQ(layer->indexer.top_k, 2048);
+    expect_error([&] { static_cast<void>(io::parse_hf_config(glm)); }, {"layers that differ", "parse_hf_layers"});
+    glm["indexer_types"] = {"full", "sharing"};
+    expect_error([&] { static_cast<void>(io::parse_hf_layers(glm)); }, {"indexer_types", "full or shared"});
+    json hy = published("hunyuan_4");
+    hy.erase("layer_types");
+    hy["num_hidden_layers"] = 10;
+    EXPECT_EQ(drawn(hy, selects), "xx...x...x");
+}
+
+TEST(HfLayersTest, Dots3NoteHasSlidingLayersOfAnotherGeometry) {
+    json dots = published("dots3_note");
+    dots.erase("layer_types");
+    dots["num_hidden_layers"] = 6;
+    dots["rope_parameters"] = nullptr;
+    dots["rope_theta"] = 8e7;
+    EXPECT_EQ(drawn(dots, slides), "..xxx.");
+    const auto layers = io::parse_hf_layers(dots);
+    EXPECT_EQ(layers[0], presets::dots3_note());
+    EXPECT_EQ(layers[2], presets::dots3_note_sliding());
+    dots["swa_num_attention_heads"] = 32;
+    dots["swa_head_dim"] = 200;
+    dots["sliding_window_size"] = 128;
+    EXPECT_EQ(io::parse_hf_layers(dots)[3]->num_attention_heads, 32);
+    EXPECT_EQ(io::parse_hf_layers(dots)[3]->qk_rope_head_dim, 8);
+    EXPECT_EQ(io::parse_hf_layers(dots)[3]->sliding_window, 128);
+    dots["use_dsa"] = false;
+    EXPECT_EQ(drawn(dots, selects), "......");
+    dots["use_sliding_window"] = false;
+    EXPECT_EQ(drawn(dots, slides), "......");
+}
+
+TEST(HfLayersTest, ANumberOfLayersThatNoModelHasIsRefused) {
+    json config = published("deepseek_v3");
+    for (const json& count : {json(4097), json(1e15), json(0), json("61")}) {
+        config["num_hidden_layers"] = count;
+        expect_refused(config, "num_hidden_layers");
+    }
+    config["num_hidden_layers"] = 61;
+    EXPECT_EQ(io::parse_hf_layers(config).size(), 61U);
 }
 
 /// The fields of DeepSeek-R1's config.json beside attention, some of Kimi-K2's and LongCat-Flash's, and what transformers 4 wrote
@@ -211,7 +302,6 @@ TEST(HfConfigTest, FieldsThatAreNotOfAttentionAreSkipped) {
                               "n_shared_experts",
                               "norm_topk_prob",
                               "num_experts_per_tok",
-                              "num_hidden_layers",
                               "num_nextn_predict_layers",
                               "pretraining_tp",
                               "quantization_config",
@@ -320,8 +410,10 @@ TEST(HfConfigTest, RopeBlocksThatContradictEachOtherAreErrorsThatNameBoth) {
     json outside = with_rope({{"rope_theta", 1e4}}, nullptr);
     outside["rope_theta"] = 5e4;
     expect_both(outside, {"rope_scaling", "rope_theta", "10000", "50000"});
-    expect_both(with_rope({{"full_attention", scaled}, {"sliding_attention", other}}, nullptr),
-                {"rope_scaling", "kinds of layers"});
+    expect_both(with_rope({{"indexed_attention", scaled}, {"sliding_attention", other}}, nullptr),
+                {"rope_scaling", "kinds of layers", "full_attention"});
+    EXPECT_EQ(io::parse_hf_config(with_rope({{"full_attention", scaled}, {"sliding_attention", other}}, nullptr)),
+              presets::deepseek_v3());
 }
 
 TEST(HfConfigTest, RopeFieldsWithoutATypeOrUnknownAreErrors) {

@@ -5,8 +5,10 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "mla/presets.hpp"
 #include "mla/reference/rope.hpp"
@@ -69,7 +71,24 @@ TEST_P(PresetTest, ConstantsAreThoseOfTransformersModules) {
     expect_close(config.softmax_scale(), expected.at("softmax_scale"), "softmax_scale");
 }
 
+TEST_P(PresetTest, VariantsAreThoseOfTransformersModules) {
+    const std::map<OutputGate, std::string> gates = {{OutputGate::none, "none"},
+                                                     {OutputGate::per_head, "per_head"},
+                                                     {OutputGate::per_value, "per_value"},
+                                                     {OutputGate::with_query, "with_query"}};
+    EXPECT_EQ(gates.at(config.output_gate), expected.at("output_gate"));
+    EXPECT_EQ(config.sinks, expected.at("sinks").get<bool>());
+    EXPECT_EQ(config.rope_key_norm, expected.at("rope_key_norm").get<bool>());
+    EXPECT_EQ(config.sliding_window, expected.at("sliding_window"));
+    const IndexerConfig& indexer = config.indexer;
+    EXPECT_EQ((std::vector<Index>{indexer.top_k, indexer.heads, indexer.head_dim}),
+              expected.at("indexer").get<std::vector<Index>>());
+    EXPECT_EQ(indexer.norm_eps, expected.at("index_norm_eps"));
+}
+
 TEST_P(PresetTest, RotationIsThatOfTransformersModules) {
+    EXPECT_EQ(config.rope.rotates, !expected.at("inverse_frequencies").empty());
+    if (!config.rope.rotates) return;
     EXPECT_EQ(config.rope.pairing == RopePairing::interleaved, expected.at("rope_interleaved").get<bool>());
     expect_close(reference::rope_magnitude(config.rope), expected.at("rope_magnitude"), "rope_magnitude");
     const auto frequencies = reference::inverse_frequencies(config.rope, config.qk_rope_head_dim);

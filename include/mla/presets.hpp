@@ -63,9 +63,13 @@ namespace detail {
     return config;
 }
 
-/// The attention of DeepSeek-V3.2 without its indexer. Source: config.json of deepseek-ai/DeepSeek-V3.2; the geometry is
-/// also the default of transformers' DeepseekV32Config.
-[[nodiscard]] inline Config deepseek_v3_2() { return deepseek_v3(); }
+/// DeepSeek-V3.2, with its indexer. Source: config.json of deepseek-ai/DeepSeek-V3.2; the geometry is also the default of
+/// transformers' DeepseekV32Config.
+[[nodiscard]] inline Config deepseek_v3_2() {
+    Config config = deepseek_v3();
+    config.indexer = {.top_k = 2048, .heads = 64, .head_dim = 128};
+    return config;
+}
 
 /// Kimi-K2, base and Instruct. Source: config.json of moonshotai/Kimi-K2-Instruct, which transformers reads as a
 /// DeepseekV3Config. Instruct-0905 and Thinking differ: the YaRN factor is 64.
@@ -141,13 +145,88 @@ namespace detail {
     return config;
 }
 
+/// GLM-5, a layer with an indexer (others may take its selection: `indexer.heads` is then 0). Source: the defaults of
+/// transformers' GlmMoeDsaConfig.
+[[nodiscard]] inline Config glm_5() {
+    Config config = detail::deepseek_geometry(6144, 64, 2048);
+    config.qk_nope_head_dim = 192;
+    config.v_head_dim = 256;
+    config.indexer = {.top_k = 2048, .heads = 32, .head_dim = 128, .pairing = RopePairing::interleaved};
+    return config;
+}
+
+/// A.X-K2-Light. Source: the defaults of transformers' AXK2Config.
+[[nodiscard]] inline Config ax_k2_light() {
+    Config config = detail::deepseek_geometry(2048, 32, 384);
+    config.kv_lora_rank = 128;
+    config.qk_nope_head_dim = 64;
+    config.qk_rope_head_dim = 32;
+    config.v_head_dim = 64;
+    config.output_gate = OutputGate::with_query;
+    config.indexer = {.top_k = 2048, .heads = 16, .head_dim = 128};
+    return config;
+}
+
+/// Hunyuan 4, a layer with an indexer. Source: the defaults of transformers' HYV4Config.
+[[nodiscard]] inline Config hunyuan_4() {
+    Config config = detail::deepseek_geometry(2816, 32, 1536);
+    config.qk_nope_head_dim = 192;
+    config.v_head_dim = 256;
+    config.rope.pairing = RopePairing::half_split;
+    config.sinks = true;
+    config.output_gate = OutputGate::per_value;
+    config.indexer = {.top_k = 2048, .heads = 16, .head_dim = 128, .rope_is_last = true, .norm_eps = 1e-5};
+    return config;
+}
+
+/// dots3-note, a layer with an indexer. Source: the defaults of transformers' Dots3NoteTextConfig.
+[[nodiscard]] inline Config dots3_note() {
+    Config config = detail::deepseek_geometry(5120, 128, 1024);
+    config.latent_norm_eps = 1e-5;
+    config.query_multiplier = std::sqrt(5120.0 / 1024.0);
+    config.latent_multiplier = std::sqrt(5120.0 / 512.0);
+    config.rope.base = 8e7;
+    config.rope_key_norm = true;
+    config.output_gate = OutputGate::per_head;
+    config.indexer = {.top_k = 2048, .heads = 64, .head_dim = 128, .pairing = RopePairing::interleaved};
+    return config;
+}
+
+/// dots3-note, a layer with a sliding window. Source: the defaults of transformers' Dots3NoteTextConfig.
+[[nodiscard]] inline Config dots3_note_sliding() {
+    Config config = dots3_note();
+    config.num_attention_heads = 64;
+    config.kv_lora_rank = 1024;
+    config.qk_nope_head_dim = 192;
+    config.latent_multiplier = std::sqrt(5120.0 / 1024.0);
+    config.rope.base = 5e4;
+    config.sliding_window = 512;
+    config.indexer = {};
+    return config;
+}
+
+/// Kimi-Linear-48B-A3B, a layer of latent attention. Source: the defaults of transformers' KimiLinearConfig.
+[[nodiscard]] inline Config kimi_linear_48b() {
+    Config config = detail::deepseek_geometry(2304, 32, 0);
+    config.rope.rotates = false;
+    return config;
+}
+
+/// Ling 3, a layer of latent attention. Source: the defaults of transformers' BailingHybridConfig.
+[[nodiscard]] inline Config ling_3() {
+    Config config = detail::deepseek_geometry(2560, 32, 0);
+    config.rope.base = 6e6;
+    config.output_gate = OutputGate::per_head;
+    return config;
+}
+
 struct Preset {
     const char* name;
     Config (*config)();
 };
 
 /// Every preset, under the name of its function.
-[[nodiscard]] constexpr std::array<Preset, 10> all() {
+[[nodiscard]] constexpr std::array<Preset, 17> all() {
     return {{{"deepseek_v2_lite", deepseek_v2_lite},
              {"deepseek_v2", deepseek_v2},
              {"deepseek_v3", deepseek_v3},
@@ -157,7 +236,14 @@ struct Preset {
              {"minicpm3_4b", minicpm3_4b},
              {"longcat_flash", longcat_flash},
              {"glm_4_7_flash", glm_4_7_flash},
-             {"mistral_large_3", mistral_large_3}}};
+             {"mistral_large_3", mistral_large_3},
+             {"glm_5", glm_5},
+             {"ax_k2_light", ax_k2_light},
+             {"hunyuan_4", hunyuan_4},
+             {"dots3_note", dots3_note},
+             {"dots3_note_sliding", dots3_note_sliding},
+             {"kimi_linear_48b", kimi_linear_48b},
+             {"ling_3", ling_3}}};
 }
 
 }  // namespace mla::inline MLA_ISA::presets

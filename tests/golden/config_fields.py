@@ -9,7 +9,8 @@ import pathlib
 
 from transformers import CONFIG_MAPPING
 
-TYPES = "deepseek_v2 deepseek_v3 deepseek_v32 minicpm3 longcat_flash glm4_moe_lite mistral4 youtu axk1".split()
+TYPES = ("axk1 axk2 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text glm4_moe_lite glm_moe_dsa hy_v4 kimi_linear "
+         "longcat_flash minicpm3 mistral4 youtu").split()
 
 fields = {model_type: CONFIG_MAPPING[model_type]().to_dict() for model_type in TYPES}
 path = pathlib.Path(__file__).parent / "config_fields.json"

@@ -6,7 +6,8 @@ A file holds the layer's weights under the names of mla::AttentionWeights, the i
 `positions` [T], the output for the whole prompt (`y_whole`), chunk by chunk (`y_chunked`) and token by token
 (`y_tokens`), each [T, hidden], and what transformers' cache holds after the whole prompt: `cache_latent` [T, Dc] and
 `cache_rope` [T, Dr]. Interleaved rope keys lie permuted in that cache (the first of each pair, then the second), except
-for DeepSeek-V2; `cache_rope_layout` says which. The entry `golden` of the metadata is JSON: the config.json, the
+for DeepSeek-V2 and those that are not rotated; `cache_rope_layout` says which. Layers that select their keys also have `cache_index` [T, Di], as it lies in that
+cache, and `selection` [T, index_topk] of the whole prompt: for each token the keys it attends to, −1 for none. The entry `golden` of the metadata is JSON: the config.json, the
 chunks, and constants as the modules hold them.
 """
 
@@ -27,17 +28,37 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 
 # model type -> (module, prefix of its classes, name of its attention class)
 CLASSES = {
+    "axk1": ("axk1", "AXK1", "Attention"),
+    "axk2": ("axk2", "AXK2", "Attention"),
+    "bailing_hybrid": ("bailing_hybrid", "BailingHybrid", "Attention"),
     "deepseek_v2": ("deepseek_v2", "DeepseekV2", "Attention"),
     "deepseek_v3": ("deepseek_v3", "DeepseekV3", "Attention"),
+    "deepseek_v32": ("deepseek_v32", "DeepseekV32", "Attention"),
+    "dots3_note_text": ("dots3_note", "Dots3NoteText", "Attention"),
     "glm4_moe_lite": ("glm4_moe_lite", "Glm4MoeLite", "Attention"),
+    "glm_moe_dsa": ("glm_moe_dsa", "GlmMoeDsa", "Attention"),
+    "hy_v4": ("hy_v4", "HYV4", "Attention"),
+    "kimi_linear": ("kimi_linear", "KimiLinear", "Attention"),
     "longcat_flash": ("longcat_flash", "LongcatFlash", "MLA"),
     "minicpm3": ("minicpm3", "MiniCPM3", "Attention"),
     "mistral4": ("mistral4", "Mistral4", "Attention"),
+    "youtu": ("youtu", "Youtu", "Attention"),
+}
+
+# What transformers' modules call a tensor, where it is not the name in mla::AttentionWeights.
+TENSORS = {
+    "q_a_proj.bias": "q_a_bias",
+    "kv_a_proj_with_mqa.bias": "kv_a_bias",
+    "o_proj.bias": "o_bias",
+    "indexer.k_norm.bias": "indexer.k_norm_bias",
+    "g_proj.weight": "gate_proj",
+    "k_rope_only_layernorm.weight": "k_rope_layernorm",
 }
 
 PUBLISHED_FIELDS = (
     "model_type hidden_size num_attention_heads num_key_value_heads q_lora_rank kv_lora_rank qk_nope_head_dim "
-    "qk_rope_head_dim v_head_dim attention_bias rms_norm_eps max_position_embeddings rope_interleave rope_parameters"
+    "qk_rope_head_dim v_head_dim attention_bias rms_norm_eps max_position_embeddings rope_interleave rope_parameters "
+    "num_hidden_layers head_dim layer_types index_topk index_head_dim index_n_heads indexer_types sliding_window per_layer_config"
 ).split()
 
 
@@ -101,6 +122,30 @@ CASES = [
     # Beyond the original context: the long factors, and cos and sin scaled.
     Case("minicpm3_long", "minicpm3", 40, 4, None, 18, (9, 8, 7), longrope(64), [6, 7], {"max_position_embeddings": 512},
          first_position=200),
+    Case("youtu", "youtu", 34, 3, 16, 18, (10, 8, 9), plain(1.6e6), [4, 1, 6]),
+    Case("axk1", "axk1", 36, 3, 17, 19, (9, 10, 8), yarn(factor=8.0, mscale=0.8), [3, 8]),
+    Case("kimi_linear", "kimi_linear", 38, 4, None, 21, (11, 8, 10), plain(1e4), [5, 1, 7],
+         {"layer_types": ["full_attention"], "num_hidden_layers": 1}),
+    Case("bailing_hybrid", "bailing_hybrid", 40, 4, None, 20, (10, 8, 12), yarn(factor=4.0), [6, 1, 4],
+         {"layer_types": ["full_attention"], "num_hidden_layers": 1}),
+    # Sparse: from token index_topk on each attends to fewer keys than are before it. Heads enough that no two keys score 0, all
+    # products being negative: of equal scores torch chooses as it likes.
+    Case("deepseek_v32", "deepseek_v32", 42, 3, 22, 20, (11, 8, 9), yarn(), [9, 1, 12],
+         {"index_topk": 6, "index_n_heads": 9, "index_head_dim": 14, "num_hidden_layers": 1}),
+    Case("glm_moe_dsa", "glm_moe_dsa", 40, 4, 19, 18, (13, 6, 10), plain(1e6), [4, 1, 15],
+         {"index_topk": 5, "index_n_heads": 8, "index_head_dim": 10, "num_hidden_layers": 1, "rms_norm_eps": 1e-5,
+          "attention_bias": True}),
+    Case("axk2", "axk2", 36, 3, 18, 16, (8, 6, 10), yarn(factor=4.0, original_max_position_embeddings=64), [7, 1, 10],
+         {"index_topk": 4, "index_n_heads": 8, "index_head_dim": 12, "num_hidden_layers": 1}),
+    Case("hy_v4", "hy_v4", 38, 4, 20, 17, (9, 8, 11), plain(1e4), [1, 9, 8],
+         {"index_topk": 5, "index_n_heads": 7, "index_head_dim": 16, "num_hidden_layers": 1}, input_scale=2e-2),
+    Case("dots3_note", "dots3_note_text", 44, 3, 20, 22, (10, 8, 12), {"indexed_attention": plain(8e7)}, [6, 1, 11],
+         {"index_topk": 5, "index_n_heads": 10, "index_head_dim": 12, "num_hidden_layers": 1, "head_dim": 18,
+          "layer_types": ["indexed_attention"]}),
+    Case("dots3_note_sliding", "dots3_note_text", 44, 3, 20, 22, (10, 8, 12), {"sliding_attention": plain(5e4)}, [6, 1, 11],
+         {"num_hidden_layers": 1, "head_dim": 18, "layer_types": ["sliding_attention"], "sliding_window": 4,
+          "per_layer_config": {0: {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 17, "kv_lora_rank": 15, "head_dim": 20,
+                                   "qk_nope_head_dim": 14, "qk_rope_head_dim": 6, "v_head_dim": 9}}}),
     # The query scale steps up at every multiple of the original context, 8 here. YaRN's ramp has no width: at such a
     # context and beta both of its ends are 0.
     Case("mistral4", "mistral4", 36, 3, 22, 19, (10, 8, 11),
@@ -126,10 +171,11 @@ def float32_means_float64():
 def make_config(case):
     module, prefix, _ = CLASSES[case.model_type]
     config_class = getattr(importlib.import_module(f"transformers.models.{module}.configuration_{module}"), prefix + "Config")
+    rope_parameters = {key: dict(value) if isinstance(value, dict) else value for key, value in case.rope.items()}
     nope, rope, value = case.dims
     fields = dict(hidden_size=case.hidden, num_attention_heads=case.heads, num_key_value_heads=case.heads,
                   q_lora_rank=case.q_lora, kv_lora_rank=case.kv_lora, qk_nope_head_dim=nope, qk_rope_head_dim=rope,
-                  v_head_dim=value, max_position_embeddings=163840, rope_parameters=dict(case.rope))
+                  v_head_dim=value, max_position_embeddings=163840, rope_parameters=rope_parameters)
     if case.model_type == "longcat_flash":
         fields["head_dim"] = rope
     config = config_class(**{**fields, **case.options})
@@ -145,8 +191,10 @@ def make_layer(case, config):
     generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
     for name, parameter in sorted(layer.named_parameters()):
         values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if "layernorm" in name:
+        if "norm.weight" in name:
             values = 1.0 + 0.2 * values
+        elif name == "sinks":
+            pass
         elif name.endswith("bias"):
             values = 0.1 * case.input_scale * values
         else:
@@ -154,29 +202,72 @@ def make_layer(case, config):
         with torch.no_grad():
             parameter.copy_(values.to(case.weights))
     x = torch.randn((sum(case.chunks), case.hidden), generator=generator, dtype=torch.float64) * case.input_scale
-    return layer, getattr(modeling, prefix + "RotaryEmbedding")(config), x.to(torch.bfloat16).to(case.compute)
+    rotary = getattr(modeling, prefix + "RotaryEmbedding", None)
+    return layer, rotary and rotary(config), x.to(torch.bfloat16).to(case.compute)
+
+
+def rotations(layer, rotary, tokens, position_ids):
+    """The cosines and sines that a layer is called with, where it is called with some."""
+    if rotary is None:
+        return {}
+    if hasattr(rotary, "layer_types"):
+        return {"position_embeddings": rotary(tokens, position_ids, rotary.layer_types[0])}
+    return {"position_embeddings": rotary(tokens, position_ids)}
 
 
 def run(layer, rotary, x, positions, chunks):
     """Feeds the tokens in the given chunks; returns the outputs [T, hidden] and the cache."""
-    cache = DynamicCache()
+    sparse = getattr(layer, "indexer", None) is not None
+    cache = DynamicCache(config=layer.config) if sparse else DynamicCache()
+    window = getattr(layer, "sliding_window", None)
     outputs = []
     begin = 0
     for count in chunks:
         tokens = x[None, begin:begin + count]
         position_ids = positions[None, begin:begin + count]
         visible = torch.ones(count, begin + count, dtype=torch.bool).tril(begin)  # bottom right
+        if window:
+            visible &= ~torch.ones_like(visible).tril(begin - window)
         mask = torch.zeros(visible.shape, dtype=x.dtype).masked_fill(~visible, -math.inf)
-        output, _ = layer(hidden_states=tokens, position_embeddings=rotary(tokens, position_ids),
-                          attention_mask=mask[None, None], past_key_values=cache, position_ids=position_ids)
+        output, *_ = layer(hidden_states=tokens, attention_mask=mask[None, None], past_key_values=cache,
+                           position_ids=position_ids, **rotations(layer, rotary, tokens, position_ids))
         outputs.append(output[0])
         begin += count
     return torch.cat(outputs), cache.layers[0]
 
 
-def inverse_frequencies(case):
+@contextlib.contextmanager
+def selections(layer):
+    """Within this the indices that a layer's indexer chooses are gathered."""
+    gathered = []
+    if getattr(layer, "indexer", None) is None:
+        yield gathered
+        return
+    hook = layer.indexer.register_forward_hook(lambda module, inputs, chosen: gathered.append(chosen[0]))
+    try:
+        yield gathered
+    finally:
+        hook.remove()
+
+
+def visible_selection(chosen, top_k):
+    """The indices of each query of a whole prompt that it may see, ascending, then −1."""
+    rows = torch.full((len(chosen), top_k), -1, dtype=torch.int64)
+    for t, row in enumerate(chosen.tolist()):
+        kept = sorted(index for index in row if index <= t)
+        assert len(kept) == min(t + 1, top_k)
+        rows[t, :len(kept)] = torch.tensor(kept)
+    return rows
+
+
+def rope_of(case):
+    """The one rope of the layer's type."""
+    return case.rope if "rope_type" in case.rope else next(iter(case.rope.values()))
+
+
+def inverse_frequencies(case, dim):
     """The rope frequencies by the formulas, without torch."""
-    rope, dim = case.rope, case.dims[1]
+    rope = rope_of(case)
     plain_frequencies = [rope["rope_theta"] ** (-2.0 * i / dim) for i in range(dim // 2)]
     if rope["rope_type"] == "default":
         return plain_frequencies
@@ -201,10 +292,15 @@ def relative_error(found, expected):
 
 def check_precision(case, config, layer, rotary, x, positions, whole):
     """That the run was one in double, and of the same layer that transformers ships."""
-    frequencies = rotary.inv_freq
-    assert frequencies.dtype == torch.float64 and whole.dtype == torch.float64
-    expected = torch.tensor(inverse_frequencies(case), dtype=torch.float64)
-    assert ((frequencies - expected).abs() <= 4e-16 * expected).all(), case.name
+    assert whole.dtype == torch.float64
+    if rotary is not None:
+        named = f"{rotary.layer_types[0]}_inv_freq" if hasattr(rotary, "layer_types") else "inv_freq"
+        frequencies = getattr(rotary, named)
+        assert frequencies.dtype == torch.float64
+        expected = torch.tensor(inverse_frequencies(case, 2 * len(frequencies)), dtype=torch.float64)
+        assert ((frequencies - expected).abs() <= 4e-16 * expected).all(), case.name
+    if hasattr(layer, "sinks"):  # which torch's own attention does not know
+        return
     config._attn_implementation = "sdpa"
     assert relative_error(run(layer, rotary, x, positions, [len(x)])[0], whole) < 1e-14
     config._attn_implementation = "eager"
@@ -226,23 +322,26 @@ def compute(case):
     layer, rotary, x = make_layer(case, config)
     positions = torch.arange(len(x)) + case.first_position
     with torch.no_grad():
-        whole, cache = run(layer, rotary, x, positions, [len(x)])
+        with selections(layer) as chosen:
+            whole, cache = run(layer, rotary, x, positions, [len(x)])
         chunked, _ = run(layer, rotary, x, positions, case.chunks)
         tokens, _ = run(layer, rotary, x, positions, [1] * len(x))
         if case.compute == torch.float64:
             check_precision(case, config, layer, rotary, x, positions, whole)
     for other in (chunked, tokens):
         assert relative_error(other, whole) < (1e-14 if case.compute == torch.float64 else 1e-6), case.name
-    return config, layer, rotary, x, positions, (whole, chunked, tokens), cache
+    return config, layer, rotary, x, positions, (whole, chunked, tokens), cache, chosen
 
 
-def write(case, config, layer, rotary, x, positions, outputs, cache):
+def write(case, config, layer, rotary, x, positions, outputs, cache, chosen):
     tensors = {"x": x.to(torch.bfloat16), "positions": positions,
                "cache_latent": cache.keys[0, 0].double(), "cache_rope": cache.values[0, 0].double()}
     tensors |= {f"y_{name}": y.double() for name, y in zip(("whole", "chunked", "tokens"), outputs)}
-    names = {"q_a_proj.bias": "q_a_bias", "kv_a_proj_with_mqa.bias": "kv_a_bias", "o_proj.bias": "o_bias"}
+    if chosen:
+        tensors["cache_index"] = cache.indexer_keys[0].double()
+        tensors["selection"] = visible_selection(chosen[0], config.index_topk)
     for name, parameter in layer.named_parameters():
-        tensors[names.get(name, name.removesuffix(".weight"))] = parameter.detach().to(case.weights)
+        tensors[TENSORS.get(name, name.removesuffix(".weight"))] = parameter.detach().to(case.weights)
     published = config.to_dict()
     about = {
         "config": {name: published[name] for name in PUBLISHED_FIELDS if name in published},
@@ -251,7 +350,7 @@ def write(case, config, layer, rotary, x, positions, outputs, cache):
         "chunks": case.chunks,
         "softmax_scale": layer.scaling,
         "latent_norm_eps": layer.kv_a_layernorm.variance_epsilon,
-        "cache_rope_layout": "pairs" if case.model_type == "deepseek_v2" else "halves",
+        "cache_rope_layout": "pairs" if case.model_type in ("deepseek_v2", "kimi_linear") else "halves",
         "torch": torch.__version__.split("+")[0],
         "transformers": transformers.__version__,
     }

@@ -53,6 +53,10 @@ template <class T>
         if (name == "q_a_bias") published = "q_a_proj.bias";
         if (name == "kv_a_bias") published = "kv_a_proj_with_mqa.bias";
         if (name == "o_bias") published = "o_proj.bias";
+        if (name == "gate_proj" && config.output_gate == OutputGate::per_head) published = "g_proj.weight";
+        if (name == "k_rope_layernorm") published = "k_rope_only_layernorm.weight";
+        if (name == "indexer.k_norm_bias") published = "indexer.k_norm.bias";
+        if (name == "sinks") published = "sinks";
         tensors.push_back(stored(prefix + "layers." + std::to_string(layer) + ".self_attn." + published, tensor));
     });
     return tensors;

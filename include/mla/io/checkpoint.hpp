@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "mla/config.hpp"
 #include "mla/io/checkpoint_index.hpp"
@@ -42,7 +43,7 @@ class Checkpoint {
     /// promises, std::invalid_argument when config.json describes no model that is known here
     explicit Checkpoint(const std::filesystem::path& folder, Progress progress = {})
         : folder_(folder), progress_(std::move(progress)), json_(read_json(folder / "config.json")) {
-        config_ = detail::parse_named(json_, (folder / "config.json").string(), parse_hf_config);
+        layers_ = detail::parse_named(json_, (folder / "config.json").string(), parse_hf_layers);
         open_files();
         for (const auto& [name, file] : places_) {
             if (!file->second) continue;
@@ -53,8 +54,22 @@ class Checkpoint {
             if (has_prefix(std::string(prefix) + "layers.")) prefix_ = prefix;
     }
 
-    /// The attention of every layer.
-    [[nodiscard]] const Config& config() const noexcept { return config_; }
+    /// The attention that all layers have, or of a hybrid all those of latent attention.
+    /// @throws std::invalid_argument where layers differ: `config(layer)` gives each
+    [[nodiscard]] Config config() const {
+        return detail::parse_named(json_, (folder_ / "config.json").string(), parse_hf_config);
+    }
+    /// The attention of one layer, counted from 0; past num_hidden_layers, where layers for speculation lie, that of all others.
+    /// @throws std::invalid_argument where the layer is of another kind, or past the last where layers differ
+    [[nodiscard]] Config config(Index layer) const {
+        require_at_least("layer", layer, Index{0});
+        if (layer >= static_cast<Index>(layers_.size())) return config();
+        const std::optional<Config>& own = layers_[static_cast<std::size_t>(layer)];
+        if (!own) throw_invalid("layer", layer, "one of latent attention, which by config.json it is not");
+        return *own;
+    }
+    /// Layers by config.json; nothing for those of another kind than latent attention.
+    [[nodiscard]] const std::vector<std::optional<Config>>& layers() const noexcept { return layers_; }
     /// config.json, of a multimodal model its `text_config` or `language_config`: what the rest of the model asks for.
     [[nodiscard]] const nlohmann::json& json() const noexcept { return json_; }
     /// What the names of the language model's tensors start with: "model.", or more in a multimodal model.
@@ -89,14 +104,19 @@ class Checkpoint {
         return tensor(name);
     }
 
-    /// The attention of one layer (`<prefix>layers.<layer>.self_attn.*`), in the shapes that `config` calls for. A tensor there
-    /// that it does not call for is an error: the layer would be another.
+    /// The attention of one layer (`<prefix>layers.<layer>.self_attn.*`), in the shapes that `config(layer)` calls for. A tensor
+    /// there that it does not call for is an error: the layer would be another.
     /// @throws CheckpointError naming file, tensor, what was found and what it must be
-    [[nodiscard]] AttentionWeights attention_weights(Index layer) {
+    [[nodiscard]] AttentionWeights attention_weights(Index layer) { return attention_weights(layer, config(layer)); }
+
+    /// The same for a config that a caller has changed. One whose `indexer` was cleared, to attend to all keys, leaves the
+    /// indexer's tensors unread.
+    [[nodiscard]] AttentionWeights attention_weights(Index layer, const Config& config) {
         AttentionWeights weights;
         const std::string start = prefix_ + "layers." + std::to_string(layer) + ".self_attn.";
+        const bool skips_indexer = config.indexer.heads == 0 && has_indexer(layer);
         std::set<std::string, std::less<>> read;
-        for_each_tensor(config_, weights, [&](std::string_view name, TensorRef& weight, Index rows, Index cols) {
+        for_each_tensor(config, weights, [&](std::string_view name, TensorRef& weight, Index rows, Index cols) {
             const std::string published = published_name(name);
             weight = tensor(start + published, rows, cols);
             read.insert(published);
@@ -104,7 +124,8 @@ class Checkpoint {
         });
         for (auto place = places_.lower_bound(start); place != places_.end() && place->first.starts_with(start); ++place) {
             const std::string_view name = std::string_view(place->first).substr(start.size());
-            if (!read.contains(name) && !changes_nothing(name))
+            const bool unused = name == "rotary_emb.inv_freq" || (skips_indexer && name.starts_with("indexer."));
+            if (!read.contains(name) && !unused)
                 detail::throw_checkpoint(catalogue_, "tensor " + detail::printable(place->first), "there, and read by nothing",
                                          "absent: with it the layer is another than config.json describes");
         }
@@ -141,16 +162,20 @@ class Checkpoint {
         return json;
     }
 
-    /// Tensors beside a layer's weights without effect on it: a buffer of old files, and the indexer, without which it is read.
-    [[nodiscard]] bool changes_nothing(std::string_view name) const {
-        return name == "rotary_emb.inv_freq" || (json_.value("model_type", "") == "deepseek_v32" && name.starts_with("indexer."));
+    [[nodiscard]] bool has_indexer(Index layer) const noexcept {
+        const auto index = static_cast<std::size_t>(layer);
+        return index < layers_.size() && layers_[index] && layers_[index]->indexer.heads > 0;
     }
 
-    /// q_a_bias -> q_a_proj.bias, as the checkpoints call it; everything else is a weight.
-    [[nodiscard]] static std::string published_name(std::string_view name) {
+    /// q_a_bias -> q_a_proj.bias, as the checkpoints call it; what is not named here is a weight.
+    [[nodiscard]] std::string published_name(std::string_view name) const {
         if (name == "q_a_bias") return "q_a_proj.bias";
         if (name == "kv_a_bias") return "kv_a_proj_with_mqa.bias";
         if (name == "o_bias") return "o_proj.bias";
+        if (name == "indexer.k_norm_bias") return "indexer.k_norm.bias";
+        if (name == "k_rope_layernorm") return "k_rope_only_layernorm.weight";
+        if (name == "gate_proj" && json_.value("model_type", "") != "hy_v4") return "g_proj.weight";
+        if (name == "sinks") return "sinks";
         return std::string(name) + ".weight";
     }
 
@@ -226,7 +251,7 @@ class Checkpoint {
     std::filesystem::path folder_;
     Progress progress_;
     nlohmann::json json_;
-    Config config_;
+    std::vector<std::optional<Config>> layers_;
     std::string catalogue_;  ///< the file that lists all tensors: the index, or the only safetensors file
     std::map<std::string, std::optional<Safetensors>> files_;
     std::map<std::string, File*, std::less<>> places_;  ///< tensor -> the file that holds it

@@ -3,91 +3,32 @@
 
 #include <nlohmann/json.hpp>
 
-#include <cmath>
 #include <filesystem>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "mla/config.hpp"
 #include "mla/io/config_fields.hpp"
 #include "mla/io/errors.hpp"
 #include "mla/io/irrelevant_fields.hpp"
+#include "mla/io/layer_config.hpp"
+#include "mla/io/layer_kinds.hpp"
 #include "mla/io/mapped_file.hpp"
-#include "mla/io/rope_config.hpp"
+#include "mla/io/model_types.hpp"
 
 namespace mla::inline MLA_ISA::io {
 
 namespace detail {
 
-/// The dimensions, under the names that all model types share. Without q_lora_rank, or with 0, queries have no low rank.
-[[nodiscard]] inline Config read_geometry(const ConfigFields& fields, const char* hidden_size, const char* heads) {
-    Config config;
-    config.hidden_size = fields.integer(hidden_size);
-    config.num_attention_heads = fields.integer(heads);
-    config.q_lora_rank = fields.integer_or("q_lora_rank", 0, 0);
-    config.kv_lora_rank = fields.integer("kv_lora_rank");
-    config.qk_nope_head_dim = fields.integer("qk_nope_head_dim");
-    config.qk_rope_head_dim = fields.integer("qk_rope_head_dim", 0);
-    return config;
-}
-
-[[nodiscard]] constexpr RopePairing pairing(bool interleaved) noexcept {
-    return interleaved ? RopePairing::interleaved : RopePairing::half_split;
-}
-
-/// What LongCat-Flash multiplies queries and latents by, unless its config.json turns it off.
-inline void read_longcat_multipliers(const ConfigFields& fields, Config& config) {
-    const auto root = [&](Index rank) { return std::sqrt(static_cast<double>(config.hidden_size) / static_cast<double>(rank)); };
-    if (config.q_lora_rank == 0) fields.fail("q_lora_rank", "a positive integer");
-    if (fields.boolean("mla_scale_q_lora", true)) config.query_multiplier = root(config.q_lora_rank);
-    if (fields.boolean("mla_scale_kv_lora", true)) config.latent_multiplier = root(config.kv_lora_rank);
-}
-
-/// Switches of attention that other models have, which must be off here.
-inline void require_plain_attention(const ConfigFields& fields, const Config& config) {
-    fields.require("mla_use_nope", false);
-    fields.require("qk_latent_layernorm", true);
-    fields.require("use_qk_norm", false);
-    fields.require("attention_method", "MLA");
-    fields.require("qk_head_dim", config.qk_head_dim());
-    fields.require("use_sliding_window", false);
-    if (fields.has("use_sliding_window")) {  // then these say nothing
-        static_cast<void>(fields.has("sliding_window"));
-        static_cast<void>(fields.has("max_window_layers"));
-    }
-    if (!fields.has("layer_types")) return;
-    for (const nlohmann::json& type : fields.json()["layer_types"])
-        if (type != "full_attention" && type != "indexed_attention")
-            fields.fail("layer_types", "full or indexed attention throughout");
-}
-
-[[nodiscard]] inline Config read_model(const ConfigFields& fields, const std::string& type) {
-    Config config = read_geometry(fields, "hidden_size", "num_attention_heads");
-    const bool minicpm3 = type == "minicpm3";
-    const bool longcat = type == "longcat_flash";
-    const bool mistral4 = type == "mistral4";
-    // MiniCPM3 leaves v_head_dim out.
-    config.v_head_dim = minicpm3 ? fields.integer_or("v_head_dim", config.hidden_size / config.num_attention_heads)
-                                 : fields.integer("v_head_dim");
-    config.attention_bias = fields.boolean("attention_bias", false);
-    if (type == "deepseek_v2" || type == "deepseek_v32" || longcat || minicpm3) {
-        fields.require("rope_interleave", !minicpm3);
-        config.rope.pairing = pairing(!minicpm3);
-    } else {
-        config.rope.pairing = pairing(fields.boolean("rope_interleave", true));
-    }
-    RopeDefaults rope;
-    if (longcat) rope.base = 1e7;
-    if (mistral4) rope.fraction = static_cast<double>(config.qk_rope_head_dim) / static_cast<double>(config.qk_head_dim());
-    rope.scales_by_position = mistral4;
-    read_rope(fields, rope, config);
-    if (longcat) read_longcat_multipliers(fields, config);
-    require_plain_attention(fields, config);
-    // Read densely: its indexer would choose among more tokens than index_topk.
-    if (type == "deepseek_v32")
-        for (const char* indexer : {"index_topk", "index_head_dim", "index_n_heads"}) static_cast<void>(fields.has(indexer));
-    return config;
+/// The model type of a configuration. dots3_note's text model is found under the whole model's name, too.
+[[nodiscard]] inline const ModelType& model_type_of(const ConfigFields& fields) {
+    const std::string name = fields.string("model_type");
+    const ModelType* const type = find_model_type(name == "dots3_note" ? "dots3_note_text" : name);
+    if (type == nullptr) fields.fail("model_type", "one with latent attention that is known here");
+    return *type;
 }
 
 /// The JSON of a configuration, which is hostile input: small, and nested no deeper than any configuration is.
@@ -116,7 +57,7 @@ inline void require_plain_attention(const ConfigFields& fields, const Config& co
 
 /// `parse(json)`; an error names the file that the JSON came from, too.
 template <class Parse>
-[[nodiscard]] Config parse_named(const nlohmann::json& json, const std::string& file, Parse parse) {
+[[nodiscard]] auto parse_named(const nlohmann::json& json, const std::string& file, Parse parse) {
     try {
         return parse(json);
     } catch (const std::invalid_argument& error) {
@@ -126,24 +67,36 @@ template <class Parse>
 
 }  // namespace detail
 
-/// The attention of a Hugging Face config.json, old (`rope_scaling`, `rope_theta`) or new (`rope_parameters`), by its
-/// model_type: deepseek_v2, deepseek_v3, deepseek_v32, kimi_k2, minicpm3, longcat_flash, glm4_moe_lite, mistral4, youtu or axk1.
-/// A multimodal model's `text_config` is handed in by itself. Read as transformers reads it: the latent norms take 1e-6 whatever
-/// `rms_norm_eps` says (set `latent_norm_eps` afterwards to follow an engine that uses it). A field that is not known to leave
-/// attention alone is an error, as are rope fields that contradict each other. The result is valid (`validate`).
+/// The attention of every layer of a Hugging Face config.json, old (`rope_scaling`, `rope_theta`) or new (`rope_parameters`), by
+/// its model_type: axk1, axk2, bailing_hybrid, deepseek_v2, deepseek_v3, deepseek_v32, dots3_note, glm4_moe_lite, glm_moe_dsa,
+/// hy_v4, kimi_k2, kimi_linear, longcat_flash, minicpm3, mistral4 or youtu. Nothing where a hybrid's layer is of another kind
+/// (linear attention). A multimodal model's `text_config` is handed in by itself. Read as transformers reads it: the latent norms
+/// take 1e-6 whatever `rms_norm_eps` says, but for dots3_note (set `latent_norm_eps` afterwards to follow an engine that uses
+/// it). A field that is not known to leave attention alone is an error, as are rope fields that contradict each other. The
+/// results are valid (`validate`). Without `num_hidden_layers` they are one.
 /// @throws std::invalid_argument naming the field that is missing, of a wrong type, unknown, or without meaning
-[[nodiscard]] inline Config parse_hf_config(const nlohmann::json& json) {
+[[nodiscard]] inline std::vector<std::optional<Config>> parse_hf_layers(const nlohmann::json& json) {
     const detail::ConfigFields fields(json);
-    const std::string type = fields.string("model_type");
-    for (const char* known : {"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "minicpm3", "longcat_flash",
-                              "glm4_moe_lite", "mistral4", "youtu", "axk1"}) {
-        if (type != known) continue;
-        Config config = detail::read_model(fields, type);
-        fields.refuse_others(detail::is_irrelevant);
-        validate(config);
-        return config;
+    const detail::ModelType& type = detail::model_type_of(fields);
+    std::vector<std::optional<Config>> layers(static_cast<std::size_t>(detail::layer_count(fields)));
+    for (std::size_t layer = 0; layer < layers.size(); ++layer)
+        layers[layer] = detail::read_model(json, type, static_cast<Index>(layer));
+    return layers;
+}
+
+/// The attention that all layers of a config.json have, or of a hybrid all those of latent attention; read as `parse_hf_layers`
+/// does.
+/// @throws as `parse_hf_layers` does, and std::invalid_argument where layers differ or none has latent attention
+[[nodiscard]] inline Config parse_hf_config(const nlohmann::json& json) {
+    std::optional<Config> common;
+    for (const std::optional<Config>& layer : parse_hf_layers(json)) {
+        if (!layer) continue;
+        if (common && *common != *layer)
+            throw_invalid("configuration", "of layers that differ", "of layers that are alike: parse_hf_layers reads each");
+        common = layer;
     }
-    fields.fail("model_type", "one with latent attention that is known here");
+    if (!common) throw_invalid("configuration", "of no layer with latent attention", "of one at least");
+    return *common;
 }
 
 /// The attention of Mistral's params.json (Mistral Large 3), read as vLLM reads it.

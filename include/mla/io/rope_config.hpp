@@ -72,24 +72,28 @@ inline void join(RopeBlock& block, const RopeBlock& other) {
     }
 }
 
-/// The one block that all kinds of layers have where they are listed by kind.
-[[nodiscard]] inline nlohmann::json block_of_all_layers(const nlohmann::json& fields, const std::string& name) {
+/// The block of one kind of layers where blocks are listed by kind.
+[[nodiscard]] inline nlohmann::json block_of_kind(const nlohmann::json& fields, const std::string& name,
+                                                  const std::string& kind) {
     const nlohmann::json* first = nullptr;
+    bool alike = true;
     for (const auto& [key, value] : fields.items()) {
         if (value.is_null()) continue;
         if (!value.is_object()) return fields;
-        if (first != nullptr && *first != value)
-            throw_invalid(name.c_str(), "different for kinds of layers", "the same for all: they are read as one configuration");
+        alike = alike && (first == nullptr || *first == value);
         first = &value;
     }
-    return first == nullptr ? fields : *first;
+    if (first == nullptr) return fields;
+    if (const auto own = fields.find(kind); own != fields.end() && own->is_object()) return *own;
+    if (!alike) throw_invalid(name.c_str(), "different for kinds of layers", "the same for all, or list " + printable(kind));
+    return *first;
 }
 
 /// A block by name: empty where it is null or absent, its type under `rope_type`, which it must have where it scales.
-[[nodiscard]] inline RopeBlock rope_block(const ConfigFields& config, const char* name) {
+[[nodiscard]] inline RopeBlock rope_block(const ConfigFields& config, const char* name, const std::string& kind) {
     RopeBlock block{name};
     if (!config.has(name)) return block;
-    const nlohmann::json fields = block_of_all_layers(config.object(name).json(), name);
+    const nlohmann::json fields = block_of_kind(config.object(name).json(), name, kind);
     for (const auto& [key, value] : fields.items())
         if (!value.is_null()) block.fields[key == "type" ? "rope_type" : key] = value;
     const ConfigFields given(fields, name);
@@ -101,9 +105,9 @@ inline void join(RopeBlock& block, const RopeBlock& other) {
 
 /// `rope_parameters` (transformers 5) and `rope_scaling` beside `rope_theta` (before): the one that scales, or both where they
 /// agree, and the base wherever it stands.
-[[nodiscard]] inline RopeBlock joined_rope_block(const ConfigFields& config) {
-    RopeBlock scaling = rope_block(config, "rope_scaling");
-    RopeBlock parameters = rope_block(config, "rope_parameters");
+[[nodiscard]] inline RopeBlock joined_rope_block(const ConfigFields& config, const std::string& kind) {
+    RopeBlock scaling = rope_block(config, "rope_scaling", kind);
+    RopeBlock parameters = rope_block(config, "rope_parameters", kind);
     if (!scaling.scales() && (parameters.scales() || scaling.fields.empty())) std::swap(scaling, parameters);
     if (!parameters.scales()) parameters.fields.erase("rope_type");
     join(scaling, parameters);
@@ -117,14 +121,15 @@ inline void join(RopeBlock& block, const RopeBlock& other) {
 
 /// What a model type brings to its rope fields.
 struct RopeDefaults {
-    double base = 1e4;                ///< where the checkpoint gives none
-    double fraction = 1.0;            ///< the share of a head that is rotated, as transformers counts it
-    bool scales_by_position = false;  ///< a query scale whose period is YaRN's original context
+    double base = 1e4;                    ///< where the checkpoint gives none
+    double fraction = 1.0;                ///< the share of a head that is rotated, as transformers counts it
+    bool scales_by_position = false;      ///< a query scale whose period is YaRN's original context
+    std::string kind = "full_attention";  ///< of the layer, where blocks are listed by kind
 };
 
 /// The rotation of a model.
 inline void read_rope(const ConfigFields& fields, const RopeDefaults& defaults, Config& config) {
-    const RopeBlock block = joined_rope_block(fields);
+    const RopeBlock block = joined_rope_block(fields, defaults.kind);
     const ConfigFields rope(block.fields, block.name);
     config.rope.base = rope.number("rope_theta", defaults.base);
     const double fraction = rope.number("partial_rotary_factor", defaults.fraction);
