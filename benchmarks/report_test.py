@@ -48,6 +48,11 @@ def served(name, seconds, ratio):
     return case(f"serving/{name}", seconds, 1e11 * seconds, tokens_per_s=4 / seconds, ratio=ratio)
 
 
+def sparse_case(kind, length, seconds, cache="bf16", **counters):
+    memory = "/pages_4k" if kind == "attend" else ""
+    return case(f"sparse/{kind}/glm_5/{cache}{memory}/L:{length}/threads:2", seconds, **counters)
+
+
 def beside(library, seconds):
     """A product of 4e8 flop, ours or another library's."""
     return case(f"libraries/{library}/linear/deepseek_v3/o_proj/fp32/T:8/threads:2", seconds, 4e8)
@@ -169,6 +174,16 @@ class Report(unittest.TestCase):
             row = self.row(shown, "cascade/deepseek_v2_lite/bf16/requests:16/threads:2")[1:]
             self.assertEqual(row, ["50.0 ms", "80", "25", "1.34×"])
 
+    def test_selecting_keys_is_held_against_attending_to_all(self):
+        text, printed = self.report_of(sparse_case("dense", 4096, 0.004), sparse_case("select", 4096, 0.001),
+                                       sparse_case("dense", 131072, 0.128), sparse_case("select", 131072, 0.030),
+                                       sparse_case("attend", 131072, 0.002, ratio=0.9))
+        rows = [" ".join(line.split()) for line in text.splitlines()]
+        self.assertIn("| glm_5, bf16 | 131072 | 128 ms | 30.0 ms | 2.00 ms | 32.0 ms | 4.00× |", rows)
+        self.assertIn("| glm_5, bf16 | 4096 | 4.00 ms | 1.00 ms | 2.00 ms | 3.00 ms | 1.33× |", rows)
+        self.assertIn("| glm_5/bf16/pages_4k/L:131072/threads:2 | 2.00 ms | 90 % |", rows)
+        self.assertIn("## Sparse attention", printed)
+
     def goal(self, what, *cases):
         """The cells of a goal's row behind its unit, and the goals that have a row."""
         text, _ = self.report_of(*cases)
@@ -247,6 +262,7 @@ FAKE_CASES = {
     "grouped": [case("grouped/deepseek_v3/bf16/L:2048/threads:2", 1.0)],
     "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
     "serving": [served("paged/deepseek_v3/bf16/page:64/L:16384/threads:2", 1.0, 1.0)],
+    "sparse": [sparse_case("attend", 131072, 0.002, "fp8", ratio=0.9)],
     "libraries": [beside("mla", 1.0)],
     "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
     "quality": [quality("bf16", 2.0, 0.064, 512)],

@@ -1,4 +1,4 @@
-// Sparse attention of one token: sparse/attend/<preset>/<cache>/pages:<memory>/L:<cached tokens>/threads:<n> over the keys that
+// Sparse attention of one token: sparse/attend/<preset>/<cache>/pages_<memory>/L:<cached tokens>/threads:<n> over the keys that
 // the model selects, whose `ratio` is the speed against dense attention to as many; sparse/select/<preset>/<index keys>/L:…
 // selecting them; sparse/dense/<preset>/<cache>/L:… attending to all.
 #include "program.hpp"
@@ -13,7 +13,7 @@ template <CacheElement C>
 void add_attend(const presets::Preset& preset, Index threads) {
     for (const MemoryPages pages : {MemoryPages::small, MemoryPages::large})
         for (const Index length : {Index{16384}, Index{131072}})
-            add_case(std::string("sparse/attend/") + preset.name + "/" + cache_type_name<C>() + "/pages:" + name(pages) +
+            add_case(std::string("sparse/attend/") + preset.name + "/" + cache_type_name<C>() + "/pages_" + name(pages) +
                          part("L", length) + part("threads", threads),
                      [=, config = preset.config()] {
                          return std::make_unique<SparseCase<C>>(config, config.indexer.top_k, length, pages, threads);

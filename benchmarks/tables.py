@@ -72,6 +72,51 @@ def serving(measurements):
     ]
 
 
+def _sparse_rows(measurements, model, cache):
+    """A row for each number of cached tokens: dense attention beside an indexer and attention to what it selects."""
+    def times(kind):
+        return {parts["L"]: case["median_s"] for _, parts, case in measurements.named(f"sparse/{kind}/{model}/{cache}/")}
+
+    dense, select, attend = times("dense"), times("select"), times("attend")
+    if not attend:
+        return []
+    attending = attend[max(attend)]  # to as many keys, from the largest cache
+    rows = []
+    for length in sorted(dense.keys() & select.keys()):
+        both = select[length] + attending
+        cells = [milliseconds(each) for each in (dense[length], select[length], attending, both)]
+        rows.append([f"{model}, {cache}", str(length), *cells, ratio(dense[length] / both)])
+    return rows
+
+
+def sparse(measurements):
+    """Where selecting keys pays, and what scattered rows cost."""
+    cases = [(name, case) for name, _, case in measurements.named("sparse/")]
+    models = dict.fromkeys(tuple(name.split("/")[2:4]) for name, _ in cases)
+    crossover = [row for model, cache in models for row in _sparse_rows(measurements, model, cache)]
+    scattered = [[name.split("/", 2)[2], milliseconds(case["median_s"]), f"{100 * case['ratio']:.0f} %"]
+                 for name, case in cases if name.startswith("sparse/attend/")]
+    if not cases:
+        return []
+    lines = ["## Sparse attention", ""]
+    if crossover:
+        lines += [
+            "One token, without the projections: dense attention to all cached tokens beside an indexer that scores all and attention to",
+            "the 2048 that it selects, which must be read from wherever they lie. Above 1× selecting pays.",
+            "",
+            *table(["model", "cached tokens", "dense", "indexer", "sparse", "indexer + sparse", "dense / both"], crossover),
+            "",
+        ]
+    if scattered:
+        lines += [
+            "Attention to scattered rows, and its speed against dense attention to as many, with small pages of memory and large ones:",
+            "",
+            *table(["case", "median", "of dense speed"], scattered),
+            "",
+        ]
+    return lines
+
+
 def libraries(measurements):
     """Our kernels beside the matrix products of other libraries, those that were there."""
     cases = measurements.beside_libraries()

@@ -4,7 +4,8 @@
 # between them at run time. What links it is compiled for any machine and runs on the best that this one has; MLA_TARGET in the
 # environment forces one. TARGETS: all that this processor family and the compiler know, unless named. EMULATED: targets whose
 # instructions are written out, for machines that lack them; chosen only when asked for, as emulated_<name>. OPTIONS: of the
-# compiler, for these sources.
+# compiler, for these sources. TARGETS native: the one that the library's own flags allow, to compile its kernels once for several
+# programs.
 function(mla_add_compiled_kernels library)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "TARGETS;EMULATED;OPTIONS")
     if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
@@ -28,12 +29,12 @@ function(mla_add_compiled_kernels library)
                 set(symbol mla_emulated_${name})
                 set(type "mla::targets::emulated<mla::targets::${name}>")
                 set(flags -O1) # written out, at -O2 they take GCC minutes
-            elseif(name IN_LIST known)
+            elseif(name IN_LIST known OR name STREQUAL "native")
                 set(symbol mla_target_${name})
                 set(type "mla::targets::${name}")
                 set(flags ${flags_${name}})
             else()
-                message(FATAL_ERROR "mla_add_compiled_kernels: ${name} is none of the targets ${known}")
+                message(FATAL_ERROR "mla_add_compiled_kernels: ${name} is none of the targets native;${known}")
             endif()
             set(source ${CMAKE_CURRENT_BINARY_DIR}/${library}/${symbol}.cpp)
             file(

@@ -122,6 +122,27 @@ TEST_F(AttentionAllocationTest, ABatchInPagesAllocatesNothingInAWorkspaceForItsL
     EXPECT_TRUE(out.allFinite());
 }
 
+TEST_F(AttentionAllocationTest, SelectingKeysAndAttendingToThemAllocatesNothing) {
+    Config sparse = config;
+    sparse.indexer = {.top_k = 40, .heads = 3, .head_dim = 10};
+    sparse.output_gate = OutputGate::with_query;
+    const Attention<float> selecting(sparse, RandomWeights<float>(sparse, 44).refs());
+    const Prompt<float> prompt(sparse, 130, 45);
+    RowMatrix<float> out(130, sparse.hidden_size);
+    LatentCache<float, float> keys(sparse, 700);
+    const std::size_t bytes = selecting.workspace_bytes(130, 1);
+    const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(bytes));
+    Workspace workspace{std::span(memory.get(), bytes)};
+    EXPECT_EQ(allocations_in([&] {
+                  for (const Index tokens : {130, 1, 1, 64, 65, 7, 130})
+                      selecting.forward(prompt.x.topRows(tokens),
+                                        std::span(prompt.positions).first(static_cast<std::size_t>(tokens)), keys,
+                                        out.topRows(tokens), SerialExecutor{}, workspace);
+              }),
+              0U);
+    EXPECT_TRUE(out.allFinite());
+}
+
 TEST_F(AttentionAllocationTest, EigenPoolDecodeAllocatesNothingAfterOneStep) {
     Eigen::ThreadPool pool(2);
     const EigenExecutor executor(pool);

@@ -96,6 +96,19 @@ TEST(AttentionThreadsTest, LayerGivesTheSameBitsAndCache) {
     }
 }
 
+TEST(AttentionThreadsTest, ALayerThatSelectsKeysGivesTheSameBits) {
+    Config config = small_config();
+    config.indexer = {.top_k = 50, .heads = 4, .head_dim = 12};
+    const Attention<float> layer(config, RandomWeights<float>(config, 35).refs());
+    const Prompt<float> prompt(config, 450, 36);
+    LatentCache<float, float> expected_cache(config, 450);
+    const auto expected = feed(layer, prompt, {440, 1, 9}, expected_cache);
+    for_each_executor([&](const std::string& name, ExecutorRef executor) {
+        LatentCache<float, float> cache(config, 450);
+        EXPECT_TRUE(same_bits(feed(layer, prompt, {440, 1, 9}, cache, Form::automatic, executor), expected)) << name;
+    });
+}
+
 TEST(AttentionThreadsTest, ThreadsMayShareALayer) {
     const Config config = small_config();
     const Attention<float> layer(config, RandomWeights<float>(config, 33).refs());

@@ -562,13 +562,20 @@ TYPED_TEST(PagedCacheTest, APoolWithoutPagesHoldsNothing) {
 
 // Random operations -------------------------------------------------------------------------------------------------------
 
-TYPED_TEST(PagedCacheTest, HoldsWhatAPlainModelHoldsAfterAnySequenceOfSteps) {
+template <class Walk>
+void expect_walks() {
     for (std::uint64_t seed = 0; seed < 150; ++seed) {
-        PagedWalk<TypeParam, SeededChoices> walk{SeededChoices(seed)};
-        for (int step = 0; step < 150; ++step) {
-            ASSERT_NO_THROW(walk.step()) << "seed " << seed << ", step " << step;
-        }
+        Walk walk{SeededChoices(seed)};
+        for (int step = 0; step < 150; ++step) ASSERT_NO_THROW(walk.step()) << "seed " << seed << ", step " << step;
     }
+}
+
+TYPED_TEST(PagedCacheTest, HoldsWhatAPlainModelHoldsAfterAnySequenceOfSteps) {
+    expect_walks<PagedWalk<TypeParam, SeededChoices>>();
+}
+
+TYPED_TEST(PagedCacheTest, HoldsIndexKeysTogetherWithLatentsAfterAnySequenceOfSteps) {
+    expect_walks<PagedWalk<TypeParam, SeededChoices, TypeParam>>();
 }
 
 }  // namespace

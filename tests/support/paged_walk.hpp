@@ -7,6 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -47,8 +48,9 @@ class ByteChoices {
 };
 
 /// A paged cache with up to five sequences, and what each must hold. A step draws an operation, valid or not, and checks that it
-/// succeeds exactly when the model says so, that what fails changes nothing, and that pages and references add up.
-template <Storage C, class Choices>
+/// succeeds exactly when the model says so, that what fails changes nothing, and that pages and references add up. With K each
+/// token has an index key too.
+template <Storage C, class Choices, class K = NoIndexKeys>
 class PagedWalk {
   public:
     explicit PagedWalk(Choices choices)
@@ -83,7 +85,7 @@ class PagedWalk {
     using Model = std::vector<std::uint32_t>;
 
     struct Request {
-        PagedSequence<C> sequence;
+        PagedSequence<C, K> sequence;
         Model tokens;
         Index capacity;
 
@@ -97,13 +99,16 @@ class PagedWalk {
         bool operator==(const State&) const = default;
     };
 
+    static constexpr bool has_index_keys = !std::is_same_v<K, NoIndexKeys>;
     static constexpr Index dim = 5;
+    static constexpr Index index_dim = 4;
     static constexpr std::size_t most_requests = 5;
 
     static Config config() {
         Config small = small_config();
         small.kv_lora_rank = 3;
         small.qk_rope_head_dim = 2;
+        if (has_index_keys) small.indexer = {.top_k = 9, .heads = 1, .head_dim = index_dim};
         return small;
     }
 
@@ -112,6 +117,8 @@ class PagedWalk {
         if (i == dim - 1) return (token * 2654435761U) >> 24U;
         return token >> (8U * static_cast<unsigned>(i)) & 0xffU;
     }
+    /// The same of its index key.
+    static std::uint32_t index_value(std::uint32_t token, Index i) { return value(~token, i); }
 
     template <class... Parts>
     static void expect(bool ok, const Parts&... parts) {
@@ -186,14 +193,25 @@ class PagedWalk {
             tokens.push_back(next_token_ + static_cast<std::uint32_t>(t));
             for (Index i = 0; i < dim; ++i) rows.push_back(static_cast<A>(value(tokens.back(), i)));
         }
+        std::vector<A> keys;
+        for (Index t = 0; has_index_keys && t < count; ++t)
+            for (Index i = 0; i < index_dim; ++i)
+                keys.push_back(static_cast<A>(index_value(next_token_ + static_cast<std::uint32_t>(t), i)));
         const MatrixView<const A> view(rows.data(), count, width, dim);
-        if (width != dim)
-            return attempt<std::invalid_argument>("append of a wrong width", true, [&] { request.sequence.append(view); });
+        const MatrixView<const A> index_view(keys.data(), count, index_dim);
+        const auto append = [&] {
+            if constexpr (has_index_keys) {
+                request.sequence.append(view, index_view);
+            } else {
+                request.sequence.append(view);
+            }
+        };
+        if (width != dim) return attempt<std::invalid_argument>("append of a wrong width", true, append);
 
         const bool room = fits(request, count);
         attempt<std::length_error>("require_room", !room, [&] { request.sequence.require_room(count); });
         const Index free = cache_.free_pages() - missing(request, count);
-        attempt<std::length_error>("append", !room, [&] { request.sequence.append(view); });
+        attempt<std::length_error>("append", !room, append);
         if (!room) return;
         expect(cache_.free_pages() == free, "append left ", cache_.free_pages(), " pages free, must be ", free);
         next_token_ += static_cast<std::uint32_t>(count);
@@ -240,7 +258,7 @@ class PagedWalk {
     }
 
     void move(Request& request) {
-        PagedSequence<C> moved(std::move(request.sequence));
+        PagedSequence<C, K> moved(std::move(request.sequence));
         expect(request.sequence.size() == 0 && request.sequence.capacity() == 0 && request.sequence.held_pages().empty(),
                "a move left a sequence that is not empty");
         request.sequence = std::move(moved);
@@ -294,10 +312,23 @@ class PagedWalk {
                 const auto found = static_cast<double>(view.row(t)[i]);
                 expect(found == expected, "token ", t, ", value ", i, " is ", found, ", must be ", expected);
             }
+        if constexpr (has_index_keys) check_index_keys(request);
+    }
+
+    void check_index_keys(const Request& request) const {
+        const PagedView<K> view = request.sequence.index_view();
+        validate(view);
+        expect(view.length == request.size(), "index keys are ", view.length, ", must be ", request.size());
+        for (Index t = 0; t < view.length; ++t)
+            for (Index i = 0; i < index_dim; ++i) {
+                const double expected = index_value(request.tokens[static_cast<std::size_t>(t)], i);
+                const auto found = static_cast<double>(view.row(t)[i]);
+                expect(found == expected, "index key ", t, ", value ", i, " is ", found, ", must be ", expected);
+            }
     }
 
     Choices choices_;
-    PagedCache<C> cache_;
+    PagedCache<C, K> cache_;
     std::vector<Request> requests_;
     std::uint32_t next_token_ = 0x01020304;
 };
