@@ -41,6 +41,7 @@ std::vector<NamedConfig> sparse_configs() {
     add("one_head_all_rotated", [](Config& c) { c.indexer.heads = 1, c.indexer.head_dim = 10; });
     add("no_rope", [](Config& c) { c.qk_rope_head_dim = 0; });
     add("yarn", [](Config& c) { c.rope.scaling = testing::small_yarn(); });
+    add("no_q_lora_learned_scale", [](Config& c) { c.q_lora_rank = 0, c.learned_query_scale = true; });
     add("top_1", [](Config& c) { c.indexer.top_k = 1; });
     add("gate_and_sinks", [](Config& c) {
         c.output_gate = OutputGate::with_query;
@@ -264,6 +265,44 @@ TEST(AttentionSparseTest, ALayerWithoutAnIndexerTakesTheSelectionItIsHanded) {
     }
     const auto error = compare(y, expected);
     EXPECT_TRUE(within(error, layer_tolerance<float>(config, tokens))) << error;
+}
+
+// Caches of another layer --------------------------------------------------------------------------------------------
+
+TEST(AttentionSharedCacheTest, AttendsToTheCacheOfALayerBeforeIt) {
+    const Config config = small_config();
+    Config shared_config = config;
+    shared_config.shares_cache = true;
+    const Attention<float> first(config, RandomWeights<float>(config, 11).refs());
+    const RandomWeights<float> weights(shared_config, 12);
+    const Attention<float> second(shared_config, weights.refs());
+    const Prompt<float> prompt(config, tokens, 13);
+    for (const Form form : {Form::absorbed, Form::expanded}) {
+        LatentCache<float> cache(config, tokens);
+        RowMatrix<float> y(tokens, config.hidden_size);
+        Workspace workspace;
+        for (const auto& [begin, count] : {std::pair<Index, Index>{0, 40}, {40, 1}, {41, 20}}) {
+            const auto positions =
+                std::span(prompt.positions).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+            const auto x = prompt.x.middleRows(begin, count);
+            first.forward(x, positions, cache, y.middleRows(begin, count), SerialExecutor{}, workspace, form);
+            EXPECT_EQ(cache.size(), begin + count);
+            second.forward(x, positions, cache, y.middleRows(begin, count), SerialExecutor{}, workspace, form);
+            EXPECT_EQ(cache.size(), begin + count);
+        }
+        reference::Matrix rows = cached_rows(cache);
+        const auto expected =
+            reference::forward(shared_config, weights.refs(), prompt.matrix(), prompt.positions, rows, reference::Form::absorbed);
+        EXPECT_TRUE(within(compare(y, expected), layer_tolerance<float>(config, tokens))) << int(form);
+    }
+    LatentCache<float> empty(config, tokens);
+    RowMatrix<float> y(1, config.hidden_size);
+    Workspace workspace;
+    EXPECT_EQ(thrown<std::invalid_argument>([&] {
+                  second.forward(prompt.x.topRows(1), std::span(prompt.positions).first(1), empty, y, SerialExecutor{},
+                                 workspace);
+              }),
+              "mla: cache.size() of a layer that shares it is 0, must be at least 1");
 }
 
 TEST(AttentionSparseErrorsTest, NameWhatIsMissingOrTooMuch) {

@@ -139,6 +139,30 @@ TEST(CheckpointTest, LayersMayDiffer) {
     EXPECT_THROW(static_cast<void>(checkpoint.config(2)), std::invalid_argument);
 }
 
+TEST(CheckpointTest, LearnedFrequenciesComeFromTheFile) {
+    nlohmann::json json = small_json(small_config(0), "mistral_large4");
+    json.update({{"index_topk", 8}, {"index_n_heads", 3}, {"index_head_dim", 22}, {"no_rope_layers", {1, 0}}});
+    const auto layers = io::parse_hf_layers(json);
+    std::vector<StoredTensor> tensors;
+    for (const Index layer : {0, 1}) {
+        const Config& config = *layers[static_cast<std::size_t>(layer)];
+        const RandomWeights<bf16> weights(config, 5);
+        for (const StoredTensor& tensor : stored_layer(config, weights.refs(), layer)) tensors.push_back(tensor);
+    }
+    CheckpointFolder folder;
+    folder.write("config.json", json.dump());
+    folder.write("model.safetensors", tensors);
+    EXPECT_THROW(Checkpoint{folder.path()}, io::CheckpointError);
+    std::vector<float> factors(static_cast<std::size_t>(layers[0]->qk_rope_head_dim / 2));
+    for (std::size_t i = 0; i < factors.size(); ++i) factors[i] = 0.25F * static_cast<float>(i);
+    tensors.push_back(stored("model.rotary_emb.alpha", TensorRef(factors.data(), 1, static_cast<Index>(factors.size()))));
+    folder.write("model.safetensors", tensors);
+    Checkpoint checkpoint(folder.path());
+    EXPECT_EQ(checkpoint.config(0).rope.log_factors, std::vector<double>(factors.begin(), factors.end()));
+    EXPECT_TRUE(checkpoint.config(1).rope.log_factors.empty());
+    for (const Index layer : {0, 1}) EXPECT_NO_THROW(static_cast<void>(checkpoint.attention_weights(layer)));
+}
+
 TEST(CheckpointTest, ALayerOfAnotherKindIsNoneOfOurs) {
     nlohmann::json json = small_json(small_config(0), "kimi_linear");
     json["layer_types"] = {"linear_attention", "full_attention"};

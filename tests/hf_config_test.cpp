@@ -191,7 +191,7 @@ TEST(HfConfigTest, RopeInterleaveChoosesThePairingWhereTheModelReadsIt) {
 /// Every field that transformers' own configuration classes write.
 TEST(HfConfigTest, FieldsOfTransformersAreRead) {
     const json classes = json::parse(std::ifstream(fs::path(MLA_GOLDEN_DIR) / "config_fields.json"));
-    ASSERT_EQ(classes.size(), 15U);
+    ASSERT_EQ(classes.size(), 16U);
     for (const auto& [type, config] : classes.items()) EXPECT_NO_THROW(static_cast<void>(io::parse_hf_layers(config))) << type;
 }
 
@@ -270,6 +270,33 @@ TEST(HfLayersTest, Dots3NoteHasSlidingLayersOfAnotherGeometry) {
     EXPECT_EQ(drawn(dots, selects), "......");
     dots["use_sliding_window"] = false;
     EXPECT_EQ(drawn(dots, slides), "......");
+}
+
+TEST(HfLayersTest, MistralLarge4RotatesNothingInEveryFourthLayerAndSharesCaches) {
+    const json classes = json::parse(std::ifstream(fs::path(MLA_GOLDEN_DIR) / "config_fields.json"));
+    json config = classes.at("mistral_large4_text");
+    for (const char* field : {"no_rope_layers", "layer_types", "kv_source_layers", "indexer_types", "mlp_layer_types"})
+        config.erase(field);
+    config["num_hidden_layers"] = 8;
+    constexpr auto rotates = [](const Config& c) { return c.qk_rope_head_dim > 0; };
+    EXPECT_EQ(drawn(config, rotates), "xxx.xxx.");
+    for (const auto& layer : io::parse_hf_layers(config)) {
+        EXPECT_EQ(layer->qk_head_dim(), 128);
+        EXPECT_TRUE(layer->learned_query_scale);
+    }
+    config["no_rope_layers"] = {1, 0, 1, 0, 1, 1, 1, 1};
+    EXPECT_EQ(drawn(config, rotates), "x.x.xxxx");
+    config["kv_source_layers"] = {0, 1, 0, 1, 4, 4, 6, 7};
+    config["indexer_types"] = {"full", "full", "shared", "shared", "full", "shared", "full", "full"};
+    EXPECT_EQ(drawn(config, [](const Config& c) { return c.shares_cache; }), "..xx.x..");
+    json other = config;
+    other["indexer_types"][2] = "full";
+    expect_error([&] { static_cast<void>(io::parse_hf_layers(other)); }, {"indexer_types", "layer 2"});
+    for (const json& sources : {json{0, 1, 1, 1, 4, 4, 6, 7}, json{0, 1, 3, 1, 4, 4, 6, 7}, json{0, 1, 0, 1, 4, 4, 5, 7}}) {
+        other = config;
+        other["kv_source_layers"] = sources;
+        expect_error([&] { static_cast<void>(io::parse_hf_layers(other)); }, {"kv_source_layers", "for layer"});
+    }
 }
 
 TEST(HfLayersTest, ANumberOfLayersThatNoModelHasIsRefused) {

@@ -107,13 +107,17 @@ class Attention {
         const auto s =
             workspace.carve([&](Arena& arena) { return Scratch::carve(arena, *this, limits, executor.concurrency()); });
         detail::require_distinct(list, s.caches);
-        const detail::RoomForAll<Cache> room(list);
+        const detail::RoomForAll<Cache> room(config_.shares_cache ? std::span<const Request<Cache>>() : list);
 
         for (Index t = 0; t < tokens; ++t) rope_.angles(positions[static_cast<std::size_t>(t)], s.angles.row(t));
         queries_(view(x), positions, rope_, s.angles, s.query, executor);
-        latents_(view(x), rope_, s.angles, s.latents, executor);
-        append(list, view(x), s, executor);
-        attend(list, select(list, view(x), s, executor, options), s, executor, options);
+        const IndexTokens<A> index_tokens{view(x), queries_.latent(s.query), s.angles, positions};
+        if (!config_.shares_cache) {
+            latents_(view(x), rope_, s.angles, s.latents, executor);
+            if (indexer_) indexer_->project_keys(index_tokens, s.index_keys, executor);
+            detail::append_to_all<A>(list, s.latents, s.index_keys);
+        }
+        attend(list, select(list, index_tokens, s, executor, options), s, executor, options);
         output_(view(x), s.o, gate(s), s.gate_logits, {y.data(), tokens, y.cols(), y.outerStride()}, executor);
     }
 
@@ -218,31 +222,15 @@ class Attention {
         detail::check_options(options, requests, config_, x.rows());
     }
 
-    template <LatentStore Cache>
-    void append(std::span<const Request<Cache>> requests, MatrixView<const A> x, const Scratch& s, ExecutorRef executor) const {
-        if (indexer_) indexer_->project_keys(x, s.angles, s.index_keys, executor);
-        Index first = 0;
-        for (const Request<Cache>& request : requests) {
-            const MatrixView<const A> latents = s.latents.row_range(first, request.tokens);
-            if constexpr (IndexedStore<Cache>) {
-                request.cache->append(latents, s.index_keys.row_range(first, request.tokens));
-            } else {
-                request.cache->append(latents);
-            }
-            first += request.tokens;
-        }
-    }
-
     /// Which tokens each token attends to, [T, k]; empty where that is all before it.
     template <LatentStore Cache>
-    [[nodiscard]] MatrixView<const std::int32_t> select(std::span<const Request<Cache>> requests, MatrixView<const A> x,
+    [[nodiscard]] MatrixView<const std::int32_t> select(std::span<const Request<Cache>> requests, const IndexTokens<A>& tokens,
                                                         const Scratch& s, ExecutorRef executor,
                                                         const ForwardOptions<A>& options) const {
         if constexpr (IndexedStore<Cache>) {
             const MatrixView<std::int32_t> selected = options.selected.data != nullptr ? options.selected : s.selection;
             Workspace kernel(s.kernel);
-            detail::select_for_call<A>(*indexer_, queries_.latent(s.query), x, s.angles, requests, s.query_begin, selected,
-                                       kernel, executor);
+            detail::select_for_call<A>(*indexer_, tokens, requests, s.query_begin, selected, kernel, executor);
             return selected;
         }
         return options.selection;

@@ -55,6 +55,8 @@ struct Rope {
     RopePairing pairing = RopePairing::interleaved;
     std::variant<std::monostate, Yarn, LongRope> scaling;
     bool rotates = true;  ///< false: the rope parts of queries and keys stay as they are (Kimi-Linear)
+    /// [Dr/2]: added to the logarithms of the frequencies, scaled ones too; learned (mistral_large4). Or empty.
+    std::vector<double> log_factors;
     bool operator==(const Rope&) const = default;
 };
 
@@ -103,6 +105,11 @@ struct Config {
     bool rope_key_norm = false;  ///< RMSNorm of the rope key before it is rotated (dots3_note)
     bool sinks = false;          ///< a learned logit a head, which takes its share of the softmax and has no value (hy_v4)
     Index sliding_window = 0;    ///< keys that a query sees, its own included; 0: all before it
+    /// Queries of a head, and of an indexer's head, are multiplied by scale·ln(position + 1) + bias, both learned
+    /// (mistral_large4).
+    bool learned_query_scale = false;
+    /// The layer caches nothing and attends to the cache of a layer before it (mistral_large4).
+    bool shares_cache = false;
     OutputGate output_gate = OutputGate::none;
     IndexerConfig indexer;
     bool operator==(const Config&) const = default;
@@ -166,7 +173,7 @@ inline void validate(const IndexerConfig& indexer, const Config& config) {
     if (indexer.heads == 0) return;
     require_at_least("indexer.top_k", indexer.top_k, Index{1});
     require_in_range("indexer.head_dim", indexer.head_dim, std::max<Index>(config.qk_rope_head_dim, 1), max_dimension);
-    require_at_least("q_lora_rank of a layer with an indexer", config.q_lora_rank, Index{1});
+    require(!config.shares_cache, "indexer.heads", indexer.heads, "0 for a layer that shares a cache: it keeps no index keys");
     require(std::isfinite(indexer.norm_eps) && indexer.norm_eps >= 0.0, "indexer.norm_eps", indexer.norm_eps,
             "finite and not negative");
 }
@@ -178,6 +185,9 @@ inline void validate_rope(const Rope& rope, Index dim) {
     require(std::isfinite(rope.base) && rope.base > 1.0, "rope.base", rope.base, "finite and above 1");
     if (const auto* yarn = std::get_if<Yarn>(&rope.scaling)) detail::validate(*yarn);
     if (const auto* longrope = std::get_if<LongRope>(&rope.scaling)) detail::validate(*longrope, dim);
+    if (rope.log_factors.empty()) return;
+    require_equal("rope.log_factors.size()", static_cast<Index>(rope.log_factors.size()), "qk_rope_head_dim / 2", dim / 2);
+    for (const double factor : rope.log_factors) require(std::isfinite(factor), "rope.log_factors[i]", factor, "finite");
 }
 
 /// @throws std::invalid_argument naming the field, its value and the rule, when `config` describes no layer

@@ -82,6 +82,13 @@ struct RequestViews {
     [[nodiscard]] auto operator[](std::size_t index) const noexcept { return requests[index].cache->view(); }
 };
 
+/// Tokens of a request before those of a call: all that are cached, unless they are there already, put by a layer whose cache
+/// this one shares.
+template <LatentStore Cache>
+[[nodiscard]] Index tokens_before(const Request<Cache>& request, const Config& config) noexcept {
+    return request.cache->size() - (config.shares_cache ? request.tokens : 0);
+}
+
 /// Room for every request's tokens, taken before any is appended: requests may draw on one pool, where the room that each finds
 /// for itself does not add up. What is left when this goes is given back.
 template <LatentStore Cache>
@@ -117,6 +124,21 @@ class RoomForAll {
     std::span<const Request<Cache>> requests_;
 };
 
+/// Appends the rows of `latents`, with those of `index_keys` where caches keep them, to the caches of their requests.
+template <Compute A, LatentStore Cache>
+void append_to_all(std::span<const Request<Cache>> requests, MatrixView<const A> latents, MatrixView<const A> index_keys) {
+    Index first = 0;
+    for (const Request<Cache>& request : requests) {
+        const MatrixView<const A> tokens = latents.row_range(first, request.tokens);
+        if constexpr (IndexedStore<Cache>) {
+            request.cache->append(tokens, index_keys.row_range(first, request.tokens));
+        } else {
+            request.cache->append(tokens);
+        }
+        first += request.tokens;
+    }
+}
+
 /// Checks that no cache is named twice; `sorted` [requests] is scratch.
 template <LatentStore Cache>
 void require_distinct(std::span<const Request<Cache>> requests, const void** sorted) {
@@ -151,20 +173,24 @@ void check_requests(std::span<const Request<Cache>> requests, const Config& conf
         require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config.qk_rope_head_dim);
         require(cache.pairing() == config.rope.pairing, "cache.pairing()", name(cache.pairing()), name(config.rope.pairing));
         check_index_keys(cache, config);
-        cache.require_room(request.tokens);
+        if (config.shares_cache)
+            require_at_least("cache.size() of a layer that shares it", cache.size(), request.tokens);
+        else
+            cache.require_room(request.tokens);
     }
     require_equal("requests' tokens", tokens, "x.rows()", rows);
 }
 
 /// Checks the selection that a layer without an indexer is handed: tokens that each token may see.
 template <Compute A, LatentStore Cache>
-void check_selection(const MatrixView<const std::int32_t>& selection, std::span<const Request<Cache>> requests, Index tokens) {
+void check_selection(const MatrixView<const std::int32_t>& selection, std::span<const Request<Cache>> requests,
+                     const Config& config, Index tokens) {
     require_equal("options.selection.rows", selection.rows, "x.rows()", tokens);
     require_at_least("options.selection.cols", selection.cols, Index{1});
     require_at_least("options.selection.stride", selection.stride, selection.cols);
     Index t = 0;
     for (const Request<Cache>& request : requests)
-        for (Index own = request.cache->size(); own < request.cache->size() + request.tokens; ++own, ++t)
+        for (Index own = tokens_before(request, config), end = own + request.tokens; own < end; ++own, ++t)
             for (Index i = 0; i < selection.cols; ++i)
                 if (selection(t, i) < -1 || selection(t, i) > own) [[unlikely]]
                     require_in_range(("options.selection[" + std::to_string(t) + "][" + std::to_string(i) + "]").c_str(),
@@ -178,7 +204,7 @@ void check_sparse_options(const ForwardOptions<A>& options, std::span<const Requ
     require(
         takes == (options.selection.data != nullptr) || tokens == 0, "options.selection", takes ? "empty" : "given",
         takes ? "given: the layer selects no keys itself" : "empty: only a layer with top_k and without an indexer takes one");
-    if (takes && tokens > 0) check_selection<A>(options.selection, requests, tokens);
+    if (takes && tokens > 0) check_selection<A>(options.selection, requests, config, tokens);
     if (options.selected.data != nullptr) {
         require(config.indexer.heads > 0, "options.selected", "given", "empty for a layer without an indexer");
         require_equal("options.selected.rows", options.selected.rows, "x.rows()", tokens);

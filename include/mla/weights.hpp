@@ -12,11 +12,15 @@ namespace mla::inline MLA_ISA {
 
 /// Tensors of an indexer (`self_attn.indexer.*`).
 struct IndexerWeights {
-    TensorRef wq_b;          ///< [Hi·Di, Rq]
-    TensorRef wk;            ///< [Di, hidden]
-    TensorRef k_norm;        ///< [1, Di]
-    TensorRef k_norm_bias;   ///< [1, Di]
-    TensorRef weights_proj;  ///< [Hi, hidden]
+    TensorRef wq_b;               ///< [Hi·Di, Rq], without q_lora_rank [Hi·Di, hidden]
+    TensorRef q_input_norm;       ///< [1, hidden]   without q_lora_rank
+    TensorRef q_input_norm_bias;  ///< [1, hidden]   without q_lora_rank
+    TensorRef wk;                 ///< [Di, hidden]
+    TensorRef k_norm;             ///< [1, Di]
+    TensorRef k_norm_bias;        ///< [1, Di]
+    TensorRef weights_proj;       ///< [Hi, hidden]
+    TensorRef query_scale;        ///< [1, Hi]       with learned_query_scale
+    TensorRef query_scale_bias;   ///< [1, Hi]       with learned_query_scale
 };
 
 /// Tensors of one layer, each [out, in], named as in a Hugging Face checkpoint (`model.layers.N.self_attn.*`).
@@ -26,18 +30,20 @@ struct AttentionWeights {
     TensorRef q_a_layernorm;       ///< [1, Rq]                with q_lora_rank
     TensorRef q_b_proj;            ///< [H·(Dn+Dr), Rq]        with q_lora_rank; rows a head: nope, then rope
     TensorRef q_proj;              ///< [H·(Dn+Dr), hidden]    without q_lora_rank
-    TensorRef kv_a_proj_with_mqa;  ///< [Dc+Dr, hidden]        latent, then the one rope key of all heads
-    TensorRef kv_a_layernorm;      ///< [1, Dc]
+    TensorRef kv_a_proj_with_mqa;  ///< [Dc+Dr, hidden]        unless shares_cache; latent, then the one rope key of all heads
+    TensorRef kv_a_layernorm;      ///< [1, Dc]                unless shares_cache
     TensorRef kv_b_proj;           ///< [H·(Dn+Dv), Dc]        rows a head: W_UK, then W_UV
     TensorRef o_proj;              ///< [hidden, H·Dv]
     TensorRef q_a_bias;            ///< [1, Rq]                with attention_bias and q_lora_rank
-    TensorRef kv_a_bias;           ///< [1, Dc+Dr]             with attention_bias
+    TensorRef kv_a_bias;           ///< [1, Dc+Dr]             with attention_bias, unless shares_cache
     TensorRef o_bias;              ///< [1, hidden]            with attention_bias
     TensorRef q_gate_proj;         ///< [H·(Dn+Dr+Dv), 2·Rq]   instead of q_b_proj with OutputGate::with_query; rows a head:
                                    ///<                        nope, rope, gate; columns: the latent normalised, and as it came
     TensorRef gate_proj;           ///< [H or H·Dv, hidden]    with another output gate
-    TensorRef k_rope_layernorm;    ///< [1, Dr]                with rope_key_norm
+    TensorRef k_rope_layernorm;    ///< [1, Dr]                with rope_key_norm, unless shares_cache
     TensorRef sinks;               ///< [1, H]                 with sinks
+    TensorRef query_scale;         ///< [1, H]                 with learned_query_scale
+    TensorRef query_scale_bias;    ///< [1, H]                 with learned_query_scale
     IndexerWeights indexer;        ///<                        with indexer.heads
 };
 
@@ -45,11 +51,19 @@ struct AttentionWeights {
 template <class Weights, class F>
 void for_each_indexer_tensor(const Config& config, Weights& weights, F&& f) {
     const Index dim = config.indexer.head_dim;
-    f("indexer.wq_b", weights.wq_b, config.indexer.heads * dim, config.q_lora_rank);
+    const bool low_rank = config.q_lora_rank > 0;
+    f("indexer.wq_b", weights.wq_b, config.indexer.heads * dim, low_rank ? config.q_lora_rank : config.hidden_size);
+    if (!low_rank) {
+        f("indexer.q_input_norm", weights.q_input_norm, Index{1}, config.hidden_size);
+        f("indexer.q_input_norm_bias", weights.q_input_norm_bias, Index{1}, config.hidden_size);
+    }
     f("indexer.wk", weights.wk, dim, config.hidden_size);
     f("indexer.k_norm", weights.k_norm, Index{1}, dim);
     f("indexer.k_norm_bias", weights.k_norm_bias, Index{1}, dim);
     f("indexer.weights_proj", weights.weights_proj, config.indexer.heads, config.hidden_size);
+    if (!config.learned_query_scale) return;
+    f("indexer.query_scale", weights.query_scale, Index{1}, config.indexer.heads);
+    f("indexer.query_scale_bias", weights.query_scale_bias, Index{1}, config.indexer.heads);
 }
 
 /// Calls `f(name, tensor, rows, cols)` for each tensor of `weights` that `config` calls for, with the shape it must have.
@@ -67,18 +81,24 @@ void for_each_tensor(const Config& config, Weights& weights, F&& f) {
     } else {
         f("q_proj", weights.q_proj, config.q_dim(), config.hidden_size);
     }
-    f("kv_a_proj_with_mqa", weights.kv_a_proj_with_mqa, config.cache_dim(), config.hidden_size);
-    f("kv_a_layernorm", weights.kv_a_layernorm, Index{1}, config.kv_lora_rank);
+    if (!config.shares_cache) {
+        f("kv_a_proj_with_mqa", weights.kv_a_proj_with_mqa, config.cache_dim(), config.hidden_size);
+        f("kv_a_layernorm", weights.kv_a_layernorm, Index{1}, config.kv_lora_rank);
+        if (config.attention_bias) f("kv_a_bias", weights.kv_a_bias, Index{1}, config.cache_dim());
+        if (config.rope_key_norm) f("k_rope_layernorm", weights.k_rope_layernorm, Index{1}, config.qk_rope_head_dim);
+    }
     f("kv_b_proj", weights.kv_b_proj, heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank);
     f("o_proj", weights.o_proj, config.hidden_size, config.o_dim());
     if (config.attention_bias) {
         if (config.q_lora_rank > 0) f("q_a_bias", weights.q_a_bias, Index{1}, config.q_lora_rank);
-        f("kv_a_bias", weights.kv_a_bias, Index{1}, config.cache_dim());
         f("o_bias", weights.o_bias, Index{1}, config.hidden_size);
     }
     if (config.output_gate == OutputGate::per_head || config.output_gate == OutputGate::per_value)
         f("gate_proj", weights.gate_proj, config.gate_dim(), config.hidden_size);
-    if (config.rope_key_norm) f("k_rope_layernorm", weights.k_rope_layernorm, Index{1}, config.qk_rope_head_dim);
+    if (config.learned_query_scale) {
+        f("query_scale", weights.query_scale, Index{1}, heads);
+        f("query_scale_bias", weights.query_scale_bias, Index{1}, heads);
+    }
     if (config.sinks) f("sinks", weights.sinks, Index{1}, heads);
     if (config.indexer.heads > 0) for_each_indexer_tensor(config, weights.indexer, f);
 }

@@ -42,6 +42,7 @@ CLASSES = {
     "longcat_flash": ("longcat_flash", "LongcatFlash", "MLA"),
     "minicpm3": ("minicpm3", "MiniCPM3", "Attention"),
     "mistral4": ("mistral4", "Mistral4", "Attention"),
+    "mistral_large4_text": ("mistral_large4", "MistralLarge4Text", "Attention"),
     "youtu": ("youtu", "Youtu", "Attention"),
 }
 
@@ -53,12 +54,18 @@ TENSORS = {
     "indexer.k_norm.bias": "indexer.k_norm_bias",
     "g_proj.weight": "gate_proj",
     "k_rope_only_layernorm.weight": "k_rope_layernorm",
+    "softmax_scaling.scale": "query_scale",
+    "softmax_scaling.bias": "query_scale_bias",
+    "indexer.softmax_scaling.scale": "indexer.query_scale",
+    "indexer.softmax_scaling.bias": "indexer.query_scale_bias",
+    "indexer.q_input_norm.bias": "indexer.q_input_norm_bias",
 }
 
 PUBLISHED_FIELDS = (
     "model_type hidden_size num_attention_heads num_key_value_heads q_lora_rank kv_lora_rank qk_nope_head_dim "
     "qk_rope_head_dim v_head_dim attention_bias rms_norm_eps max_position_embeddings rope_interleave rope_parameters "
-    "num_hidden_layers head_dim layer_types index_topk index_head_dim index_n_heads indexer_types sliding_window per_layer_config"
+    "num_hidden_layers head_dim layer_types index_topk index_head_dim index_n_heads indexer_types sliding_window per_layer_config "
+    "no_rope_layers kv_source_layers"
 ).split()
 
 
@@ -146,6 +153,12 @@ CASES = [
          {"num_hidden_layers": 1, "head_dim": 18, "layer_types": ["sliding_attention"], "sliding_window": 4,
           "per_layer_config": {0: {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 17, "kv_lora_rank": 15, "head_dim": 20,
                                    "qk_nope_head_dim": 14, "qk_rope_head_dim": 6, "v_head_dim": 9}}}),
+    # Learned frequencies, and queries scaled by the logarithm of their position; then a layer in which nothing is rotated.
+    Case("mistral_large4", "mistral_large4_text", 40, 3, None, 18, (10, 8, 11),
+         {**yarn(factor=16.0, original_max_position_embeddings=32), "attention_factor": 1.0, "mscale": None, "mscale_all_dim": None},
+         [6, 1, 10], {"index_topk": 5, "index_n_heads": 8, "index_head_dim": 12, "num_hidden_layers": 1, "no_rope_layers": [1]}),
+    Case("mistral_large4_nope", "mistral_large4_text", 40, 3, None, 18, (10, 8, 11), plain(1e4),
+         [6, 1, 10], {"index_topk": 5, "index_n_heads": 8, "index_head_dim": 12, "num_hidden_layers": 1, "no_rope_layers": [0]}),
     # The query scale steps up at every multiple of the original context, 8 here. YaRN's ramp has no width: at such a
     # context and beta both of its ends are 0.
     Case("mistral4", "mistral4", 36, 3, 22, 19, (10, 8, 11),
@@ -195,6 +208,8 @@ def make_layer(case, config):
             values = 1.0 + 0.2 * values
         elif name == "sinks":
             pass
+        elif "softmax_scaling" in name:
+            values = 0.3 * values + (1.0 if name.endswith("bias") else 0.0)
         elif name.endswith("bias"):
             values = 0.1 * case.input_scale * values
         else:
@@ -203,7 +218,10 @@ def make_layer(case, config):
             parameter.copy_(values.to(case.weights))
     x = torch.randn((sum(case.chunks), case.hidden), generator=generator, dtype=torch.float64) * case.input_scale
     rotary = getattr(modeling, prefix + "RotaryEmbedding", None)
-    return layer, rotary and rotary(config), x.to(torch.bfloat16).to(case.compute)
+    rotary = rotary and rotary(config)
+    if hasattr(rotary, "alpha"):
+        rotary.alpha.copy_(0.5 * torch.randn(rotary.alpha.shape, generator=generator, dtype=torch.float64))
+    return layer, rotary, x.to(torch.bfloat16).to(case.compute)
 
 
 def rotations(layer, rotary, tokens, position_ids):
@@ -230,7 +248,7 @@ def run(layer, rotary, x, positions, chunks):
             visible &= ~torch.ones_like(visible).tril(begin - window)
         mask = torch.zeros(visible.shape, dtype=x.dtype).masked_fill(~visible, -math.inf)
         output, *_ = layer(hidden_states=tokens, attention_mask=mask[None, None], past_key_values=cache,
-                           position_ids=position_ids, **rotations(layer, rotary, tokens, position_ids))
+                           position_ids=position_ids, shared_kv_states={}, **rotations(layer, rotary, tokens, position_ids))
         outputs.append(output[0])
         begin += count
     return torch.cat(outputs), cache.layers[0]
@@ -340,6 +358,8 @@ def write(case, config, layer, rotary, x, positions, outputs, cache, chosen):
     if chosen:
         tensors["cache_index"] = cache.indexer_keys[0].double()
         tensors["selection"] = visible_selection(chosen[0], config.index_topk)
+    if hasattr(rotary, "alpha"):
+        tensors["rope_log_factors"] = rotary.alpha.double()
     for name, parameter in layer.named_parameters():
         tensors[TENSORS.get(name, name.removesuffix(".weight"))] = parameter.detach().to(case.weights)
     published = config.to_dict()

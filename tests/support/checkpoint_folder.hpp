@@ -57,6 +57,11 @@ template <class T>
         if (name == "k_rope_layernorm") published = "k_rope_only_layernorm.weight";
         if (name == "indexer.k_norm_bias") published = "indexer.k_norm.bias";
         if (name == "sinks") published = "sinks";
+        if (name == "query_scale") published = "softmax_scaling.scale";
+        if (name == "query_scale_bias") published = "softmax_scaling.bias";
+        if (name == "indexer.query_scale") published = "indexer.softmax_scaling.scale";
+        if (name == "indexer.query_scale_bias") published = "indexer.softmax_scaling.bias";
+        if (name == "indexer.q_input_norm_bias") published = "indexer.q_input_norm.bias";
         tensors.push_back(stored(prefix + "layers." + std::to_string(layer) + ".self_attn." + published, tensor));
     });
     return tensors;

@@ -69,7 +69,8 @@ namespace detail {
 /// transformers' cache as one matrix [T, Dc+Dr]. "halves": the rope key holds the first of all pairs, then the second.
 [[nodiscard]] inline reference::Matrix read_cache(io::Safetensors& file, const Config& config, const std::string& rope_layout) {
     const reference::Matrix latent = reference::to_matrix(file.tensor("cache_latent"));
-    const reference::Matrix rope = reference::to_matrix(file.tensor("cache_rope"));
+    const reference::Matrix rope =
+        config.qk_rope_head_dim > 0 ? reference::to_matrix(file.tensor("cache_rope")) : reference::Matrix(latent.rows, 0);
     const bool permuted = rope_layout == "halves" && config.rope.pairing == RopePairing::interleaved;
     reference::Matrix cache(latent.rows, config.cache_dim());
     for (Index t = 0; t < latent.rows; ++t) {
@@ -107,6 +108,8 @@ namespace detail {
     io::Safetensors& file = *loaded.file;
     const auto about = nlohmann::json::parse(file.metadata().at("golden"));
     loaded.config = io::parse_hf_config(about.at("config"));
+    if (file.contains("rope_log_factors") && loaded.config.qk_rope_head_dim > 0)
+        loaded.config.rope.log_factors = reference::to_matrix(file.tensor("rope_log_factors")).values;
     for_each_tensor(loaded.config, loaded.weights,
                     [&](const char* tensor, TensorRef& weight, Index, Index) { weight = file.tensor(tensor); });
     validate(loaded.config, loaded.weights);

@@ -19,6 +19,7 @@
 #include "mla/io/checkpoint_index.hpp"
 #include "mla/io/hf_config.hpp"
 #include "mla/io/safetensors.hpp"
+#include "mla/io/tensor_names.hpp"
 #include "mla/weights.hpp"
 
 namespace mla::inline MLA_ISA::io {
@@ -52,13 +53,12 @@ class Checkpoint {
         }
         for (const char* prefix : {"model.", "language_model.model.", "model.language_model.", "language.model."})
             if (has_prefix(std::string(prefix) + "layers.")) prefix_ = prefix;
+        read_learned_frequencies();
     }
 
     /// The attention that all layers have, or of a hybrid all those of latent attention.
     /// @throws std::invalid_argument where layers differ: `config(layer)` gives each
-    [[nodiscard]] Config config() const {
-        return detail::parse_named(json_, (folder_ / "config.json").string(), parse_hf_config);
-    }
+    [[nodiscard]] Config config() const { return common_config(layers_); }
     /// The attention of one layer, counted from 0; past num_hidden_layers, where layers for speculation lie, that of all others.
     /// @throws std::invalid_argument where the layer is of another kind, or past the last where layers differ
     [[nodiscard]] Config config(Index layer) const {
@@ -117,7 +117,7 @@ class Checkpoint {
         const bool skips_indexer = config.indexer.heads == 0 && has_indexer(layer);
         std::set<std::string, std::less<>> read;
         for_each_tensor(config, weights, [&](std::string_view name, TensorRef& weight, Index rows, Index cols) {
-            const std::string published = published_name(name);
+            const std::string published = detail::published_name(name, model_type());
             weight = tensor(start + published, rows, cols);
             read.insert(published);
             if (weight.scales.data != nullptr) read.insert(published + "_scale_inv");
@@ -167,17 +167,21 @@ class Checkpoint {
         return index < layers_.size() && layers_[index] && layers_[index]->indexer.heads > 0;
     }
 
-    /// q_a_bias -> q_a_proj.bias, as the checkpoints call it; what is not named here is a weight.
-    [[nodiscard]] std::string published_name(std::string_view name) const {
-        if (name == "q_a_bias") return "q_a_proj.bias";
-        if (name == "kv_a_bias") return "kv_a_proj_with_mqa.bias";
-        if (name == "o_bias") return "o_proj.bias";
-        if (name == "indexer.k_norm_bias") return "indexer.k_norm.bias";
-        if (name == "k_rope_layernorm") return "k_rope_only_layernorm.weight";
-        if (name == "gate_proj" && json_.value("model_type", "") != "hy_v4") return "g_proj.weight";
-        if (name == "sinks") return "sinks";
-        return std::string(name) + ".weight";
+    /// The frequencies that mistral_large4 learns, one set for all layers.
+    void read_learned_frequencies() {
+        if (model_type() != "mistral_large4_text") return;
+        for (std::optional<Config>& layer : layers_) {
+            if (!layer || layer->qk_rope_head_dim == 0) continue;
+            const TensorRef factors = tensor(prefix_ + "rotary_emb.alpha", 1, layer->qk_rope_head_dim / 2);
+            layer->rope.log_factors.resize(static_cast<std::size_t>(factors.cols));
+            factors.visit([&](const auto& element) {
+                for (Index i = 0; i < factors.cols; ++i)
+                    layer->rope.log_factors[static_cast<std::size_t>(i)] = static_cast<double>(element(0, i));
+            });
+        }
     }
+
+    [[nodiscard]] std::string_view model_type() const { return detail::model_type_of(detail::ConfigFields(json_)).name; }
 
     void open_files() {
         const std::filesystem::path index = folder_ / "model.safetensors.index.json";

@@ -23,10 +23,11 @@ namespace mla::inline MLA_ISA::io {
 
 namespace detail {
 
-/// The model type of a configuration. dots3_note's text model is found under the whole model's name, too.
+/// The model type of a configuration. The text model of a larger one is found under the whole model's name, too.
 [[nodiscard]] inline const ModelType& model_type_of(const ConfigFields& fields) {
     const std::string name = fields.string("model_type");
-    const ModelType* const type = find_model_type(name == "dots3_note" ? "dots3_note_text" : name);
+    const ModelType* type = find_model_type(name);
+    if (type == nullptr) type = find_model_type(name + "_text");
     if (type == nullptr) fields.fail("model_type", "one with latent attention that is known here");
     return *type;
 }
@@ -69,11 +70,12 @@ template <class Parse>
 
 /// The attention of every layer of a Hugging Face config.json, old (`rope_scaling`, `rope_theta`) or new (`rope_parameters`), by
 /// its model_type: axk1, axk2, bailing_hybrid, deepseek_v2, deepseek_v3, deepseek_v32, dots3_note, glm4_moe_lite, glm_moe_dsa,
-/// hy_v4, kimi_k2, kimi_linear, longcat_flash, minicpm3, mistral4 or youtu. Nothing where a hybrid's layer is of another kind
-/// (linear attention). A multimodal model's `text_config` is handed in by itself. Read as transformers reads it: the latent norms
-/// take 1e-6 whatever `rms_norm_eps` says, but for dots3_note (set `latent_norm_eps` afterwards to follow an engine that uses
-/// it). A field that is not known to leave attention alone is an error, as are rope fields that contradict each other. The
-/// results are valid (`validate`). Without `num_hidden_layers` they are one.
+/// hy_v4, kimi_k2, kimi_linear, longcat_flash, minicpm3, mistral4, mistral_large4 (but for its learned frequencies, which a
+/// checkpoint holds) or youtu. Nothing where a hybrid's layer is of another kind (linear attention). A multimodal model's
+/// `text_config` is handed in by itself. Read as transformers reads it: the latent norms take 1e-6 whatever `rms_norm_eps` says,
+/// but for dots3_note (set `latent_norm_eps` afterwards to follow an engine that uses it). A field that is not known to leave
+/// attention alone is an error, as are rope fields that contradict each other. The results are valid (`validate`). Without
+/// `num_hidden_layers` they are one.
 /// @throws std::invalid_argument naming the field that is missing, of a wrong type, unknown, or without meaning
 [[nodiscard]] inline std::vector<std::optional<Config>> parse_hf_layers(const nlohmann::json& json) {
     const detail::ConfigFields fields(json);
@@ -84,12 +86,11 @@ template <class Parse>
     return layers;
 }
 
-/// The attention that all layers of a config.json have, or of a hybrid all those of latent attention; read as `parse_hf_layers`
-/// does.
-/// @throws as `parse_hf_layers` does, and std::invalid_argument where layers differ or none has latent attention
-[[nodiscard]] inline Config parse_hf_config(const nlohmann::json& json) {
+/// The config of all layers that have one.
+/// @throws std::invalid_argument where they differ, or none has one
+[[nodiscard]] inline Config common_config(const std::vector<std::optional<Config>>& layers) {
     std::optional<Config> common;
-    for (const std::optional<Config>& layer : parse_hf_layers(json)) {
+    for (const std::optional<Config>& layer : layers) {
         if (!layer) continue;
         if (common && *common != *layer)
             throw_invalid("configuration", "of layers that differ", "of layers that are alike: parse_hf_layers reads each");
@@ -98,6 +99,11 @@ template <class Parse>
     if (!common) throw_invalid("configuration", "of no layer with latent attention", "of one at least");
     return *common;
 }
+
+/// The attention that all layers of a config.json have, or of a hybrid all those of latent attention; read as `parse_hf_layers`
+/// does.
+/// @throws as `parse_hf_layers` does, and std::invalid_argument where layers differ or none has latent attention
+[[nodiscard]] inline Config parse_hf_config(const nlohmann::json& json) { return common_config(parse_hf_layers(json)); }
 
 /// The attention of Mistral's params.json (Mistral Large 3), read as vLLM reads it.
 /// @throws std::invalid_argument naming the field that is missing, of a wrong type, unknown, or without meaning

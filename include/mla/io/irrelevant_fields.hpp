@@ -42,6 +42,7 @@ inline constexpr std::string_view irrelevant_fields[] = {
     "expert_ffn_hidden_size",
     "exponential_decay_length_penalty",
     "ffn_hidden_size",
+    "final_logit_softcapping",
     "finetuning_task",
     "first_k_dense_replace",
     "forced_bos_token_id",

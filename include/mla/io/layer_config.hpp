@@ -102,7 +102,11 @@ inline void read_indexer(const ConfigFields& fields, const ModelType& type, Inde
     indexer.pairing = rule.pairing;
     indexer.rope_is_last = rule.rope_is_last;
     if (rule.takes_norm_eps) indexer.norm_eps = fields.number("rms_norm_eps", 1e-5);
-    if (config.q_lora_rank == 0) fields.fail("q_lora_rank", "a positive integer: the indexer needs it");
+    const bool mistral = type.layers == LayerRule::mistral_large4;
+    if ((config.q_lora_rank == 0) != mistral)
+        fields.fail("q_lora_rank", mistral ? "absent" : "a positive integer: the indexer needs it");
+    if (config.shares_cache)
+        fields.fail("indexer_types", "shared for layer " + std::to_string(layer) + ", which keeps no cache and so no index keys");
 }
 
 /// What `per_layer_config` has for a layer, under its number, which may be written with leading zeros; null where it has nothing.
@@ -146,6 +150,44 @@ inline void read_dots3(const ConfigFields& fields, const std::string& kind, Conf
     if (kind == sliding_attention) config.sliding_window = window;
 }
 
+/// Element `layer` of a list of integers; `otherwise` without a list.
+[[nodiscard]] inline Index integer_of_layer(const ConfigFields& fields, const char* key, Index layer, Index otherwise) {
+    if (!fields.has(key)) return otherwise;
+    const nlohmann::json& list = fields.json()[key];
+    const auto index = static_cast<std::size_t>(layer);
+    if (!list.is_array() || index >= list.size() || !list[index].is_number_integer() || list[index] < 0 ||
+        list[index] > most_layers)
+        fields.fail(key, "an array of an integer for each layer");
+    return list[index].get<Index>();
+}
+
+/// Whether mistral_large4 rotates something in a layer.
+[[nodiscard]] inline bool rotates_in(const ConfigFields& fields, Index layer) {
+    const Index interval = fields.integer_or("no_rope_layer_interval", 4);
+    return integer_of_layer(fields, "no_rope_layers", layer, (layer + 1) % interval != 0 ? 1 : 0) != 0;
+}
+
+/// The dimensions of mistral_large4, of which some layers have nothing that is rotated, and whose cache a layer attends to.
+inline void read_mistral_large4(const ConfigFields& fields, Index layer, Config& config) {
+    config.learned_query_scale = true;
+    if (!rotates_in(fields, layer)) {
+        config.qk_nope_head_dim += config.qk_rope_head_dim;
+        config.qk_rope_head_dim = 0;
+    }
+    const Index source = integer_of_layer(fields, "kv_source_layers", layer, layer);
+    config.shares_cache = source != layer;
+    if (source > layer || integer_of_layer(fields, "kv_source_layers", source, source) != source ||
+        rotates_in(fields, source) != rotates_in(fields, layer))
+        fields.fail("kv_source_layers",
+                    "for layer " + std::to_string(layer) + " itself, or one before it that keeps a cache like its own");
+}
+
+/// Where a file gives no rope: YaRN far beyond a short context, without a magnitude.
+[[nodiscard]] inline nlohmann::json mistral_large4_rope() {
+    return {{"rope_type", "yarn"}, {"rope_theta", 1e4}, {"factor", 2048.0},       {"original_max_position_embeddings", 512},
+            {"beta_fast", 32.0},   {"beta_slow", 1.0},  {"attention_factor", 1.0}};
+}
+
 /// Whether a layer of this kind has an indexer. dots3_note's own files call such layers full, and say so with use_dsa.
 [[nodiscard]] inline bool is_indexed(const ConfigFields& fields, const ModelType& type, const std::string& kind) {
     if (type.indexer.heads == 0 || kind == sliding_attention) return false;
@@ -164,6 +206,7 @@ inline void read_dots3(const ConfigFields& fields, const std::string& kind, Conf
     if (type.takes_norm_eps) config.latent_norm_eps = fields.number("rms_norm_eps", 1e-5);
     config.output_gate = type.gate;
     config.sinks = type.sinks;
+    if (type.layers == LayerRule::mistral_large4) read_mistral_large4(fields, layer, config);
     read_rope_of(fields, type, kind, config);
     if (type.name == "longcat_flash") read_longcat_multipliers(fields, config);
     if (type.dots3) read_dots3(fields, kind, config);
@@ -185,8 +228,15 @@ inline void read_dots3(const ConfigFields& fields, const std::string& kind, Conf
     const ConfigFields fields(json);
     const std::string kind = layer_kind(fields, type, layer);
     if (kind == linear_attention) return std::nullopt;
-    const nlohmann::json own = type.dots3 ? fields_of_layer(json, type, kind, layer) : nlohmann::json();
-    const ConfigFields own_fields(type.dots3 ? own : json);
+    const bool lacks_rope =
+        type.layers == LayerRule::mistral_large4 && !fields.has("rope_parameters") && !fields.has("rope_scaling");
+    nlohmann::json own;
+    if (type.dots3) own = fields_of_layer(json, type, kind, layer);
+    if (lacks_rope) {
+        own = json;
+        own["rope_parameters"] = mistral_large4_rope();
+    }
+    const ConfigFields own_fields(type.dots3 || lacks_rope ? own : json);
     static_cast<void>(layer_kind(own_fields, type, layer));  // asks for its fields
     static_cast<void>(layer_count(own_fields));
     static_cast<void>(own_fields.has("model_type"));

@@ -57,6 +57,7 @@ inline constexpr Index most_layers = 4096;
         case LayerRule::bailing_hybrid:
             return (layer + 1) % fields.integer_or("layer_group_size", 6) == 0 ? full_attention : linear_attention;
         case LayerRule::dots3_note: return dots3_kind(fields, layer);
+        case LayerRule::mistral_large4:
         case LayerRule::uniform: break;
     }
     return full_attention;

@@ -30,6 +30,7 @@ enum class LayerRule : std::uint8_t {
     kimi_linear,     ///< delta rule, but for those that linear_attn_config lists, or every fourth
     bailing_hybrid,  ///< delta rule, but for the last of each layer_group_size
     dots3_note,      ///< a sliding window, but for the first two and every fourth
+    mistral_large4,  ///< nothing rotated in every fourth; some attend to the cache of a layer before them
 };
 
 struct ModelType {
@@ -76,6 +77,11 @@ inline constexpr ModelType model_types[] = {
     {.name = "longcat_flash", .pairing = PairingRule::interleaved, .rope_base = 1e7},
     {.name = "minicpm3", .pairing = PairingRule::half_split},
     {.name = "mistral4"},
+    {.name = "mistral_large4_text",
+     .pairing = PairingRule::interleaved,
+     .layers = LayerRule::mistral_large4,
+     .indexer = glm_indexer,
+     .takes_norm_eps = true},
     {.name = "youtu"},
 };
 

@@ -2,6 +2,7 @@
 // which keys the layer looks at.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -11,11 +12,27 @@
 #include "mla/core/workspace.hpp"
 #include "mla/kernels/select_keys.hpp"
 #include "mla/layer/projection.hpp"
+#include "mla/layer/query_scale.hpp"
 #include "mla/math/layer_norm.hpp"
 #include "mla/math/rope.hpp"
 #include "mla/weights.hpp"
 
 namespace mla::inline MLA_ISA {
+
+/// Tokens as an indexer takes them.
+template <Compute A>
+struct IndexTokens {
+    MatrixView<const A> x;  ///< [T, hidden]
+    MatrixView<const A>
+        latent;  ///< [T, Rq]: RMSNorm(q_a(x)), of which the layer's queries are made too; without q_lora_rank empty
+    MatrixView<const A> angles;               ///< [T, Dr]: what `RotaryEmbedding::angles` gives for the positions
+    std::span<const std::int64_t> positions;  ///< [T]
+
+    [[nodiscard]] IndexTokens range(Index begin, Index count) const noexcept {
+        return {x.row_range(begin, count), latent.row_range(begin, count), angles.row_range(begin, count),
+                positions.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count))};
+    }
+};
 
 /// The packed weights of an indexer stored as T, and nothing that changes from call to call, so that threads may share it. A
 /// layer whose config has one owns it; one without, in an engine of its own, is used by itself.
@@ -33,13 +50,11 @@ class Indexer {
     /// Bytes of packed weights.
     [[nodiscard]] std::size_t weight_bytes() const noexcept { return query_.bytes() + key_.bytes() + head_weights_.bytes(); }
 
-    /// keys = RoPE(LayerNorm(wk x)): what the cache takes beside each latent. x [T, hidden]; angles [T, Dr]: what
-    /// `RotaryEmbedding::angles` gives for the tokens' positions; keys [T, Di], which overlap neither.
-    void project_keys(MatrixView<const Activation> x, MatrixView<const Activation> angles, MatrixView<Activation> keys,
-                      ExecutorRef executor) const noexcept {
-        key_(x, keys, executor, precision_);
+    /// keys = RoPE(LayerNorm(wk x)): what the cache takes beside each latent. keys [T, Di], which overlap nothing of the tokens.
+    void project_keys(const IndexTokens<Activation>& tokens, MatrixView<Activation> keys, ExecutorRef executor) const noexcept {
+        key_(tokens.x, keys, executor, precision_);
         layer_norm(keys, norm_.data(), norm_bias_.data(), config_.indexer.norm_eps);
-        rotate({keys.data, keys.rows, 1, keys.cols, keys.stride, keys.cols}, angles, executor);
+        rotate({keys.data, keys.rows, 1, keys.cols, keys.stride, keys.cols}, tokens.angles, executor);
     }
 
     /// Bytes of workspace that `select` needs for up to `queries` queries over any number of keys.
@@ -51,22 +66,18 @@ class Indexer {
 
     /// selection[t] = the keys that query t attends to, as `select_keys` chooses them.
     ///
-    /// latent [T, Rq]: RMSNorm(q_a(x)), of which the layer's queries are made too; x [T, hidden]; angles [T, Dr] as above;
     /// query_begin [requests + 1]; index_keys: the keys of each request by `project_keys`, those of these tokens included;
     /// selection [T, k], k at most `config().top_k`.
     /// @throws std::invalid_argument when sizes or offsets do not fit, std::length_error when a caller's workspace is too small
     template <LatentBatch Batch>
-    void select(MatrixView<const Activation> latent, MatrixView<const Activation> x, MatrixView<const Activation> angles,
-                const Batch& index_keys, std::span<const std::int32_t> query_begin, MatrixView<std::int32_t> selection,
-                Workspace& workspace, ExecutorRef executor) const {
-        check(latent, x, angles, selection);
-        const Index tokens = x.rows;
-        const auto s = workspace.carve([&](Arena& arena) { return carve(arena, tokens, executor.concurrency()); });
-        query_(latent, detail::side_by_side(s.queries), executor, precision_);
-        head_weights_(x, s.head_weights, executor, precision_);
+    void select(const IndexTokens<Activation>& tokens, const Batch& index_keys, std::span<const std::int32_t> query_begin,
+                MatrixView<std::int32_t> selection, Workspace& workspace, ExecutorRef executor) const {
+        check(tokens, selection);
+        const auto s = workspace.carve([&](Arena& arena) { return carve(arena, tokens.x.rows, executor.concurrency()); });
+        project_queries(tokens, s, executor);
+        head_weights_(tokens.x, s.head_weights, executor, precision_);
         const auto scale = static_cast<A>(1.0 / std::sqrt(static_cast<double>(config_.indexer.heads * config_.indexer.head_dim)));
-        for (Index i = 0; i < tokens * config_.indexer.heads; ++i) s.head_weights.data[i] *= scale;
-        rotate(s.queries, angles, executor);
+        for (Index i = 0; i < tokens.x.rows * config_.indexer.heads; ++i) s.head_weights.data[i] *= scale;
         Workspace kernel(s.kernel);
         select_keys<A>(s.queries, s.head_weights, index_keys, query_begin, selection, kernel, executor, precision_);
     }
@@ -75,6 +86,7 @@ class Indexer {
     using A = Activation;
 
     struct Scratch {
+        MatrixView<A> input;         ///< [T, hidden], without q_lora_rank
         HeadsView<A> queries;        ///< [T, Hi, Di]
         MatrixView<A> head_weights;  ///< [T, Hi]
         std::span<std::byte> kernel;
@@ -83,7 +95,9 @@ class Indexer {
     [[nodiscard]] Scratch carve(Arena& arena, Index tokens, Index concurrency) const {
         const Index heads = config_.indexer.heads;
         const Index dim = config_.indexer.head_dim;
+        const Index hidden = config_.q_lora_rank > 0 ? 0 : config_.hidden_size;
         Scratch s;
+        s.input = {arena.take<A>(tokens * hidden), tokens, hidden};
         s.queries = {arena.take<A>(tokens * heads * dim), tokens, heads, dim};
         s.head_weights = {arena.take<A>(tokens * heads), tokens, heads};
         const std::size_t bytes = selection_workspace_bytes<A>(tokens, heads, dim, config_.indexer.top_k, concurrency);
@@ -108,7 +122,13 @@ class Indexer {
           key_(weights.wk),
           head_weights_(weights.weights_proj),
           norm_(detail::to_vector<A>(weights.k_norm)),
-          norm_bias_(detail::to_vector<A>(weights.k_norm_bias)) {}
+          norm_bias_(detail::to_vector<A>(weights.k_norm_bias)) {
+        if (config.q_lora_rank == 0) {
+            input_norm_ = detail::to_vector<A>(weights.q_input_norm);
+            input_norm_bias_ = detail::to_vector<A>(weights.q_input_norm_bias);
+        }
+        if (config.learned_query_scale) scale_ = detail::QueryScale<A>(weights.query_scale, weights.query_scale_bias);
+    }
 
     [[nodiscard]] static Rope rope_of(const Config& config) {
         Rope rope = config.rope;
@@ -116,14 +136,34 @@ class Indexer {
         return rope;
     }
 
-    void check(const MatrixView<const A>& latent, const MatrixView<const A>& x, const MatrixView<const A>& angles,
-               const MatrixView<std::int32_t>& selection) const {
-        require_equal("latent.rows", latent.rows, "x.rows", x.rows);
-        require_equal("latent.cols", latent.cols, "q_lora_rank", config_.q_lora_rank);
-        require_equal("x.cols", x.cols, "hidden_size", config_.hidden_size);
-        require_equal("angles.rows", angles.rows, "x.rows", x.rows);
-        require_equal("angles.cols", angles.cols, "qk_rope_head_dim", config_.qk_rope_head_dim);
+    void check(const IndexTokens<A>& tokens, const MatrixView<std::int32_t>& selection) const {
+        const Index count = tokens.x.rows;
+        require_equal("tokens.x.cols", tokens.x.cols, "hidden_size", config_.hidden_size);
+        require_equal("tokens.latent.cols", tokens.latent.cols, "q_lora_rank", config_.q_lora_rank);
+        if (config_.q_lora_rank > 0) require_equal("tokens.latent.rows", tokens.latent.rows, "tokens.x.rows", count);
+        require_equal("tokens.angles.rows", tokens.angles.rows, "tokens.x.rows", count);
+        require_equal("tokens.angles.cols", tokens.angles.cols, "qk_rope_head_dim", config_.qk_rope_head_dim);
+        require_equal("tokens.positions.size()", static_cast<Index>(tokens.positions.size()), "tokens.x.rows", count);
         require_in_range("selection.cols", selection.cols, Index{1}, config_.indexer.top_k);
+    }
+
+    // q = RoPE(wq_b RMSNorm(q_a x)), without a low rank RoPE(wq_b LayerNorm(x)); times the learned scale
+    void project_queries(const IndexTokens<A>& tokens, const Scratch& s, ExecutorRef executor) const {
+        MatrixView<const A> input = tokens.latent;
+        if (config_.q_lora_rank == 0) {
+            for (Index t = 0; t < tokens.x.rows; ++t) std::copy_n(tokens.x.row(t), tokens.x.cols, s.input.row(t));
+            layer_norm(s.input, input_norm_.data(), input_norm_bias_.data(), config_.indexer.norm_eps);
+            input = s.input;
+        }
+        query_(input, detail::side_by_side(s.queries), executor, precision_);
+        rotate(s.queries, tokens.angles, executor);
+        if (!config_.learned_query_scale) return;
+        for (Index t = 0; t < s.queries.tokens; ++t)
+            for (Index h = 0; h < s.queries.heads; ++h) {
+                const A factor = scale_(tokens.positions[static_cast<std::size_t>(t)], h);
+                A* const query = s.queries.at(t, h);
+                for (Index i = 0; i < s.queries.dim; ++i) query[i] *= factor;
+            }
     }
 
     /// heads [T, H, Di], in place.
@@ -137,10 +177,11 @@ class Indexer {
     Config config_;
     Precision precision_;
     RotaryEmbedding rope_;
-    detail::Projection<T> query_;         ///< Rq → Hi·Di
+    detail::Projection<T> query_;         ///< Rq or hidden → Hi·Di
     detail::Projection<T> key_;           ///< hidden → Di
     detail::Projection<T> head_weights_;  ///< hidden → Hi
-    std::vector<A> norm_, norm_bias_;
+    std::vector<A> norm_, norm_bias_, input_norm_, input_norm_bias_;
+    detail::QueryScale<A> scale_;
 };
 
 }  // namespace mla::inline MLA_ISA

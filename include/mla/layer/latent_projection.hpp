@@ -11,17 +11,18 @@
 
 namespace mla::inline MLA_ISA::detail {
 
-/// c, k_pe = split(kv_a(x));  c = RMSNorm(c);  k_pe = RoPE(k_pe), normalised before with rope_key_norm.
+/// Of a layer that shares no cache: c, k_pe = split(kv_a(x));  c = RMSNorm(c);  k_pe = RoPE(k_pe), normalised before with
+/// rope_key_norm.
 template <Storage T>
 class LatentProjection {
     using A = compute_t<T>;
 
   public:
     LatentProjection(const Config& config, const AttentionWeights& weights, Precision precision)
-        : config_(config),
-          precision_(precision),
-          down_(weights.kv_a_proj_with_mqa, config.attention_bias, weights.kv_a_bias),
-          norm_(to_vector<A>(weights.kv_a_layernorm)) {
+        : config_(config), precision_(precision) {
+        if (config.shares_cache) return;
+        down_ = Projection<T>(weights.kv_a_proj_with_mqa, config.attention_bias, weights.kv_a_bias);
+        norm_ = to_vector<A>(weights.kv_a_layernorm);
         if (config.rope_key_norm) rope_norm_ = to_vector<A>(weights.k_rope_layernorm);
     }
 

@@ -10,6 +10,7 @@
 #include "mla/config.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/layer/projection.hpp"
+#include "mla/layer/query_scale.hpp"
 #include "mla/math/rms_norm.hpp"
 #include "mla/math/rope.hpp"
 #include "mla/weights.hpp"
@@ -29,6 +30,7 @@ class QueryProjection {
 
     QueryProjection(const Config& config, const AttentionWeights& weights, Precision precision)
         : config_(config), precision_(precision) {
+        if (config.learned_query_scale) scale_ = QueryScale<A>(weights.query_scale, weights.query_scale_bias);
         if (config.q_lora_rank == 0) {
             up_ = Projection<T>(weights.q_proj);
             return;
@@ -53,10 +55,12 @@ class QueryProjection {
         up_(config_.q_lora_rank > 0 ? normalised_latent(x, s, executor) : x, side_by_side(s.heads), executor, precision_);
         const HeadsView<A> q = queries(s);
         for_each_item(executor, q.tokens, [&](Index t, Index) {
-            const A factor = position_factor(positions[static_cast<std::size_t>(t)]);
+            const std::int64_t position = positions[static_cast<std::size_t>(t)];
+            const A of_all = position_factor(position);
             for (Index h = 0; h < q.heads; ++h) {
                 A* const query = q.at(t, h);
                 rope.rotate(angles.row(t), query + config_.qk_nope_head_dim);
+                const A factor = of_all * scale_(position, h);
                 if (factor == A(1)) continue;
                 for (Index i = 0; i < q.dim; ++i) query[i] *= factor;
             }
@@ -97,6 +101,7 @@ class QueryProjection {
     Projection<T> down_;  ///< hidden → Rq, with q_lora_rank
     Projection<T> up_;    ///< Rq, 2·Rq or hidden → the heads
     std::vector<A> norm_;
+    QueryScale<A> scale_;
 };
 
 }  // namespace mla::inline MLA_ISA::detail

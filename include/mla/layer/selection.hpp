@@ -44,19 +44,18 @@ template <LatentStore Cache>
     return {requests.subspan(first, end - first), cut};
 }
 
-/// Lets an indexer select keys for all tokens of a call, some at a time. latent [T, Rq], x [T, hidden], angles [T, Dr],
-/// selection [T, top_k]; query_begin: scratch [requests + 1].
+/// Lets an indexer select keys for all tokens of a call, some at a time. selection [T, top_k]; query_begin: scratch [requests +
+/// 1].
 template <Compute A, Storage T, IndexedStore Cache>
-void select_for_call(const Indexer<T>& indexer, MatrixView<const A> latent, MatrixView<const A> x, MatrixView<const A> angles,
-                     std::span<const Request<Cache>> requests, std::int32_t* query_begin, MatrixView<std::int32_t> selection,
-                     Workspace& workspace, ExecutorRef executor) {
+void select_for_call(const Indexer<T>& indexer, const IndexTokens<A>& tokens, std::span<const Request<Cache>> requests,
+                     std::int32_t* query_begin, MatrixView<std::int32_t> selection, Workspace& workspace, ExecutorRef executor) {
     std::size_t request = 0;
     Index before = 0;
-    for (Index begin = 0; begin < x.rows;) {
+    for (Index begin = 0; begin < tokens.x.rows;) {
         const CallPart<Cache> part = take_part(requests, request, before, index_chunk, query_begin);
         const Index count = query_begin[part.size()];
-        indexer.select(latent.row_range(begin, count), x.row_range(begin, count), angles.row_range(begin, count), part,
-                       {query_begin, part.size() + 1}, selection.row_range(begin, count), workspace, executor);
+        indexer.select(tokens.range(begin, count), part, {query_begin, part.size() + 1}, selection.row_range(begin, count),
+                       workspace, executor);
         begin += count;
         request += part.size() - (part.cut > 0 ? 1 : 0);
         before = part.cut > 0 ? requests[request].tokens - part.cut : 0;

@@ -63,6 +63,7 @@ class RotaryEmbedding {
         if (const auto* yarn = std::get_if<Yarn>(&rope.scaling)) detail::apply_yarn(*yarn, rope.base, frequencies_);
         if (const auto* longrope = std::get_if<LongRope>(&rope.scaling))
             for (std::size_t i = 0; i < frequencies_.size(); ++i) frequencies_[i] /= longrope->factors[i];
+        for (std::size_t i = 0; i < rope.log_factors.size(); ++i) frequencies_[i] *= std::exp(rope.log_factors[i]);
     }
 
     [[nodiscard]] Index dim() const noexcept { return 2 * static_cast<Index>(frequencies_.size()); }

@@ -26,13 +26,27 @@ inline void rotate_index(const Config& config, std::int64_t position, double* v)
     rotate(rope, Dr, position, config.indexer.rope_is_last ? v + config.indexer.head_dim - Dr : v);
 }
 
-/// Index queries wq_b(RMSNorm(q_a(x))). x [T, hidden], positions [T] -> [T*Hi, Di], row t*Hi + h
+/// Index queries wq_b(RMSNorm(q_a(x))), without q_lora_rank wq_b(LayerNorm(x)); times a learned scale. x [T, hidden], positions
+/// [T]
+/// -> [T*Hi, Di], row t*Hi + h
 [[nodiscard]] inline Matrix project_index_queries(const Config& config, const AttentionWeights& weights, const Matrix& x,
                                                   std::span<const std::int64_t> positions) {
     const Index Hi = config.indexer.heads;
-    const Matrix latent = columns(query_input(config, weights, x), 0, config.q_lora_rank);
-    Matrix q = reshape(linear(latent, to_matrix(weights.indexer.wq_b)), x.rows * Hi, config.indexer.head_dim);
-    for (Index row = 0; row < q.rows; ++row) rotate_index(config, positions[static_cast<std::size_t>(row / Hi)], q.row(row));
+    Matrix input = x;
+    if (config.q_lora_rank > 0) {
+        input = columns(query_input(config, weights, x), 0, config.q_lora_rank);
+    } else {
+        layer_norm(input, to_matrix(weights.indexer.q_input_norm), to_matrix(weights.indexer.q_input_norm_bias),
+                   config.indexer.norm_eps);
+    }
+    Matrix q = reshape(linear(input, to_matrix(weights.indexer.wq_b)), x.rows * Hi, config.indexer.head_dim);
+    for (Index row = 0; row < q.rows; ++row) {
+        const std::int64_t position = positions[static_cast<std::size_t>(row / Hi)];
+        rotate_index(config, position, q.row(row));
+        if (!config.learned_query_scale) continue;
+        const double scale = learned_scale(weights.indexer.query_scale, weights.indexer.query_scale_bias, row % Hi, position);
+        for (Index i = 0; i < q.cols; ++i) q(row, i) *= scale;
+    }
     return q;
 }
 

@@ -49,8 +49,13 @@ enum class Form : std::uint8_t {
     return to_matrix(weights.q_b_proj);
 }
 
+/// What a learned scale [1, H] and bias [1, H] multiply the queries of a head by: scale·ln(position + 1) + bias.
+[[nodiscard]] inline double learned_scale(const TensorRef& scale, const TensorRef& bias, Index head, std::int64_t position) {
+    return to_matrix(scale)(0, head) * std::log(static_cast<double>(position) + 1.0) + to_matrix(bias)(0, head);
+}
+
 /// q = q_b(RMSNorm(q_a(x))) or q_proj(x); its last Dr values a head are rotated, and the whole is scaled by the config's
-/// query multiplier and position scale. x [T, hidden], positions [T] -> q [T*H, Dn+Dr], row t*H + h
+/// query multiplier and position scale, and by a learned scale. x [T, hidden], positions [T] -> q [T*H, Dn+Dr], row t*H + h
 [[nodiscard]] inline Matrix project_queries(const Config& config, const AttentionWeights& weights, const Matrix& x,
                                             std::span<const std::int64_t> positions) {
     const Index H = config.num_attention_heads;
@@ -62,7 +67,9 @@ enum class Form : std::uint8_t {
     for (Index row = 0; row < q.rows; ++row) {
         const std::int64_t position = positions[static_cast<std::size_t>(row / H)];
         rotate(config.rope, Dr, position, q.row(row) + Dn);
-        const double multiplier = config.query_multiplier * position_scale(config, position);
+        double multiplier = config.query_multiplier * position_scale(config, position);
+        if (config.learned_query_scale)
+            multiplier *= learned_scale(weights.query_scale, weights.query_scale_bias, row % H, position);
         for (Index i = 0; i < Dn + Dr; ++i) q(row, i) *= multiplier;
     }
     return q;
@@ -185,8 +192,8 @@ enum class Form : std::uint8_t {
                                  : linear(concatenated, to_matrix(weights.o_proj));
 }
 
-/// The layer: appends the tokens of x to the cache, then lets each see what `visible(t, s)` shows query t of x: by default the
-/// cache up to itself, or the sliding window's part of it.
+/// The layer: appends the tokens of x to the cache, unless it shares that of a layer before it, where they are its last; then
+/// lets each see what `visible(t, s)` shows query t of x: by default the cache up to itself, or the sliding window's part of it.
 /// x [T, hidden], positions [T], cache [L, Dc+Dr] (at first [0, Dc+Dr]), which grows by T rows -> y [T, hidden]
 /// @throws std::invalid_argument when config, weights and shapes do not fit together; the cache is then as it was
 [[nodiscard]] inline Matrix forward(const Config& config, const AttentionWeights& weights, const Matrix& x,
@@ -197,15 +204,16 @@ enum class Form : std::uint8_t {
     require_equal("reference::forward positions.size()", static_cast<Index>(positions.size()), "x.rows", x.rows);
     require_equal("reference::forward cache.cols", cache.cols, "kv_lora_rank + qk_rope_head_dim", config.cache_dim());
 
-    const Matrix q = project_queries(config, weights, x, positions);        // [T*H, Dn+Dr]
-    append_rows(cache, project_cache_rows(config, weights, x, positions));  // [L+T, Dc+Dr]
+    const Matrix q = project_queries(config, weights, x, positions);                                  // [T*H, Dn+Dr]
+    if (!config.shares_cache) append_rows(cache, project_cache_rows(config, weights, x, positions));  // [L+T, Dc+Dr]
     Attended attended = form == Form::expanded ? attend_expanded_form(config, weights, q, cache, visible)
                                                : attend_absorbed_form(config, weights, q, cache, visible);  // [T*H, Dv]
     return project_output(config, weights, gate_output(config, weights, x, std::move(attended.output)));
 }
 [[nodiscard]] inline Matrix forward(const Config& config, const AttentionWeights& weights, const Matrix& x,
                                     std::span<const std::int64_t> positions, Matrix& cache, Form form) {
-    return forward(config, weights, x, positions, cache, form, visible_in(config, x.rows, cache.rows + x.rows));
+    const Index length = cache.rows + (config.shares_cache ? 0 : x.rows);
+    return forward(config, weights, x, positions, cache, form, visible_in(config, x.rows, length));
 }
 
 }  // namespace mla::inline MLA_ISA::reference

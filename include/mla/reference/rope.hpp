@@ -36,7 +36,7 @@ namespace mla::inline MLA_ISA::reference {
     return std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
 }
 
-/// Radians a position of each pair: f_i = base^(−2i/dim), scaled by YaRN or LongRoPE -> [dim/2]
+/// Radians a position of each pair: f_i = base^(−2i/dim), scaled by YaRN or LongRoPE, times exp(log_factors_i) -> [dim/2]
 [[nodiscard]] inline std::vector<double> inverse_frequencies(const Rope& rope, Index dim) {
     std::vector<double> frequencies;  // [dim/2]
     for (Index i = 0; i < dim / 2; ++i) {
@@ -47,6 +47,7 @@ namespace mla::inline MLA_ISA::reference {
         } else if (const auto* longrope = std::get_if<LongRope>(&rope.scaling)) {
             f /= longrope->factors.at(static_cast<std::size_t>(i));
         }
+        if (!rope.log_factors.empty()) f *= std::exp(rope.log_factors.at(static_cast<std::size_t>(i)));
         frequencies.push_back(f);
     }
     return frequencies;

@@ -87,6 +87,11 @@ inline std::ostream& operator<<(std::ostream& stream, const NamedConfig& named) 
     add("gate_per_head", [](Config& c) { c.output_gate = OutputGate::per_head; });
     add("gate_per_value", [](Config& c) { c.output_gate = OutputGate::per_value; });
     add("gate_with_query", [](Config& c) { c.output_gate = OutputGate::with_query; });
+    add("learned_query_scale", [](Config& c) { c.learned_query_scale = true; });
+    add("learned_frequencies", [](Config& c) {
+        c.rope.scaling = small_yarn();
+        c.rope.log_factors = {0.3, -0.2, 0.0, 1.1, -0.7};
+    });
     add("everything", [](Config& c) {
         c.attention_bias = true;
         c.latent_norm_eps = 1e-5;
