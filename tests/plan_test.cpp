@@ -15,6 +15,17 @@ namespace {
 constexpr Index rows_in_l2 = 128;
 constexpr Index key_counts[] = {0, 1, 95, 96, 97, 384, 385, 700, 3072, 3073, 4099, 65536, 1000003};
 
+TEST(PlanCostTest, SelectingKeysPaysOnceThereAreMoreThanAreSelected) {
+    const Config config = presets::deepseek_v3_2();
+    EXPECT_GT(sparse_cost(config, 1, 2048), absorbed_cost(config, 1, 2048));
+    EXPECT_LT(sparse_cost(config, 1, 2300), absorbed_cost(config, 1, 2300));
+    // 128 heads · (2·512 + 64) against 64 · (128 + 1)
+    const double scored = sparse_cost(config, 1, 1'000'001) - sparse_cost(config, 1, 1'000'000);
+    EXPECT_DOUBLE_EQ(scored, 64.0 * 129.0);
+    EXPECT_NEAR(absorbed_cost(config, 1, 100'000'000) / sparse_cost(config, 1, 100'000'000), 16.9, 0.05);
+    EXPECT_EQ(sparse_cost(presets::deepseek_v3(), 3, 500), absorbed_cost(presets::deepseek_v3(), 3, 500));
+}
+
 TEST(PlanTest, ItemsCoverEveryRowAndKeyOnce) {
     for (const Index queries : {1, 2, 5, 17, 300})
         for (const Index heads : {1, 3, 16, 22, 63, 128, 129, 1000})

@@ -33,6 +33,15 @@ enum class Form : std::uint8_t {
     return static_cast<double>(config.num_attention_heads) * (pairs * per_pair + expand);
 }
 
+/// Multiply-adds of sparse attention in the absorbed form: an indexer scores all keys, and the queries attend to those that it
+/// selects. For long contexts of DeepSeek-V3.2 a key that is scored costs a 17th of one that is attended to.
+[[nodiscard]] inline double sparse_cost(const Config& config, Index queries, Index keys) noexcept {
+    const auto pairs = static_cast<double>(queries) * (static_cast<double>(keys) - 0.5 * static_cast<double>(queries - 1));
+    const auto scoring = static_cast<double>(config.indexer.heads * (config.indexer.head_dim + 1));
+    const Index attended = config.indexer.top_k == 0 ? keys : std::min(keys, config.indexer.top_k);
+    return pairs * scoring + absorbed_cost(config, queries, attended);
+}
+
 /// The form with fewer multiply-adds. For long contexts the two meet at Dc(Dn+Dv) / ((2Dc+Dr) − (Dn+Dr+Dv)) queries, 171 for
 /// DeepSeek-V3.
 [[nodiscard]] inline Form choose_form(const Config& config, Index queries, Index keys) noexcept {
