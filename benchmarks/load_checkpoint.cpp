@@ -60,7 +60,7 @@ std::vector<Layer> load(const fs::path& folder) {
     mla::io::Checkpoint checkpoint(folder);
     std::vector<Layer> layers;
     for (Index layer = 0; layer < checkpoint.json().at("num_hidden_layers").get<Index>(); ++layer) {
-        layers.emplace_back(checkpoint.config(), checkpoint.attention_weights(layer));
+        layers.emplace_back(checkpoint.config(layer), checkpoint.attention_weights(layer));
         checkpoint.release();
     }
     return layers;

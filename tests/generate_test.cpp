@@ -16,6 +16,7 @@
 #include "evaluate.hpp"
 #include "mla/io/safetensors.hpp"
 #include "mla/reference/matrix.hpp"
+#include "mla/testing/random.hpp"
 #include "sampler.hpp"
 #include "support/checkpoint_folder.hpp"
 #include "support/thrown.hpp"
@@ -295,6 +296,76 @@ TEST(DecoderTest, NamesTheExpertThatIsMissing) {
     folder.write("model.safetensors.index.json", index.dump());
     const std::string message = thrown<mla::io::CheckpointError>([&] { Decoder broken(folder.path()); });
     EXPECT_NE(message.find(expert), std::string::npos) << message;
+}
+
+// Models that differ in their attention ----------------------------------------------------------------------------------
+
+/// The trained model as one that selects keys: GLM-5's type, random indexers in every second layer, whose selection the next
+/// shares.
+class SparseModel {
+  public:
+    explicit SparseModel(Index top_k) {
+        const fs::path model = example_folder / "model";
+        nlohmann::json config = nlohmann::json::parse(std::ifstream(model / "config.json"));
+        config.update({{"model_type", "glm_moe_dsa"}, {"index_topk", top_k}, {"index_n_heads", 4}, {"index_head_dim", 24}});
+        const Index layers = config.at("num_hidden_layers");
+        config["indexer_types"] = nlohmann::json::array();
+        for (Index layer = 0; layer < layers; ++layer) config["indexer_types"].push_back(layer % 2 == 0 ? "full" : "shared");
+        folder_.write("config.json", config.dump());
+        nlohmann::json index = nlohmann::json::parse(std::ifstream(model / "model.safetensors.index.json"));
+        std::vector<mla::testing::StoredTensor> tensors;
+        for (Index layer = 0; layer < layers; layer += 2)
+            add_indexer(*mla::io::parse_hf_layers(config)[static_cast<std::size_t>(layer)], layer, tensors);
+        for (const auto& tensor : tensors) index["weight_map"][tensor.name] = "indexers.safetensors";
+        folder_.write("indexers.safetensors", tensors);
+        folder_.write("model.safetensors.index.json", index.dump());
+        for (const auto& entry : fs::directory_iterator(model))
+            if (entry.path().extension() == ".safetensors")
+                fs::create_symlink(entry.path(), folder_.path() / entry.path().filename());
+    }
+
+    [[nodiscard]] Decoder decoder() const { return Decoder(folder_.path(), {}, mla::Precision::full); }
+
+  private:
+    static void add_indexer(const mla::Config& config, Index layer, std::vector<mla::testing::StoredTensor>& tensors) {
+        const mla::testing::RandomWeights<mla::bf16> weights(config, static_cast<std::uint64_t>(layer));
+        for (auto& tensor : mla::testing::stored_layer(config, weights.refs(), layer))
+            if (tensor.name.find(".indexer.") != std::string::npos) tensors.push_back(std::move(tensor));
+    }
+
+    mla::testing::CheckpointFolder folder_;
+};
+
+/// Logits of the last token after a text that is fed in two pieces.
+Matrix last_logits(const Decoder& model, const std::vector<Token>& tokens) {
+    Caches<float> caches = model.make_caches<float>(static_cast<Index>(tokens.size()));
+    mla::Workspace workspace;
+    static_cast<void>(model.forward(std::span(tokens).first(tokens.size() - 3), caches, mla::SerialExecutor{}, workspace));
+    const Matrix x = model.forward(std::span(tokens).last(3), caches, mla::SerialExecutor{}, workspace);
+    EXPECT_EQ(caches.back().size(), static_cast<Index>(tokens.size()));
+    return model.logits(x.bottomRows(1), mla::SerialExecutor{});
+}
+
+std::vector<Token> first_tokens(std::size_t count) {
+    std::vector<Token> tokens = Expected().tokens;
+    tokens.resize(count);
+    return tokens;
+}
+
+TEST(GenerateSparseTest, AModelThatSelectsAllKeysIsTheDenseOneToTheBit) {
+    const std::vector<Token> tokens = first_tokens(100);
+    const Decoder sparse = SparseModel(100).decoder();
+    EXPECT_TRUE((last_logits(sparse, tokens).array() == last_logits(decoder(), tokens).array()).all());
+}
+
+TEST(GenerateSparseTest, AModelThatSelectsFewIsAnother) {
+    const std::vector<Token> tokens = first_tokens(100);
+    const Decoder sparse = SparseModel(20).decoder();
+    const Matrix logits = last_logits(sparse, tokens);
+    EXPECT_TRUE(logits.allFinite());
+    const float difference = (logits - last_logits(decoder(), tokens)).norm() / logits.norm();
+    EXPECT_GT(difference, 1e-3F);
+    EXPECT_LT(difference, 1.5F);
 }
 
 }  // namespace
