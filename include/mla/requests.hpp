@@ -179,6 +179,9 @@ void check_requests(std::span<const Request<Cache>> requests, const Config& conf
             cache.require_room(request.tokens);
     }
     require_equal("requests' tokens", tokens, "x.rows()", rows);
+    if (config.indexer.top_k == 0) return;
+    for (const Request<Cache>& request : requests)  // selections name slots by int32
+        require_in_range("slots of the cache of a layer that selects keys", request.cache->view().slots(), Index{0}, max_slots);
 }
 
 /// Checks the selection that a layer without an indexer is handed: tokens that each token may see.

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 
@@ -81,6 +82,9 @@ template <LatentBatch Batch>
 }
 
 namespace detail {
+
+/// Slots and tokens that a selection can name.
+inline constexpr Index max_slots = std::numeric_limits<std::int32_t>::max();
 
 /// The request that a query of a batch belongs to.
 [[nodiscard]] inline std::size_t request_of(std::span<const std::int32_t> query_begin, Index query) noexcept {

@@ -168,6 +168,8 @@ template <Compute A, LatentBatch Batch>
 void check_select_keys(const HeadsView<const A>& q, const MatrixView<const A>& head_weights, const Batch& index_keys,
                        std::span<const std::int32_t> query_begin, const MatrixView<std::int32_t>& selection) {
     check_batch<A>(q, index_keys, query_begin, {});
+    for (std::size_t r = 0; r < static_cast<std::size_t>(index_keys.size()); ++r)
+        require_in_range("index_keys length", index_keys[r].length, Index{0}, max_slots);
     require_at_least("q.heads", q.heads, Index{1});
     require_equal("head_weights.rows", head_weights.rows, "q.tokens", q.tokens);
     require_equal("head_weights.cols", head_weights.cols, "q.heads", q.heads);
