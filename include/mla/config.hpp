@@ -56,7 +56,7 @@ struct Rope {
     std::variant<std::monostate, Yarn, LongRope> scaling;
     bool rotates = true;  ///< false: the rope parts of queries and keys stay as they are (Kimi-Linear)
     /// [Dr/2]: added to the logarithms of the frequencies, scaled ones too; learned (mistral_large4). Or empty.
-    std::vector<double> log_factors;
+    std::vector<double> log_factors = {};
     bool operator==(const Rope&) const = default;
 };
 
