@@ -43,6 +43,9 @@ std::vector<NamedConfig> sparse_configs() {
     add("yarn", [](Config& c) { c.rope.scaling = testing::small_yarn(); });
     add("no_q_lora_learned_scale", [](Config& c) { c.q_lora_rank = 0, c.learned_query_scale = true; });
     add("top_1", [](Config& c) { c.indexer.top_k = 1; });
+    add("pools", [](Config& c) { c.indexer.pool = 3; });
+    add("pools_and_tail", [](Config& c) { c.indexer.pool = 3, c.indexer.selects_tail = true; });
+    add("one_pool_and_tail", [](Config& c) { c.indexer.pool = 4, c.indexer.top_k = 4, c.indexer.selects_tail = true; });
     add("gate_and_sinks", [](Config& c) {
         c.output_gate = OutputGate::with_query;
         c.sinks = true;
@@ -59,7 +62,7 @@ struct Sparse {
     RandomWeights<T> weights;
     Attention<T> layer;
     Workspace workspace;
-    std::vector<std::int32_t> selected;  ///< [T, top_k] of the last call
+    std::vector<std::int32_t> selected;  ///< [T, most_selected] of the last call
 
     explicit Sparse(const Config& c) : config(c), weights(c, 7), layer(c, weights.refs()) {}
 
@@ -68,7 +71,7 @@ struct Sparse {
     RowMatrix<A> feed(const Prompt<A>& prompt, const std::vector<Index>& chunks, Cache& cache,
                       ExecutorRef executor = SerialExecutor{}) {
         RowMatrix<A> y(prompt.x.rows(), prompt.x.cols());
-        const Index top_k = config.indexer.top_k;
+        const Index top_k = config.indexer.most_selected();
         selected.assign(static_cast<std::size_t>(prompt.x.rows() * top_k), 12345);
         Index begin = 0;
         for (const Index count : chunks) {
@@ -89,8 +92,9 @@ struct Sparse {
     /// What of the selection each token sees.
     [[nodiscard]] reference::Visible visible() const {
         return [this](Index t, Index s) {
-            const auto row = selected.begin() + t * config.indexer.top_k;
-            return std::find(row, row + config.indexer.top_k, s) != row + config.indexer.top_k;
+            const Index most = config.indexer.most_selected();
+            const auto row = selected.begin() + t * most;
+            return std::find(row, row + most, s) != row + most;
         };
     }
     /// The oracle on the layer's own selection.
@@ -108,7 +112,7 @@ TEST(AttentionSparseTest, DoubleLayersSelectAndAttendAsTheReferenceDoes) {
     for (const auto& [name, config] : sparse_configs()) {
         Sparse<double, double, double> sparse(config);
         const Prompt<double> prompt(config, tokens, 1, 50);
-        reference::Matrix cache(0, config.cache_dim()), index_keys(0, config.indexer.head_dim);
+        reference::Matrix cache(0, config.cache_dim()), index_keys(0, config.indexer.row_dim());
         const auto expected = reference::forward_sparse(config, sparse.weights.refs(), prompt.matrix(), prompt.positions, cache,
                                                         index_keys, reference::Form::absorbed);
         for (const auto& chunks : chunkings) {
@@ -208,8 +212,8 @@ TEST(AttentionSparseTest, EveryRequestOfABatchGetsWhatItGetsAlone) {
         EXPECT_TRUE(same_bits(RowMatrix<float>(y.middleRows(row, next[r])), alone[r])) << "request " << r;
 }
 
-TEST(AttentionSparseTest, ForksAndRollbacksKeepLatentsAndIndexKeysTogether) {
-    const Config config = sparse_config();
+/// With pools a rollback leaves some half full.
+void expect_forks_and_rollbacks(const Config& config) {
     Sparse<float, float, float> sparse(config);
     const Prompt<float> prompt(config, tokens, 6);
     const auto expected = sparse.feed(prompt, {30, 31});
@@ -237,6 +241,15 @@ TEST(AttentionSparseTest, ForksAndRollbacksKeepLatentsAndIndexKeysTogether) {
     cache.truncate(30);
     expect_same(cache);
     expect_same(copy);
+}
+
+TEST(AttentionSparseTest, ForksAndRollbacksKeepLatentsAndIndexKeysTogether) {
+    expect_forks_and_rollbacks(sparse_config());
+    Config config = sparse_config();
+    config.indexer.pool = 4;
+    config.indexer.top_k = 12;
+    config.indexer.selects_tail = true;
+    expect_forks_and_rollbacks(config);
 }
 
 // Selections of another layer ----------------------------------------------------------------------------------------
@@ -342,6 +355,13 @@ TEST(AttentionSparseErrorsTest, NameWhatIsMissingOrTooMuch) {
     const std::array<MatrixView<const bool>, 1> trees{};
     EXPECT_EQ(message(sparse.layer, Indexed(config, 3), {.trees = trees}),
               "mla: options.trees is given, must be empty for a layer that selects keys or has a sliding window");
+    Config pooled = config;
+    pooled.indexer.pool = 3;
+    EXPECT_EQ(thrown<std::invalid_argument>([&] { PagedCache<float, float>(pooled, 3, 4); }),
+              "mla: page_size is 4, must be a multiple of indexer.pool");
+    pooled.indexer.pool = 2;
+    EXPECT_EQ(thrown<std::invalid_argument>([&] { validate(pooled); }),
+              "mla: indexer.top_k is 9, must be a multiple of indexer.pool");
     EXPECT_EQ(thrown<std::invalid_argument>([&] { Indexed(small_config(), 3); }),
               "mla: indexer.heads is 0, must be positive for a cache of index keys");
 }

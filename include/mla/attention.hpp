@@ -116,6 +116,8 @@ class Attention {
             latents_(view(x), rope_, s.angles, s.latents, executor);
             if (indexer_) indexer_->project_keys(index_tokens, s.index_keys, executor);
             detail::append_to_all<A>(list, s.latents, s.index_keys);
+            if constexpr (IndexedStore<Cache>)
+                if (config_.indexer.pool > 1) detail::fill_pools<A>(*indexer_, list, s.pool_rows, s.pool_key.data);
         }
         attend(list, select(list, index_tokens, s, executor, options), s, executor, options);
         output_(view(x), s.o, gate(s), s.gate_logits, {y.data(), tokens, y.cols(), y.outerStride()}, executor);
@@ -131,7 +133,9 @@ class Attention {
         MatrixView<A> angles;                 ///< [T, Dr]
         MatrixView<A> latents;                ///< [T, Dc+Dr]: what the cache takes
         MatrixView<A> index_keys;             ///< [T, Di]: and beside them, with an indexer
-        MatrixView<std::int32_t> selection;   ///< [T, top_k], with an indexer
+        MatrixView<A> pool_rows;              ///< [pool, 2·Di]: of one pool
+        MatrixView<A> pool_key;               ///< [1, Di]
+        MatrixView<std::int32_t> selection;   ///< [T, most_selected], with an indexer
         HeadsView<A> o;                       ///< [T, H, Dv]
         MatrixView<A> gate_logits;            ///< of an output gate that is made of the tokens
         HeadsView<A> q_latent;                ///< [t, H, Dc+Dr] of one chunk of queries
@@ -156,13 +160,15 @@ class Attention {
             s.query = layer.queries_.carve(arena, tokens);
             s.angles = matrix(tokens, c.qk_rope_head_dim);
             s.latents = matrix(tokens, c.cache_dim());
-            s.index_keys = matrix(tokens, layer.indexer_ ? c.indexer.head_dim : 0);
-            s.selection = selection(tokens, layer.indexer_ ? c.indexer.top_k : 0);
+            s.index_keys = matrix(tokens, layer.indexer_ ? c.indexer.row_dim() : 0);
+            s.pool_rows = matrix(layer.indexer_ && c.indexer.pool > 1 ? c.indexer.pool : 0, c.indexer.row_dim());
+            s.pool_key = matrix(std::min<Index>(s.pool_rows.rows, 1), c.indexer.head_dim);
+            s.selection = selection(tokens, layer.indexer_ ? c.indexer.most_selected() : 0);
             s.o = heads(tokens, c.v_head_dim);
             s.gate_logits = layer.output_.carve(arena, tokens);
             s.q_latent = heads(chunk, c.cache_dim());
             s.o_latent = heads(chunk, c.kv_lora_rank);
-            s.slots = selection(chunk, c.indexer.top_k);
+            s.slots = selection(chunk, c.indexer.most_selected());
             s.query_begin = arena.take<std::int32_t>(limits.requests + 1);
             s.caches = arena.take<const void*>(limits.requests);
             const std::size_t bytes = layer.kernel_bytes(limits, chunk, concurrency);
@@ -182,8 +188,8 @@ class Attention {
                                      expanded_workspace_bytes<A>(plan_expanded(limits.queries, heads), c.cache_dim(),
                                                                  c.qk_head_dim(), c.v_head_dim, concurrency));
         if (c.indexer.top_k > 0)
-            bytes = std::max(bytes, sparse_workspace_bytes<A>(BatchLimits{limits.requests, chunk}, c.indexer.top_k, heads,
-                                                              c.kv_lora_rank, c.qk_rope_head_dim, concurrency));
+            bytes = std::max(bytes, sparse_workspace_bytes<A>(BatchLimits{limits.requests, chunk}, c.indexer.most_selected(),
+                                                              heads, c.kv_lora_rank, c.qk_rope_head_dim, concurrency));
         if (indexer_)
             bytes = std::max(bytes, indexer_->workspace_bytes(std::min(limits.queries, detail::index_chunk), concurrency));
         return bytes;

@@ -84,7 +84,15 @@ struct IndexerConfig {
     RopePairing pairing = RopePairing::half_split;
     bool rope_is_last = false;  ///< the last Dr values of a head are rotated, not the first (hy_v4)
     double norm_eps = 1e-6;     ///< of the LayerNorm of index keys
+    /// Consecutive tokens that are selected together, by one key: a learned average of theirs (glm5_next). Divides top_k.
+    Index pool = 1;
+    bool selects_tail = false;  ///< with pools: tokens after the last whole one are selected, too
     bool operator==(const IndexerConfig&) const = default;
+
+    /// The most tokens that a query attends to.
+    [[nodiscard]] Index most_selected() const noexcept { return top_k + (selects_tail ? pool - 1 : 0); }
+    /// Values that a cache keeps of a token: its key, and with pools beside it what weighs it in its pool's.
+    [[nodiscard]] Index row_dim() const noexcept { return (pool > 1 ? 2 : 1) * head_dim; }
 };
 
 /// Geometry and constants of one MLA layer. Names are those of a Hugging Face config.json.
@@ -172,6 +180,9 @@ inline void validate(const IndexerConfig& indexer, const Config& config) {
             "0 where indexer.top_k is positive");
     if (indexer.heads == 0) return;
     require_at_least("indexer.top_k", indexer.top_k, Index{1});
+    require_in_range("indexer.pool", indexer.pool, Index{1}, indexer.top_k);
+    require(indexer.top_k % indexer.pool == 0, "indexer.top_k", indexer.top_k, "a multiple of indexer.pool");
+    require(indexer.pool > 1 || !indexer.selects_tail, "indexer.selects_tail", "true", "false without pools");
     require_in_range("indexer.head_dim", indexer.head_dim, std::max<Index>(config.qk_rope_head_dim, 1), max_dimension);
     require(!config.shares_cache, "indexer.heads", indexer.heads, "0 for a layer that shares a cache: it keeps no index keys");
     require(std::isfinite(indexer.norm_eps) && indexer.norm_eps >= 0.0, "indexer.norm_eps", indexer.norm_eps,

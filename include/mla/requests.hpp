@@ -20,6 +20,9 @@ template <class S>
 concept IndexedStore = requires(S& store, const S& constant) {
     { constant.index_dim() } -> std::same_as<Index>;
     { constant.index_view() } -> LatentSource;
+    { constant.pool_view() } -> LatentSource;
+    { constant.pool() } -> std::same_as<Index>;
+    store.set_pool_key(Index{0}, static_cast<const float*>(nullptr));
     store.append(MatrixView<const float>(), MatrixView<const float>());
 };
 
@@ -67,7 +70,7 @@ struct ForwardOptions {
     /// [T, k]: for each token the numbers of the tokens in its request that it attends to, none after itself, −1 for none, in any
     /// order: what a layer without an indexer takes from one with it. Empty for any other layer.
     MatrixView<const std::int32_t> selection = {};
-    /// [T, top_k]: where a layer with an indexer writes its selection for layers that share it; or empty.
+    /// [T, indexer.most_selected()]: where a layer with an indexer writes its selection for layers that share it; or empty.
     MatrixView<std::int32_t> selected = {};
 };
 
@@ -152,7 +155,8 @@ void require_distinct(std::span<const Request<Cache>> requests, const void** sor
 template <LatentStore Cache>
 void check_index_keys([[maybe_unused]] const Cache& cache, const Config& config) {
     if constexpr (IndexedStore<Cache>) {
-        require_equal("cache.index_dim()", cache.index_dim(), "indexer.head_dim", config.indexer.head_dim);
+        require_equal("cache.index_dim()", cache.index_dim(), "indexer.head_dim", config.indexer.row_dim());
+        require_equal("cache.pool()", cache.pool(), "indexer.pool", config.indexer.pool);
     } else {
         require(config.indexer.heads == 0, "cache", "one without index keys",
                 "one with them for a layer with an indexer: LatentCache<C, K>, PagedCache<C, K>");
@@ -211,7 +215,7 @@ void check_sparse_options(const ForwardOptions<A>& options, std::span<const Requ
     if (options.selected.data != nullptr) {
         require(config.indexer.heads > 0, "options.selected", "given", "empty for a layer without an indexer");
         require_equal("options.selected.rows", options.selected.rows, "x.rows()", tokens);
-        require_equal("options.selected.cols", options.selected.cols, "indexer.top_k", config.indexer.top_k);
+        require_equal("options.selected.cols", options.selected.cols, "indexer.top_k", config.indexer.most_selected());
         require_at_least("options.selected.stride", options.selected.stride, options.selected.cols);
     }
     if (options.trees.empty()) return;

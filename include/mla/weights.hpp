@@ -19,6 +19,8 @@ struct IndexerWeights {
     TensorRef k_norm;             ///< [1, Di]
     TensorRef k_norm_bias;        ///< [1, Di]
     TensorRef weights_proj;       ///< [Hi, hidden]
+    TensorRef pool_gate;          ///< [Di, hidden]  with pools
+    TensorRef pool_positions;     ///< [pool, Di]    with pools
     TensorRef query_scale;        ///< [1, Hi]       with learned_query_scale
     TensorRef query_scale_bias;   ///< [1, Hi]       with learned_query_scale
 };
@@ -61,6 +63,10 @@ void for_each_indexer_tensor(const Config& config, Weights& weights, F&& f) {
     f("indexer.k_norm", weights.k_norm, Index{1}, dim);
     f("indexer.k_norm_bias", weights.k_norm_bias, Index{1}, dim);
     f("indexer.weights_proj", weights.weights_proj, config.indexer.heads, config.hidden_size);
+    if (config.indexer.pool > 1) {
+        f("indexer.pool_gate", weights.pool_gate, dim, config.hidden_size);
+        f("indexer.pool_positions", weights.pool_positions, config.indexer.pool, dim);
+    }
     if (!config.learned_query_scale) return;
     f("indexer.query_scale", weights.query_scale, Index{1}, config.indexer.heads);
     f("indexer.query_scale_bias", weights.query_scale_bias, Index{1}, config.indexer.heads);

@@ -35,19 +35,33 @@ class LatentCache {
     [[nodiscard]] Index rope_dim() const noexcept { return layout().rope_dim; }
     /// The convention that the cached rope keys are rotated in.
     [[nodiscard]] RopePairing pairing() const noexcept { return layout().pairing; }
-    /// Di
+    /// Values of an index row: Di, with pools 2·Di.
     [[nodiscard]] Index index_dim() const noexcept requires(Store::has_index_keys) {
         return store_.index_keys().layout().latent_dim;
     }
+    /// Tokens of a pool; 1 without pools.
+    [[nodiscard]] Index pool() const noexcept requires(Store::has_index_keys) { return store_.pool(); }
     /// Bytes a token takes, padding included.
     [[nodiscard]] Index bytes_per_token() const noexcept { return store_.bytes_per_token(); }
 
     [[nodiscard]] LatentView<C> view() const noexcept {
         return {store_.latents().row(0), size_, latent_dim(), rope_dim(), layout().stride()};
     }
-    /// The index keys, rows [Di].
+    /// The index rows: keys [Di], with pools [2·Di].
     [[nodiscard]] auto index_view() const noexcept requires(Store::has_index_keys) {
         return LatentView<K>{store_.index_keys().row(0), size_, index_dim(), 0, store_.index_keys().layout().stride()};
+    }
+
+    /// The keys of whole pools, rows [Di].
+    [[nodiscard]] auto pool_view() const noexcept requires(Store::has_index_keys) {
+        const auto& rows = store_.pool_keys();
+        return LatentView<K>{rows.row(0), size_ / pool(), rows.layout().latent_dim, 0, rows.layout().stride()};
+    }
+    /// Writes the key [Di] of a whole pool, of which its tokens' rows must be appended before.
+    template <Compute A>
+    void set_pool_key(Index index, const A* key) requires(Store::has_index_keys) {
+        require_in_range("pool", index, Index{0}, size_ / pool() - 1);
+        store_.pool_keys().write(MatrixView<const A>(key, 1, store_.pool_keys().layout().latent_dim), index);
     }
 
     /// Appends tokens [T, Dc + Dr] (latent, then rope key), rounded to C.
@@ -60,7 +74,7 @@ class LatentCache {
         size_ += tokens.rows;
     }
 
-    /// Appends tokens [T, Dc + Dr] with their index keys [T, Di], rounded to C and K.
+    /// Appends tokens [T, Dc + Dr] with their index rows [T, index_dim()], rounded to C and K.
     /// @throws std::length_error when they do not fit, std::invalid_argument for a wrong width; the cache is then unchanged
     template <Compute A>
     void append(MatrixView<const A> tokens,

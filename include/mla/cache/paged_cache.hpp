@@ -33,7 +33,10 @@ class PagedCache {
     PagedCache(const Config& config, Index pages, Index page_size)
         : page_size_(checked_page_size(page_size)),
           allocator_(checked_pages(pages, page_size)),
-          store_(config, pages * page_size) {}
+          store_(config, pages * page_size) {
+        if (Store::has_index_keys && page_size % config.indexer.pool != 0)
+            require(false, "page_size", page_size, "a multiple of indexer.pool");
+    }
 
     PagedCache(const PagedCache&) = delete;
     PagedCache& operator=(const PagedCache&) = delete;
@@ -45,7 +48,7 @@ class PagedCache {
     [[nodiscard]] Index rope_dim() const noexcept { return layout().rope_dim; }
     /// The convention that the cached rope keys are rotated in.
     [[nodiscard]] RopePairing pairing() const noexcept { return layout().pairing; }
-    /// Di
+    /// Values of an index row: Di, with pools 2·Di.
     [[nodiscard]] Index index_dim() const noexcept requires(Store::has_index_keys) {
         return store_.index_keys().layout().latent_dim;
     }
@@ -115,14 +118,27 @@ class PagedSequence {
     [[nodiscard]] Index rope_dim() const noexcept { return cache_->rope_dim(); }
     /// The convention that the cached rope keys are rotated in.
     [[nodiscard]] RopePairing pairing() const noexcept { return cache_->pairing(); }
-    /// Di
+    /// Values of an index row: Di, with pools 2·Di.
     [[nodiscard]] Index index_dim() const noexcept requires(has_index_keys) { return cache_->index_dim(); }
+    /// Tokens of a pool; 1 without pools.
+    [[nodiscard]] Index pool() const noexcept requires(has_index_keys) { return cache_->store_.pool(); }
     /// Bytes a token takes, padding included.
     [[nodiscard]] Index bytes_per_token() const noexcept { return cache_->bytes_per_token(); }
 
     /// Valid until the sequence is next changed or moved.
     [[nodiscard]] PagedView<C> view() const noexcept { return view_of(cache_->store_.latents()); }
-    /// The index keys, rows [Di]; valid as long as `view`.
+    /// The keys of whole pools, rows [Di]; valid as long as `view`.
+    [[nodiscard]] auto pool_view() const noexcept requires(has_index_keys) { return view_of(cache_->store_.pool_keys(), pool()); }
+    /// Writes the key [Di] of a whole pool, of which its tokens' rows must be appended before: the page of the last of them is
+    /// then this sequence's own.
+    template <Compute A>
+    void set_pool_key(Index index, const A* key) requires(has_index_keys) {
+        require_in_range("pool", index, Index{0}, size_ / pool() - 1);
+        const auto& rows = cache_->store_.pool_keys();
+        const Index row = cache_->first_row(entry(index * pool() / page_size())) + index * pool() % page_size();
+        rows.write(MatrixView<const A>(key, 1, rows.layout().latent_dim), row / pool());
+    }
+    /// The index rows: keys [Di], with pools [2·Di]; valid as long as `view`.
     [[nodiscard]] auto index_view() const noexcept requires(has_index_keys) { return view_of(cache_->store_.index_keys()); }
 
     /// The pages it holds a reference to: those of its tokens, in order, then the reserved ones.
@@ -140,7 +156,7 @@ class PagedSequence {
                     [&](Index t, Index count, Index row) { cache_->store_.latents().write(tokens.row_range(t, count), row); });
     }
 
-    /// Appends tokens [T, Dc + Dr] with their index keys [T, Di], rounded to C and K. Uses reserved pages first.
+    /// Appends tokens [T, Dc + Dr] with their index rows [T, index_dim()], rounded to C and K. Uses reserved pages first.
     /// @throws as above, and std::invalid_argument unless there are as many index keys
     template <Compute A>
     void append(MatrixView<const A> tokens, MatrixView<const std::type_identity_t<A>> index_keys) requires(has_index_keys) {
@@ -207,13 +223,13 @@ class PagedSequence {
     }
 
     template <CacheElement E>
-    [[nodiscard]] PagedView<E> view_of(const detail::RowStore<E>& rows) const noexcept {
+    [[nodiscard]] PagedView<E> view_of(const detail::RowStore<E>& rows, Index tokens_a_row = 1) const noexcept {
         return {.pool = rows.row(0),
                 .pages = cache_->pages(),
-                .page_size = page_size(),
-                .page_stride = page_size() * rows.layout().stride(),
+                .page_size = page_size() / tokens_a_row,
+                .page_stride = page_size() / tokens_a_row * rows.layout().stride(),
                 .block_table = table_.data(),
-                .length = size_,
+                .length = size_ / tokens_a_row,
                 .latent_dim = rows.layout().latent_dim,
                 .rope_dim = rows.layout().rope_dim,
                 .stride = rows.layout().stride()};

@@ -40,34 +40,49 @@ class RowStore {
     AlignedArray<C> data_;
 };
 
-/// What a cache stores of each token: its latent row and, with K, its index key. All of a token is written, copied and dropped
-/// together.
+/// What a cache stores of each token: its latent row and, with K, its index row (the index key, and with pools what weighs it);
+/// of each whole pool of tokens a key. All of a token is written, copied and dropped together; a pool's key is kept as long as
+/// all its tokens are.
 template <CacheElement C, IndexElement K>
 class TokenStore {
   public:
     static constexpr bool has_index_keys = CacheElement<K>;
 
     /// @throws std::invalid_argument for an invalid config, and for index keys in one that has no indexer
-    TokenStore(const Config& config, Index rows) : TokenStore(RowLayout<C>(config), index_layout(config), rows) {}
-    TokenStore(const TokenStore& like, Index rows) : TokenStore(like.latents_.layout(), like.index_keys_.layout(), rows) {}
+    TokenStore(const Config& config, Index rows)
+        : TokenStore(RowLayout<C>(config), index_layout(config, config.indexer.row_dim()),
+                     index_layout(config, config.indexer.head_dim), config.indexer.pool, rows) {}
+    TokenStore(const TokenStore& like, Index rows)
+        : TokenStore(like.latents_.layout(), like.index_keys_.layout(), like.pool_keys_.layout(), like.pool_, rows) {}
 
     [[nodiscard]] const RowStore<C>& latents() const noexcept { return latents_; }
     [[nodiscard]] const RowStore<K>& index_keys() const noexcept { return index_keys_; }
-    [[nodiscard]] Index bytes_per_token() const noexcept { return latents_.layout().bytes() + index_keys_.layout().bytes(); }
+    /// The keys of whole pools: row r / pool of tokens that end in row r. Without pools none.
+    [[nodiscard]] const RowStore<K>& pool_keys() const noexcept { return pool_keys_; }
+    [[nodiscard]] Index pool() const noexcept { return pool_; }
+    [[nodiscard]] Index bytes_per_token() const noexcept {
+        const Index pooled = pool_ > 1 ? divide_up(pool_keys_.layout().bytes(), pool_) : 0;
+        return latents_.layout().bytes() + index_keys_.layout().bytes() + pooled;
+    }
 
+    /// Rows [source, source + count) of another; both are whole pools from the beginning of one.
     void copy(const TokenStore& from, Index source, Index first, Index count) const {
         latents_.copy(from.latents_, source, first, count);
         index_keys_.copy(from.index_keys_, source, first, count);
+        if (pool_ > 1) pool_keys_.copy(from.pool_keys_, source / pool_, first / pool_, count / pool_);
     }
 
   private:
-    TokenStore(const RowLayout<C>& latents, const RowLayout<K>& index_keys, Index rows)
-        : latents_(latents, rows), index_keys_(index_keys, rows) {}
+    TokenStore(const RowLayout<C>& latents, const RowLayout<K>& index_keys, const RowLayout<K>& pool_keys, Index pool, Index rows)
+        : latents_(latents, rows),
+          index_keys_(index_keys, rows),
+          pool_keys_(pool_keys, pool > 1 ? rows / pool : 0),
+          pool_(pool) {}
 
-    [[nodiscard]] static RowLayout<K> index_layout(const Config& config) {
+    [[nodiscard]] static RowLayout<K> index_layout(const Config& config, Index dim) {
         if constexpr (has_index_keys) {
             require(config.indexer.heads > 0, "indexer.heads", config.indexer.heads, "positive for a cache of index keys");
-            return {config.indexer.head_dim, 0, config.indexer.pairing};
+            return {dim, 0, config.indexer.pairing};
         } else {
             return {};
         }
@@ -75,6 +90,8 @@ class TokenStore {
 
     RowStore<C> latents_;
     [[no_unique_address]] RowStore<K> index_keys_;
+    [[no_unique_address]] RowStore<K> pool_keys_;
+    Index pool_;
 };
 
 template <>

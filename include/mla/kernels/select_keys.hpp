@@ -179,6 +179,47 @@ void check_select_keys(const HeadsView<const A>& q, const MatrixView<const A>& h
     require_at_least("selection.stride", selection.stride, selection.cols);
 }
 
+/// `select_keys`, of which query t sees the first visible(t) keys of its request.
+template <Compute A, LatentBatch Batch, class Visible>
+void select_visible_keys(const HeadsView<const A>& q, const MatrixView<const A>& head_weights, const Batch& index_keys,
+                         std::span<const std::int32_t> query_begin, const MatrixView<std::int32_t>& selection,
+                         Workspace& workspace, ExecutorRef executor, Precision precision, Visible visible) {
+    using K = typename batch_view_t<Batch>::Element;
+    check_select_keys<A>(q, head_weights, index_keys, query_begin, selection);
+    if (q.tokens == 0) return;
+    const SelectionPlan plan(q.tokens);
+    const Index top_k = selection.cols;
+    const abi::IndexKernels<A> kernels = index_kernels<A, K>(precision);
+    const auto s = workspace.carve(
+        [&](Arena& arena) { return SelectionScratch<A>::carve(arena, plan, q.heads, q.dim, top_k, executor.concurrency()); });
+    for_each_item(executor, q.tokens, [&](Index t, Index) { pack_index_query(s, kernels, q, head_weights.row(t), t); });
+    for_each_item(executor, plan.queries * plan.ranges, [&](Index item, Index worker) {
+        const Index t = item / plan.ranges;
+        const Index range = item % plan.ranges;
+        const Index keys = visible(t);
+        if (keys <= top_k) return;
+        const SelectionWorker<A> own = s.worker(worker);
+        TopKeys<A> top(own.keys, top_k, std::max(block_tokens, top_k));
+        score_range(s, kernels, own, index_keys[request_of(query_begin, t)], t, q.heads, plan.begin(range, keys),
+                    plan.begin(range + 1, keys), top);
+        const auto best = top.best();
+        if (plan.ranges == 1) return write_selection(best, selection, t);
+        std::copy(best.begin(), best.end(), s.best + item * top_k);
+        s.counts[item] = static_cast<Index>(best.size());
+    });
+    for_each_item(executor, q.tokens, [&](Index t, Index worker) {
+        const Index keys = visible(t);
+        if (keys <= top_k) {
+            for (Index i = 0; i < top_k; ++i) selection(t, i) = i < keys ? static_cast<std::int32_t>(i) : -1;
+        } else if (plan.ranges > 1) {
+            TopKeys<A> top(s.worker(worker).keys, top_k, std::max(block_tokens, top_k));
+            for (Index item = t * plan.ranges; item < (t + 1) * plan.ranges; ++item)
+                top.offer(s.best + item * top_k, s.counts[item]);
+            write_selection(top.best(), selection, t);
+        }
+    });
+}
+
 }  // namespace detail
 
 /// Bytes of workspace that `select_keys` needs for up to `queries` queries over any number of keys.
@@ -210,45 +251,11 @@ template <Compute A, LatentBatch Batch>
 void select_keys(HeadsView<std::type_identity_t<const A>> q, MatrixView<const A> head_weights, const Batch& index_keys,
                  std::span<const std::int32_t> query_begin, MatrixView<std::int32_t> selection, Workspace& workspace,
                  ExecutorRef executor, Precision precision = Precision::operand) {
-    using K = typename batch_view_t<Batch>::Element;
-    detail::check_select_keys<A>(q, head_weights, index_keys, query_begin, selection);
-    if (q.tokens == 0) return;
-    const detail::SelectionPlan plan(q.tokens);
-    const Index top_k = selection.cols;
-    const abi::IndexKernels<A> kernels = detail::index_kernels<A, K>(precision);
-    const auto s = workspace.carve([&](Arena& arena) {
-        return detail::SelectionScratch<A>::carve(arena, plan, q.heads, q.dim, top_k, executor.concurrency());
-    });
-    const auto visible = [&](Index t) {
-        const std::size_t request = detail::request_of(query_begin, t);
-        return std::max<Index>(index_keys[request].length - (query_begin[request + 1] - t) + 1, 0);
-    };
-    for_each_item(executor, q.tokens, [&](Index t, Index) { detail::pack_index_query(s, kernels, q, head_weights.row(t), t); });
-    for_each_item(executor, plan.queries * plan.ranges, [&](Index item, Index worker) {
-        const Index t = item / plan.ranges;
-        const Index range = item % plan.ranges;
-        const Index keys = visible(t);
-        if (keys <= top_k) return;
-        const detail::SelectionWorker<A> own = s.worker(worker);
-        detail::TopKeys<A> top(own.keys, top_k, std::max(detail::block_tokens, top_k));
-        detail::score_range(s, kernels, own, index_keys[detail::request_of(query_begin, t)], t, q.heads, plan.begin(range, keys),
-                            plan.begin(range + 1, keys), top);
-        const auto best = top.best();
-        if (plan.ranges == 1) return detail::write_selection(best, selection, t);
-        std::copy(best.begin(), best.end(), s.best + item * top_k);
-        s.counts[item] = static_cast<Index>(best.size());
-    });
-    for_each_item(executor, q.tokens, [&](Index t, Index worker) {
-        const Index keys = visible(t);
-        if (keys <= top_k) {
-            for (Index i = 0; i < top_k; ++i) selection(t, i) = i < keys ? static_cast<std::int32_t>(i) : -1;
-        } else if (plan.ranges > 1) {
-            detail::TopKeys<A> top(s.worker(worker).keys, top_k, std::max(detail::block_tokens, top_k));
-            for (Index item = t * plan.ranges; item < (t + 1) * plan.ranges; ++item)
-                top.offer(s.best + item * top_k, s.counts[item]);
-            detail::write_selection(top.best(), selection, t);
-        }
-    });
+    detail::select_visible_keys<A>(q, head_weights, index_keys, query_begin, selection, workspace, executor, precision,
+                                   [&](Index t) {
+                                       const std::size_t request = detail::request_of(query_begin, t);
+                                       return std::max<Index>(index_keys[request].length - (query_begin[request + 1] - t) + 1, 0);
+                                   });
 }
 
 }  // namespace mla::inline MLA_ISA

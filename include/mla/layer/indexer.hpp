@@ -19,6 +19,26 @@
 
 namespace mla::inline MLA_ISA {
 
+namespace detail {
+
+/// A row of selected pools, ascending and then −1, becomes one of their tokens and of those after the last of `visible` tokens'
+/// whole pools, in place: from the last pool on, whose tokens lie behind it.
+inline void expand_pools(const IndexerConfig& indexer, Index visible, std::int32_t* row) noexcept {
+    const Index pool = indexer.pool;
+    Index chosen = 0;
+    while (chosen < indexer.top_k / pool && row[chosen] >= 0) ++chosen;
+    for (Index i = chosen - 1; i >= 0; --i) {
+        const std::int32_t first = row[i] * static_cast<std::int32_t>(pool);
+        for (Index p = 0; p < pool; ++p) row[i * pool + p] = first + static_cast<std::int32_t>(p);
+    }
+    Index count = chosen * pool;
+    if (indexer.selects_tail)
+        for (Index token = visible / pool * pool; token < visible; ++token) row[count++] = static_cast<std::int32_t>(token);
+    std::fill(row + count, row + indexer.most_selected(), -1);
+}
+
+}  // namespace detail
+
 /// Tokens as an indexer takes them.
 template <Compute A>
 struct IndexTokens {
@@ -48,13 +68,38 @@ class Indexer {
 
     [[nodiscard]] const IndexerConfig& config() const noexcept { return config_.indexer; }
     /// Bytes of packed weights.
-    [[nodiscard]] std::size_t weight_bytes() const noexcept { return query_.bytes() + key_.bytes() + head_weights_.bytes(); }
+    [[nodiscard]] std::size_t weight_bytes() const noexcept {
+        return query_.bytes() + key_.bytes() + head_weights_.bytes() + pool_gate_.bytes();
+    }
 
-    /// keys = RoPE(LayerNorm(wk x)): what the cache takes beside each latent. keys [T, Di], which overlap nothing of the tokens.
-    void project_keys(const IndexTokens<Activation>& tokens, MatrixView<Activation> keys, ExecutorRef executor) const noexcept {
+    /// What the cache takes beside each latent: keys = RoPE(LayerNorm(wk x)), with pools beside them what weighs their values,
+    /// pool_gate(x). rows [T, config().row_dim()], which overlap nothing of the tokens.
+    void project_keys(const IndexTokens<Activation>& tokens, MatrixView<Activation> rows, ExecutorRef executor) const noexcept {
+        const Index dim = config_.indexer.head_dim;
+        const MatrixView<Activation> keys = rows.columns(0, dim);
         key_(tokens.x, keys, executor, precision_);
+        if (config_.indexer.pool > 1) pool_gate_(tokens.x, rows.columns(dim, dim), executor, precision_);
         layer_norm(keys, norm_.data(), norm_bias_.data(), config_.indexer.norm_eps);
         rotate({keys.data, keys.rows, 1, keys.cols, keys.stride, keys.cols}, tokens.angles, executor);
+    }
+
+    /// The key of a pool from its tokens' rows as a cache holds them: of value c, Σ_p softmax_p(gate[p, c] + positions[p, c]) ·
+    /// k[p, c]. rows [pool, 2·Di], key [Di].
+    void pool_key(MatrixView<const Activation> rows, Activation* key) const noexcept {
+        const Index dim = config_.indexer.head_dim;
+        for (Index c = 0; c < dim; ++c) {
+            const auto logit = [&](Index p) { return rows(p, dim + c) + pool_positions_[static_cast<std::size_t>(p * dim + c)]; };
+            Activation largest = logit(0);
+            for (Index p = 1; p < rows.rows; ++p) largest = std::max(largest, logit(p));
+            Activation sum = Activation(0);
+            Activation weighted = Activation(0);
+            for (Index p = 0; p < rows.rows; ++p) {
+                const Activation weight = std::exp(logit(p) - largest);
+                sum += weight;
+                weighted += weight * rows(p, c);
+            }
+            key[c] = weighted / sum;
+        }
     }
 
     /// Bytes of workspace that `select` needs for up to `queries` queries over any number of keys.
@@ -64,14 +109,16 @@ class Indexer {
         return counter.bytes();
     }
 
-    /// selection[t] = the keys that query t attends to, as `select_keys` chooses them.
+    /// selection[t] = the tokens that query t attends to: those whose keys `select_keys` chooses; with pools those of the pools
+    /// that it chooses among whole ones, and those after the last where the config says so.
     ///
-    /// query_begin [requests + 1]; index_keys: the keys of each request by `project_keys`, those of these tokens included;
-    /// selection [T, k], k at most `config().top_k`.
+    /// query_begin [requests + 1]; keys: indexable by request, the keys by `project_keys`, or of whole pools by `pool_key`;
+    /// lengths(request): its tokens, these included; selection [T, config().most_selected()].
     /// @throws std::invalid_argument when sizes or offsets do not fit, std::length_error when a caller's workspace is too small
-    template <LatentBatch Batch>
-    void select(const IndexTokens<Activation>& tokens, const Batch& index_keys, std::span<const std::int32_t> query_begin,
-                MatrixView<std::int32_t> selection, Workspace& workspace, ExecutorRef executor) const {
+    template <LatentBatch Batch, class Lengths>
+    void select(const IndexTokens<Activation>& tokens, const Batch& keys, Lengths lengths,
+                std::span<const std::int32_t> query_begin, MatrixView<std::int32_t> selection, Workspace& workspace,
+                ExecutorRef executor) const {
         check(tokens, selection);
         const auto s = workspace.carve([&](Arena& arena) { return carve(arena, tokens.x.rows, executor.concurrency()); });
         project_queries(tokens, s, executor);
@@ -79,7 +126,17 @@ class Indexer {
         const auto scale = static_cast<A>(1.0 / std::sqrt(static_cast<double>(config_.indexer.heads * config_.indexer.head_dim)));
         for (Index i = 0; i < tokens.x.rows * config_.indexer.heads; ++i) s.head_weights.data[i] *= scale;
         Workspace kernel(s.kernel);
-        select_keys<A>(s.queries, s.head_weights, index_keys, query_begin, selection, kernel, executor, precision_);
+        const Index pool = config_.indexer.pool;
+        const auto visible = [&](Index t) -> Index {
+            const std::size_t request = detail::request_of(query_begin, t);
+            return std::max<Index>(lengths(request) - (query_begin[request + 1] - t) + 1, 0);
+        };
+        // Pools lie in the first columns until they become tokens.
+        detail::select_visible_keys<A>(s.queries, s.head_weights, keys, query_begin,
+                                       selection.columns(0, config_.indexer.top_k / pool), kernel, executor, precision_,
+                                       [&](Index t) { return visible(t) / pool; });
+        if (pool == 1) return;
+        for (Index t = 0; t < tokens.x.rows; ++t) detail::expand_pools(config_.indexer, visible(t), selection.row(t));
     }
 
   private:
@@ -100,7 +157,8 @@ class Indexer {
         s.input = {arena.take<A>(tokens * hidden), tokens, hidden};
         s.queries = {arena.take<A>(tokens * heads * dim), tokens, heads, dim};
         s.head_weights = {arena.take<A>(tokens * heads), tokens, heads};
-        const std::size_t bytes = selection_workspace_bytes<A>(tokens, heads, dim, config_.indexer.top_k, concurrency);
+        const std::size_t bytes =
+            selection_workspace_bytes<A>(tokens, heads, dim, config_.indexer.top_k / config_.indexer.pool, concurrency);
         s.kernel = {arena.take<std::byte>(static_cast<Index>(bytes)), bytes};
         return s;
     }
@@ -127,6 +185,16 @@ class Indexer {
             input_norm_ = detail::to_vector<A>(weights.q_input_norm);
             input_norm_bias_ = detail::to_vector<A>(weights.q_input_norm_bias);
         }
+        if (config.indexer.pool > 1) {
+            pool_gate_ = detail::Projection<T>(weights.pool_gate);
+            pool_positions_.resize(static_cast<std::size_t>(config.indexer.pool * config.indexer.head_dim));
+            weights.pool_positions.visit([&](const auto& element) {
+                for (Index p = 0; p < config.indexer.pool; ++p)
+                    for (Index c = 0; c < config.indexer.head_dim; ++c)
+                        pool_positions_[static_cast<std::size_t>(p * config.indexer.head_dim + c)] =
+                            simd::convert<A>(element(p, c));
+            });
+        }
         if (config.learned_query_scale) scale_ = detail::QueryScale<A>(weights.query_scale, weights.query_scale_bias);
     }
 
@@ -144,7 +212,7 @@ class Indexer {
         require_equal("tokens.angles.rows", tokens.angles.rows, "tokens.x.rows", count);
         require_equal("tokens.angles.cols", tokens.angles.cols, "qk_rope_head_dim", config_.qk_rope_head_dim);
         require_equal("tokens.positions.size()", static_cast<Index>(tokens.positions.size()), "tokens.x.rows", count);
-        require_in_range("selection.cols", selection.cols, Index{1}, config_.indexer.top_k);
+        require_equal("selection.cols", selection.cols, "indexer.most_selected()", config_.indexer.most_selected());
     }
 
     // q = RoPE(wq_b RMSNorm(q_a x)), without a low rank RoPE(wq_b LayerNorm(x)); times the learned scale
@@ -180,7 +248,8 @@ class Indexer {
     detail::Projection<T> query_;         ///< Rq or hidden → Hi·Di
     detail::Projection<T> key_;           ///< hidden → Di
     detail::Projection<T> head_weights_;  ///< hidden → Hi
-    std::vector<A> norm_, norm_bias_, input_norm_, input_norm_bias_;
+    detail::Projection<T> pool_gate_;     ///< hidden → Di, with pools
+    std::vector<A> norm_, norm_bias_, input_norm_, input_norm_bias_, pool_positions_;
     detail::QueryScale<A> scale_;
 };
 

@@ -15,10 +15,15 @@ struct CallPart {
     Index cut = 0;  ///< tokens of the last request behind `end`
 
     [[nodiscard]] std::size_t size() const noexcept { return requests.size(); }
-    /// The index keys up to the part's last token.
+    /// Tokens of a request up to the part's last one.
+    [[nodiscard]] Index length(std::size_t index) const noexcept {
+        return requests[index].cache->size() - (index + 1 < requests.size() ? 0 : cut);
+    }
+    /// The keys of these tokens, or of their whole pools.
     [[nodiscard]] auto operator[](std::size_t index) const noexcept {
-        const auto view = requests[index].cache->index_view();
-        return index + 1 < requests.size() ? view : view.prefix(view.length - cut);
+        const Cache& cache = *requests[index].cache;
+        return cache.pool() == 1 ? cache.index_view().prefix(length(index))
+                                 : cache.pool_view().prefix(length(index) / cache.pool());
     }
 };
 
@@ -54,11 +59,32 @@ void select_for_call(const Indexer<T>& indexer, const IndexTokens<A>& tokens, st
     for (Index begin = 0; begin < tokens.x.rows;) {
         const CallPart<Cache> part = take_part(requests, request, before, index_chunk, query_begin);
         const Index count = query_begin[part.size()];
-        indexer.select(tokens.range(begin, count), part, {query_begin, part.size() + 1}, selection.row_range(begin, count),
-                       workspace, executor);
+        indexer.select(
+            tokens.range(begin, count), part, [&](std::size_t index) { return part.length(index); },
+            {query_begin, part.size() + 1}, selection.row_range(begin, count), workspace, executor);
         begin += count;
         request += part.size() - (part.cut > 0 ? 1 : 0);
         before = part.cut > 0 ? requests[request].tokens - part.cut : 0;
+    }
+}
+
+/// Writes the keys of the pools that the last tokens of each request have filled. rows [pool, 2·Di], key [Di]: scratch. Read from
+/// the caches, so that they are the same however tokens arrive.
+template <Compute A, Storage T, IndexedStore Cache>
+void fill_pools(const Indexer<T>& indexer, std::span<const Request<Cache>> requests, MatrixView<A> rows, A* key) {
+    using K = typename std::remove_cvref_t<decltype(requests[0].cache->index_view())>::Element;
+    const abi::RowKernels<A> kernels = row_kernels<A, K>();
+    for (const Request<Cache>& request : requests) {
+        Cache& cache = *request.cache;
+        const auto view = cache.index_view();
+        for (Index pool = (cache.size() - request.tokens) / cache.pool(); pool < cache.size() / cache.pool(); ++pool) {
+            for (Index p = 0; p < cache.pool(); ++p) {
+                const void* const row = view.row(pool * cache.pool() + p);
+                kernels.read(&row, 1, view.latent_dim, 0, rows.row(p), rows.stride);
+            }
+            indexer.pool_key(rows, key);
+            cache.set_pool_key(pool, key);
+        }
     }
 }
 

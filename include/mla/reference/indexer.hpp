@@ -50,13 +50,34 @@ inline void rotate_index(const Config& config, std::int64_t position, double* v)
     return q;
 }
 
-/// Index keys LayerNorm(wk(x)). x [T, hidden], positions [T] -> [T, Di]
+/// Index keys LayerNorm(wk(x)), with pools beside them what weighs each value in its pool: pool_gate(x). x [T, hidden],
+/// positions [T] -> [T, Di] or [T, 2·Di]
 [[nodiscard]] inline Matrix project_index_keys(const Config& config, const AttentionWeights& weights, const Matrix& x,
                                                std::span<const std::int64_t> positions) {
     Matrix k = linear(x, to_matrix(weights.indexer.wk));
     layer_norm(k, to_matrix(weights.indexer.k_norm), to_matrix(weights.indexer.k_norm_bias), config.indexer.norm_eps);
     for (Index t = 0; t < k.rows; ++t) rotate_index(config, positions[static_cast<std::size_t>(t)], k.row(t));
-    return k;
+    return config.indexer.pool == 1 ? k : beside(k, linear(x, to_matrix(weights.indexer.pool_gate)));
+}
+
+/// The key of each whole pool of tokens: of value c, Σ_p softmax_p(gate[p, c] + positions[p, c]) · k[p, c].
+/// rows [L, 2·Di] -> [L / pool, Di]
+[[nodiscard]] inline Matrix pool_index_keys(const Config& config, const AttentionWeights& weights, const Matrix& rows) {
+    const Index P = config.indexer.pool;
+    const Index Di = config.indexer.head_dim;
+    const Matrix positions = to_matrix(weights.indexer.pool_positions);
+    Matrix pooled(rows.rows / P, Di);
+    for (Index pool = 0; pool < pooled.rows; ++pool)
+        for (Index c = 0; c < Di; ++c) {
+            double sum = 0.0;
+            for (Index p = 0; p < P; ++p) {
+                const double weight = std::exp(rows(pool * P + p, Di + c) + positions(p, c));
+                pooled(pool, c) += weight * rows(pool * P + p, c);
+                sum += weight;
+            }
+            pooled(pool, c) /= sum;
+        }
+    return pooled;
 }
 
 /// I[t, s] = Σ_h w[t, h] · relu(q[t, h] · k[s]). q [T*Hi, Di], k [L, Di], w [T, Hi] -> [T, L]
@@ -92,6 +113,35 @@ inline void rotate_index(const Config& config, std::int64_t position, double* v)
     return selected;
 }
 
+/// The tokens of the best pools that each query sees whole, at most top_k tokens, and those after its last whole pool where the
+/// config says so. scores [T, L / pool] of the last T of L tokens -> [T] lists of tokens, ascending
+[[nodiscard]] inline std::vector<std::vector<Index>> select_pools(const IndexerConfig& indexer, const Matrix& scores, Index L) {
+    const Index P = indexer.pool;
+    std::vector<std::vector<Index>> selected;
+    for (Index t = 0; t < scores.rows; ++t) {
+        const Index visible = visible_keys(t, scores.rows, L);
+        const Matrix seen(1, visible / P, {scores.row(t), scores.row(t) + visible / P});
+        std::vector<Index> tokens;
+        for (const std::vector<Index>& pools : select_keys(seen, indexer.top_k / P))
+            for (const Index pool : pools)
+                for (Index p = 0; p < P; ++p) tokens.push_back(pool * P + p);
+        for (Index s = visible / P * P; indexer.selects_tail && s < visible; ++s) tokens.push_back(s);
+        selected.push_back(std::move(tokens));
+    }
+    return selected;
+}
+
+/// Which keys the indexer selects for the last T of L tokens. x [T, hidden], positions [T], index_keys [L, Di or 2·Di]
+[[nodiscard]] inline std::vector<std::vector<Index>> select(const Config& config, const AttentionWeights& weights,
+                                                            const Matrix& x, std::span<const std::int64_t> positions,
+                                                            const Matrix& index_keys) {
+    const bool pools = config.indexer.pool > 1;
+    const Matrix scores =
+        index_scores(project_index_queries(config, weights, x, positions),
+                     pools ? pool_index_keys(config, weights, index_keys) : index_keys, index_head_weights(config, weights, x));
+    return pools ? select_pools(config.indexer, scores, index_keys.rows) : select_keys(scores, config.indexer.top_k);
+}
+
 /// What queries see of which keys were selected, ascending.
 [[nodiscard]] inline Visible visible_among(std::vector<std::vector<Index>> selected) {
     return [selected = std::move(selected)](Index t, Index s) {
@@ -101,14 +151,12 @@ inline void rotate_index(const Config& config, std::int64_t position, double* v)
 }
 
 /// The layer with its own indexer: appends the tokens of x to both caches, then lets each attend to the keys selected for it.
-/// x [T, hidden], positions [T], cache [L, Dc+Dr], index_keys [L, Di] -> y [T, hidden]
+/// x [T, hidden], positions [T], cache [L, Dc+Dr], index_keys [L, Di or 2·Di] -> y [T, hidden]
 [[nodiscard]] inline Matrix forward_sparse(const Config& config, const AttentionWeights& weights, const Matrix& x,
                                            std::span<const std::int64_t> positions, Matrix& cache, Matrix& index_keys,
                                            Form form) {
     append_rows(index_keys, project_index_keys(config, weights, x, positions));
-    const Matrix scores =
-        index_scores(project_index_queries(config, weights, x, positions), index_keys, index_head_weights(config, weights, x));
-    return forward(config, weights, x, positions, cache, form, visible_among(select_keys(scores, config.indexer.top_k)));
+    return forward(config, weights, x, positions, cache, form, visible_among(select(config, weights, x, positions, index_keys)));
 }
 
 }  // namespace mla::inline MLA_ISA::reference
