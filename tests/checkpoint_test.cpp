@@ -91,17 +91,18 @@ TYPED_TEST(CheckpointTypesTest, LoadsEveryLayerFromOneFileAndFromTwo) {
 /// config.json of a model type whose layers are all alike, with an indexer that is small where it has one.
 nlohmann::json small_json(const Config& config, const std::string& type) {
     nlohmann::json json = config_json(config, type);
-    const bool sparse =
-        type == "deepseek_v32" || type == "glm_moe_dsa" || type == "axk2" || type == "hy_v4" || type == "dots3_note";
+    const bool sparse = type == "deepseek_v32" || type == "glm_moe_dsa" || type == "axk2" || type == "hy_v4" ||
+                        type == "dots3_note" || type == "glm5_next";
     if (sparse) json.update({{"index_topk", 8}, {"index_n_heads", 3}, {"index_head_dim", 22}});
     if (type == "kimi_linear" || type == "bailing_hybrid") json["layer_types"] = {"full_attention", "full_attention"};
-    if (type == "dots3_note") json["layer_types"] = {"indexed_attention", "indexed_attention"};
+    if (type == "glm5_next") json.update({{"index_kpool", 4}, {"indexer_types", {"full", "full"}}});
+    if (type == "dots3_note" || type == "glm5_next") json["layer_types"] = {"indexed_attention", "indexed_attention"};
     return json;
 }
 
 TEST(CheckpointTest, KnowsTheNamesOfEveryModel) {
     for (const char* type : {"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe_lite", "glm_moe_dsa", "axk1",
-                             "axk2", "bailing_hybrid", "dots3_note", "hy_v4", "kimi_linear", "youtu"}) {
+                             "axk2", "bailing_hybrid", "dots3_note", "glm5_next", "hy_v4", "kimi_linear", "youtu"}) {
         const nlohmann::json json = small_json(small_config(), type);
         CheckpointFolder folder;
         folder.write("config.json", json.dump());

@@ -84,7 +84,7 @@ TEST_P(GoldenAttentionTest, DoubleLayerMatchesTransformersInAnyChunkingAndForm) 
 /// The layer's own selection of the whole prompt.
 TEST_P(GoldenAttentionTest, LayersWithAnIndexerSelectWhatTransformersSelects) {
     const golden::Case file = golden::load(GetParam());
-    const Index top_k = file.config.indexer.top_k;
+    const Index top_k = file.config.indexer.most_selected();
     if (file.config.indexer.heads == 0) return;
     const Attention<double> layer(file.config, file.weights);
     const Prompt<double> prompt = prompt_of<double>(file);

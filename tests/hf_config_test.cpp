@@ -191,7 +191,7 @@ TEST(HfConfigTest, RopeInterleaveChoosesThePairingWhereTheModelReadsIt) {
 /// Every field that transformers' own configuration classes write.
 TEST(HfConfigTest, FieldsOfTransformersAreRead) {
     const json classes = json::parse(std::ifstream(fs::path(MLA_GOLDEN_DIR) / "config_fields.json"));
-    ASSERT_EQ(classes.size(), 16U);
+    ASSERT_EQ(classes.size(), 17U);
     for (const auto& [type, config] : classes.items()) EXPECT_NO_THROW(static_cast<void>(io::parse_hf_layers(config))) << type;
 }
 
@@ -297,6 +297,21 @@ TEST(HfLayersTest, MistralLarge4RotatesNothingInEveryFourthLayerAndSharesCaches)
         other["kv_source_layers"] = sources;
         expect_error([&] { static_cast<void>(io::parse_hf_layers(other)); }, {"kv_source_layers", "for layer"});
     }
+}
+
+TEST(HfLayersTest, Glm5NextSelectsPoolsInEveryFourthLayer) {
+    const json classes = json::parse(std::ifstream(fs::path(MLA_GOLDEN_DIR) / "config_fields.json"));
+    json config = classes.at("glm5_next_text");
+    for (const char* field : {"layer_types", "indexer_types"}) config.erase(field);
+    config["num_hidden_layers"] = 9;
+    EXPECT_EQ(drawn(config, selects), "---x---x-");
+    const IndexerConfig indexer = io::parse_hf_layers(config)[3]->indexer;
+    EXPECT_EQ(indexer.pool, 16);
+    EXPECT_EQ(indexer.most_selected(), 2048 + 15);
+    config["index_kpool_always_select_tail"] = false;
+    EXPECT_EQ(io::parse_hf_config(config).indexer.most_selected(), 2048);
+    config["index_kpool"] = 3;
+    expect_error([&] { static_cast<void>(io::parse_hf_layers(config)); }, {"indexer.top_k", "multiple of indexer.pool"});
 }
 
 TEST(HfLayersTest, ANumberOfLayersThatNoModelHasIsRefused) {

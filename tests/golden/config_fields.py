@@ -9,7 +9,7 @@ import pathlib
 
 from transformers import CONFIG_MAPPING
 
-TYPES = ("axk1 axk2 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text glm4_moe_lite glm_moe_dsa hy_v4 kimi_linear "
+TYPES = ("axk1 axk2 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text glm4_moe_lite glm5_next_text glm_moe_dsa hy_v4 kimi_linear "
          "longcat_flash minicpm3 mistral4 mistral_large4_text youtu").split()
 
 fields = {model_type: CONFIG_MAPPING[model_type]().to_dict() for model_type in TYPES}

@@ -36,6 +36,7 @@ CLASSES = {
     "deepseek_v32": ("deepseek_v32", "DeepseekV32", "Attention"),
     "dots3_note_text": ("dots3_note", "Dots3NoteText", "Attention"),
     "glm4_moe_lite": ("glm4_moe_lite", "Glm4MoeLite", "Attention"),
+    "glm5_next_text": ("glm5_next", "Glm5NextText", "Attention"),
     "glm_moe_dsa": ("glm_moe_dsa", "GlmMoeDsa", "Attention"),
     "hy_v4": ("hy_v4", "HYV4", "Attention"),
     "kimi_linear": ("kimi_linear", "KimiLinear", "Attention"),
@@ -59,13 +60,15 @@ TENSORS = {
     "indexer.softmax_scaling.scale": "indexer.query_scale",
     "indexer.softmax_scaling.bias": "indexer.query_scale_bias",
     "indexer.q_input_norm.bias": "indexer.q_input_norm_bias",
+    "indexer.index_kpool_compress_gate": "indexer.pool_gate",
+    "indexer.index_kpool_compress_ape": "indexer.pool_positions",
 }
 
 PUBLISHED_FIELDS = (
     "model_type hidden_size num_attention_heads num_key_value_heads q_lora_rank kv_lora_rank qk_nope_head_dim "
     "qk_rope_head_dim v_head_dim attention_bias rms_norm_eps max_position_embeddings rope_interleave rope_parameters "
     "num_hidden_layers head_dim layer_types index_topk index_head_dim index_n_heads indexer_types sliding_window per_layer_config "
-    "no_rope_layers kv_source_layers"
+    "no_rope_layers kv_source_layers index_kpool index_kpool_always_select_tail"
 ).split()
 
 
@@ -153,6 +156,10 @@ CASES = [
          {"num_hidden_layers": 1, "head_dim": 18, "layer_types": ["sliding_attention"], "sliding_window": 4,
           "per_layer_config": {0: {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 17, "kv_lora_rank": 15, "head_dim": 20,
                                    "qk_nope_head_dim": 14, "qk_rope_head_dim": 6, "v_head_dim": 9}}}),
+    # Pools of tokens are selected, and those after the last whole one.
+    Case("glm5_next", "glm5_next_text", 40, 4, 19, 18, (13, 0, 10), plain(1e4), [5, 1, 2, 16],
+         {"index_topk": 9, "index_n_heads": 8, "index_head_dim": 10, "index_kpool": 3, "num_hidden_layers": 1,
+          "layer_types": ["indexed_attention"], "indexer_types": ["full"]}),
     # Learned frequencies, and queries scaled by the logarithm of their position; then a layer in which nothing is rotated.
     Case("mistral_large4", "mistral_large4_text", 40, 3, None, 18, (10, 8, 11),
          {**yarn(factor=16.0, original_max_position_embeddings=32), "attention_factor": 1.0, "mscale": None, "mscale_all_dim": None},
@@ -247,7 +254,9 @@ def run(layer, rotary, x, positions, chunks):
         if window:
             visible &= ~torch.ones_like(visible).tril(begin - window)
         mask = torch.zeros(visible.shape, dtype=x.dtype).masked_fill(~visible, -math.inf)
-        output, *_ = layer(hidden_states=tokens, attention_mask=mask[None, None], past_key_values=cache,
+        pools = hasattr(getattr(layer, "indexer", None), "index_kpool")
+        given = torch.ones(1, count, dtype=torch.bool) if pools else mask[None, None]
+        output, *_ = layer(hidden_states=tokens, attention_mask=given, past_key_values=cache,
                            position_ids=position_ids, shared_kv_states={}, **rotations(layer, rotary, tokens, position_ids))
         outputs.append(output[0])
         begin += count
@@ -268,12 +277,13 @@ def selections(layer):
         hook.remove()
 
 
-def visible_selection(chosen, top_k):
+def visible_selection(chosen, config):
     """The indices of each query of a whole prompt that it may see, ascending, then −1."""
-    rows = torch.full((len(chosen), top_k), -1, dtype=torch.int64)
+    pool = getattr(config, "index_kpool", 1)
+    rows = torch.full((len(chosen), config.index_topk + pool - 1), -1, dtype=torch.int64)
     for t, row in enumerate(chosen.tolist()):
-        kept = sorted(index for index in row if index <= t)
-        assert len(kept) == min(t + 1, top_k)
+        kept = sorted(index for index in row if 0 <= index <= t)
+        assert len(kept) == min((t + 1) // pool * pool, config.index_topk) + (t + 1) % pool
         rows[t, :len(kept)] = torch.tensor(kept)
     return rows
 
@@ -356,8 +366,9 @@ def write(case, config, layer, rotary, x, positions, outputs, cache, chosen):
                "cache_latent": cache.keys[0, 0].double(), "cache_rope": cache.values[0, 0].double()}
     tensors |= {f"y_{name}": y.double() for name, y in zip(("whole", "chunked", "tokens"), outputs)}
     if chosen:
-        tensors["cache_index"] = cache.indexer_keys[0].double()
-        tensors["selection"] = visible_selection(chosen[0], config.index_topk)
+        width = config.index_head_dim * (2 if hasattr(config, "index_kpool") else 1)  # without what marks padding
+        tensors["cache_index"] = cache.indexer_keys[0, :, :width].double()
+        tensors["selection"] = visible_selection(chosen[0], config)
     if hasattr(rotary, "alpha"):
         tensors["rope_log_factors"] = rotary.alpha.double()
     for name, parameter in layer.named_parameters():

@@ -59,6 +59,8 @@ template <class T>
         if (name == "sinks") published = "sinks";
         if (name == "query_scale") published = "softmax_scaling.scale";
         if (name == "query_scale_bias") published = "softmax_scaling.bias";
+        if (name == "indexer.pool_gate") published = "indexer.index_kpool_compress_gate";
+        if (name == "indexer.pool_positions") published = "indexer.index_kpool_compress_ape";
         if (name == "indexer.query_scale") published = "indexer.softmax_scaling.scale";
         if (name == "indexer.query_scale_bias") published = "indexer.softmax_scaling.bias";
         if (name == "indexer.q_input_norm_bias") published = "indexer.q_input_norm.bias";

@@ -123,7 +123,7 @@ namespace detail {
     loaded.cache = detail::read_cache(file, loaded.config, about.at("cache_rope_layout").get<std::string>());
     if (loaded.config.indexer.heads > 0) {
         loaded.index_keys = detail::read_index_keys(file, loaded.config);
-        loaded.selection = detail::read_selection(file, loaded.config.indexer.top_k);
+        loaded.selection = detail::read_selection(file, loaded.config.indexer.most_selected());
     }
     loaded.in_double = about.at("compute").get<std::string>() == "float64";
     loaded.softmax_scale = about.at("softmax_scale").get<double>();

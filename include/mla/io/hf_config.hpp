@@ -69,9 +69,9 @@ template <class Parse>
 }  // namespace detail
 
 /// The attention of every layer of a Hugging Face config.json, old (`rope_scaling`, `rope_theta`) or new (`rope_parameters`), by
-/// its model_type: axk1, axk2, bailing_hybrid, deepseek_v2, deepseek_v3, deepseek_v32, dots3_note, glm4_moe_lite, glm_moe_dsa,
-/// hy_v4, kimi_k2, kimi_linear, longcat_flash, minicpm3, mistral4, mistral_large4 (but for its learned frequencies, which a
-/// checkpoint holds) or youtu. Nothing where a hybrid's layer is of another kind (linear attention). A multimodal model's
+/// its model_type: axk1, axk2, bailing_hybrid, deepseek_v2, deepseek_v3, deepseek_v32, dots3_note, glm4_moe_lite, glm5_next,
+/// glm_moe_dsa, hy_v4, kimi_k2, kimi_linear, longcat_flash, minicpm3, mistral4, mistral_large4 (but for its learned frequencies,
+/// which a checkpoint holds) or youtu. Nothing where a hybrid's layer is of another kind (linear attention). A multimodal model's
 /// `text_config` is handed in by itself. Read as transformers reads it: the latent norms take 1e-6 whatever `rms_norm_eps` says,
 /// but for dots3_note (set `latent_norm_eps` afterwards to follow an engine that uses it). A field that is not known to leave
 /// attention alone is an error, as are rope fields that contradict each other. The results are valid (`validate`). Without

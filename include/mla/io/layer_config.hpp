@@ -96,7 +96,11 @@ inline void read_indexer(const ConfigFields& fields, const ModelType& type, Inde
     const Index head_dim = fields.integer_or("index_head_dim", 128);
     for (const char* field : {"index_topk_pattern", "index_topk_freq", "index_skip_topk_offset", "indexer_types"})
         if (rule.shares_selections) static_cast<void>(fields.has(field));
+    const Index pool = rule.pools ? fields.integer_or("index_kpool", 16) : 1;
+    const bool selects_tail = rule.pools && fields.boolean("index_kpool_always_select_tail", true) && pool > 1;
     if (rule.shares_selections && shares_selection(fields, type, layer)) return;
+    indexer.pool = pool;
+    indexer.selects_tail = selects_tail;
     indexer.heads = heads;
     indexer.head_dim = head_dim;
     indexer.pairing = rule.pairing;

@@ -56,6 +56,7 @@ inline constexpr Index most_layers = 4096;
         case LayerRule::kimi_linear: return kimi_linear_kind(fields, layer);
         case LayerRule::bailing_hybrid:
             return (layer + 1) % fields.integer_or("layer_group_size", 6) == 0 ? full_attention : linear_attention;
+        case LayerRule::glm5_next: return layer % 4 == 3 ? indexed_attention : linear_attention;
         case LayerRule::dots3_note: return dots3_kind(fields, layer);
         case LayerRule::mistral_large4:
         case LayerRule::uniform: break;
@@ -70,7 +71,8 @@ inline constexpr Index most_layers = 4096;
         if (type.layers != LayerRule::uniform) static_cast<void>(fields.has(field));
     if (!fields.has("layer_types")) return kind_by_rule(fields, type, layer);
     const std::string kind = name_of_layer(fields, "layer_types", layer);
-    const bool hybrid = type.layers == LayerRule::kimi_linear || type.layers == LayerRule::bailing_hybrid;
+    const bool hybrid =
+        type.layers == LayerRule::kimi_linear || type.layers == LayerRule::bailing_hybrid || type.layers == LayerRule::glm5_next;
     for (const nlohmann::json& listed : fields.json()["layer_types"]) {
         const bool known = listed == full_attention || listed == indexed_attention || (hybrid && listed == linear_attention) ||
                            (type.layers == LayerRule::dots3_note && listed == sliding_attention);

@@ -22,6 +22,7 @@ struct IndexerRule {
     bool rope_is_last = false;
     bool takes_norm_eps = false;     ///< its norm takes rms_norm_eps, not 1e-6
     bool shares_selections = false;  ///< whether layers may take the selection of one before them
+    bool pools = false;              ///< whether it selects pools of tokens
 };
 
 /// Which of a model's layers are of another kind than its first ones.
@@ -29,6 +30,7 @@ enum class LayerRule : std::uint8_t {
     uniform,
     kimi_linear,     ///< delta rule, but for those that linear_attn_config lists, or every fourth
     bailing_hybrid,  ///< delta rule, but for the last of each layer_group_size
+    glm5_next,       ///< delta rule, but for every fourth
     dots3_note,      ///< a sliding window, but for the first two and every fourth
     mistral_large4,  ///< nothing rotated in every fourth; some attend to the cache of a layer before them
 };
@@ -70,6 +72,11 @@ inline constexpr ModelType model_types[] = {
      .takes_norm_eps = true,
      .dots3 = true},
     {.name = "glm4_moe_lite"},
+    {.name = "glm5_next_text",
+     .pairing = PairingRule::interleaved,
+     .layers = LayerRule::glm5_next,
+     .indexer = {.heads = 32, .shares_selections = true, .pools = true},
+     .takes_norm_eps = true},
     {.name = "glm_moe_dsa", .pairing = PairingRule::interleaved, .indexer = glm_indexer},
     {.name = "hy_v4", .pairing = PairingRule::half_split, .gate = OutputGate::per_value, .indexer = hy_indexer, .sinks = true},
     {.name = "kimi_k2"},

@@ -22,6 +22,8 @@ namespace mla::inline MLA_ISA::io::detail {
         {"query_scale_bias", "softmax_scaling.bias"},
         {"indexer.k_norm_bias", "indexer.k_norm.bias"},
         {"indexer.q_input_norm_bias", "indexer.q_input_norm.bias"},
+        {"indexer.pool_gate", "indexer.index_kpool_compress_gate"},
+        {"indexer.pool_positions", "indexer.index_kpool_compress_ape"},
         {"indexer.query_scale", "indexer.softmax_scaling.scale"},
         {"indexer.query_scale_bias", "indexer.softmax_scaling.bias"},
     };
