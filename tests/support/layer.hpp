@@ -55,8 +55,8 @@ template <Storage C>
 /// Equal in every bit.
 template <Compute A>
 [[nodiscard]] bool same_bits(const RowMatrix<A>& a, const RowMatrix<A>& b) {
-    return a.rows() == b.rows() && a.cols() == b.cols() &&
-           std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(A)) == 0;
+    if (a.rows() != b.rows() || a.cols() != b.cols()) return false;
+    return a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(A)) == 0;
 }
 
 /// Feeds `prompt` in pieces of the given sizes to the layer and returns y of all tokens.
