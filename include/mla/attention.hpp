@@ -109,7 +109,8 @@ class Attention {
         detail::require_distinct(list, s.caches);
         const detail::RoomForAll<Cache> room(config_.shares_cache ? std::span<const Request<Cache>>() : list);
 
-        for (Index t = 0; t < tokens; ++t) rope_.angles(positions[static_cast<std::size_t>(t)], s.angles.row(t));
+        for_each_item(executor, tokens,
+                      [&](Index t, Index) { rope_.angles(positions[static_cast<std::size_t>(t)], s.angles.row(t)); });
         queries_(view(x), positions, rope_, s.angles, s.query, executor);
         const IndexTokens<A> index_tokens{view(x), queries_.latent(s.query), s.angles, positions};
         if (!config_.shares_cache) {
@@ -140,7 +141,7 @@ class Attention {
         MatrixView<A> gate_logits;            ///< of an output gate that is made of the tokens
         HeadsView<A> q_latent;                ///< [t, H, Dc+Dr] of one chunk of queries
         HeadsView<A> o_latent;                ///< [t, H, Dc]
-        MatrixView<std::int32_t> slots;       ///< [t, top_k]
+        MatrixView<std::int32_t> slots;       ///< [t, most_selected]
         std::int32_t* query_begin = nullptr;  ///< [requests + 1]
         const void** caches = nullptr;        ///< [requests]
         std::span<std::byte> kernel;
@@ -249,7 +250,7 @@ class Attention {
         Index first = 0;
         for (std::size_t r = 0; r < requests.size();) {
             const Index tokens = requests[r].tokens;
-            const bool sparse = is_sparse(requests[r], selection, first);
+            const bool sparse = detail::is_sparse(requests[r], selection, first);
             if (!sparse && form_of(requests[r], r, options) == Form::expanded) {
                 attend_expanded(requests[r].cache->view(), first, tokens, s, executor, options);
                 first += tokens;
@@ -259,7 +260,7 @@ class Attention {
             std::size_t end = r + 1;
             Index count = tokens;
             for (; end < requests.size() && count + requests[end].tokens <= s.q_latent.tokens; ++end) {
-                if (is_sparse(requests[end], selection, first + count) != sparse) break;
+                if (detail::is_sparse(requests[end], selection, first + count) != sparse) break;
                 if (!sparse && form_of(requests[end], end, options) == Form::expanded) break;
                 count += requests[end].tokens;
             }
@@ -272,14 +273,6 @@ class Attention {
             first += count;
             r = end;
         }
-    }
-
-    /// Whether some token of a request, the first of which is row `first` of the selection, attends to less than all before it.
-    template <LatentStore Cache>
-    [[nodiscard]] static bool is_sparse(const Request<Cache>& request, const MatrixView<const std::int32_t>& selection,
-                                        Index first) noexcept {
-        return selection.data != nullptr &&
-               !detail::selects_all(selection.row_range(first, request.tokens), request.cache->size());
     }
 
     template <LatentStore Cache>

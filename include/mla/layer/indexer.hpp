@@ -226,12 +226,13 @@ class Indexer {
         query_(input, detail::side_by_side(s.queries), executor, precision_);
         rotate(s.queries, tokens.angles, executor);
         if (!config_.learned_query_scale) return;
-        for (Index t = 0; t < s.queries.tokens; ++t)
+        for_each_item(executor, s.queries.tokens, [&](Index t, Index) {
             for (Index h = 0; h < s.queries.heads; ++h) {
                 const A factor = scale_(tokens.positions[static_cast<std::size_t>(t)], h);
                 A* const query = s.queries.at(t, h);
                 for (Index i = 0; i < s.queries.dim; ++i) query[i] *= factor;
             }
+        });
     }
 
     /// heads [T, H, Di], in place.

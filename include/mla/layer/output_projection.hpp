@@ -32,16 +32,21 @@ class OutputProjection {
     void operator()(MatrixView<const A> x, HeadsView<A> o, HeadsView<const A> query_gate, MatrixView<A> logits, MatrixView<A> y,
                     ExecutorRef executor) const noexcept {
         if (has_gate_projection()) gate_(x, logits, executor, precision_);
-        switch (config_.output_gate) {
-            case OutputGate::none: break;
-            case OutputGate::per_head: gate_heads<A>(o, logits); break;
-            case OutputGate::per_value: gate_values<A>(o, {logits.data, o.tokens, o.heads, o.dim}); break;
-            case OutputGate::with_query: gate_values<A>(o, query_gate); break;
-        }
+        if (config_.output_gate != OutputGate::none)
+            for_each_item(executor, o.tokens, [&](Index t, Index) { gate_token(o.token_range(t, 1), query_gate, logits, t); });
         out_(side_by_side(o), y, executor, precision_);
     }
 
   private:
+    /// o [1, H, Dv]: of token t.
+    void gate_token(HeadsView<A> o, HeadsView<const A> query_gate, MatrixView<A> logits, Index t) const noexcept {
+        switch (config_.output_gate) {
+            case OutputGate::none: break;
+            case OutputGate::per_head: gate_heads<A>(o, logits.row_range(t, 1)); break;
+            case OutputGate::per_value: gate_values<A>(o, {logits.row(t), 1, o.heads, o.dim}); break;
+            case OutputGate::with_query: gate_values<A>(o, query_gate.token_range(t, 1)); break;
+        }
+    }
     [[nodiscard]] bool has_gate_projection() const noexcept {
         return config_.output_gate == OutputGate::per_head || config_.output_gate == OutputGate::per_value;
     }

@@ -49,8 +49,8 @@ template <LatentStore Cache>
     return {requests.subspan(first, end - first), cut};
 }
 
-/// Lets an indexer select keys for all tokens of a call, some at a time. selection [T, top_k]; query_begin: scratch [requests +
-/// 1].
+/// Lets an indexer select keys for all tokens of a call, some at a time. selection [T, most_selected];
+/// query_begin: scratch [requests + 1].
 template <Compute A, Storage T, IndexedStore Cache>
 void select_for_call(const Indexer<T>& indexer, const IndexTokens<A>& tokens, std::span<const Request<Cache>> requests,
                      std::int32_t* query_begin, MatrixView<std::int32_t> selection, Workspace& workspace, ExecutorRef executor) {
@@ -98,6 +98,13 @@ void fill_pools(const Indexer<T>& indexer, std::span<const Request<Cache>> reque
             return false;
     }
     return true;
+}
+
+/// Whether some token of a request, the first of which is row `first` of the selection, attends to less than all before it.
+template <LatentStore Cache>
+[[nodiscard]] bool is_sparse(const Request<Cache>& request, const MatrixView<const std::int32_t>& selection,
+                             Index first) noexcept {
+    return selection.data != nullptr && !selects_all(selection.row_range(first, request.tokens), request.cache->size());
 }
 
 /// Slots of the tokens that the queries of a batch selected.
