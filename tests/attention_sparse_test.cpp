@@ -66,10 +66,12 @@ struct Sparse {
 
     explicit Sparse(const Config& c) : config(c), weights(c, 7), layer(c, weights.refs()) {}
 
-    /// Feeds the tokens in the given chunks; `selected` then holds all tokens' selection.
-    template <class Cache>
-    RowMatrix<A> feed(const Prompt<A>& prompt, const std::vector<Index>& chunks, Cache& cache,
-                      ExecutorRef executor = SerialExecutor{}) {
+    /// Feeds the tokens in the given chunks, before each of which `before(begin, count)` is called; `selected` then holds all
+    /// tokens' selection.
+    template <class Cache, class Before = void (*)(Index, Index)>
+    RowMatrix<A> feed(
+        const Prompt<A>& prompt, const std::vector<Index>& chunks, Cache& cache, ExecutorRef executor = SerialExecutor{},
+        Before before = [](Index, Index) {}) {
         RowMatrix<A> y(prompt.x.rows(), prompt.x.cols());
         const Index top_k = config.indexer.most_selected();
         selected.assign(static_cast<std::size_t>(prompt.x.rows() * top_k), 12345);
@@ -78,6 +80,7 @@ struct Sparse {
             const auto positions =
                 std::span(prompt.positions).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
             const std::array<Request<Cache>, 1> requests{{{&cache, count}}};
+            before(begin, count);
             layer.forward(prompt.x.middleRows(begin, count), positions, requests, y.middleRows(begin, count), executor, workspace,
                           {.selected = {selected.data() + begin * top_k, count, top_k}});
             begin += count;
@@ -316,6 +319,80 @@ TEST(AttentionSharedCacheTest, AttendsToTheCacheOfALayerBeforeIt) {
                                  workspace);
               }),
               "mla: cache.size() of a layer that shares it is 0, must be at least 1");
+}
+
+/// A layer that keeps latents, and one that shares them and selects by index keys of its own.
+struct Sharing {
+    Config config = [] {
+        Config shared = sparse_config();
+        shared.shares_cache = true;
+        return shared;
+    }();
+    Config first_config = small_config();
+    Attention<float> first{first_config, RandomWeights<float>(first_config, 14).refs()};
+    Sparse<float, float, float> second{config};
+    Prompt<float> prompt{config, tokens, 15};
+
+    /// The second layer's outputs; `latents` and `keys` take what is cached.
+    template <class Latents, class Keys>
+    RowMatrix<float> feed(const std::vector<Index>& chunks, Latents& latents, Keys& keys) {
+        RowMatrix<float> ignored(tokens, config.hidden_size);
+        SharedLatents cache(latents, keys);
+        return second.feed(prompt, chunks, cache, SerialExecutor{}, [&](Index begin, Index count) {
+            const auto positions =
+                std::span(prompt.positions).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+            first.forward(prompt.x.middleRows(begin, count), positions, latents, ignored.topRows(count));
+        });
+    }
+};
+
+TEST(AttentionSharedCacheTest, SelectsByIndexKeysOfItsOwn) {
+    Sharing layers;
+    RowMatrix<float> at_once;
+    for (const auto& chunks : chunkings) {
+        LatentCache<float> latents(layers.first_config, tokens);
+        LatentCache<float> keys(index_key_config(layers.config), tokens);
+        const RowMatrix<float> y = layers.feed(chunks, latents, keys);
+        EXPECT_EQ(keys.size(), tokens);
+        reference::Matrix rows = cached_rows(latents);
+        const auto expected =
+            reference::forward(layers.config, layers.second.weights.refs(), layers.prompt.matrix(), layers.prompt.positions, rows,
+                               reference::Form::absorbed, layers.second.visible());
+        EXPECT_TRUE(within(compare(y, expected), layer_tolerance<float>(layers.config, tokens)));
+        if (at_once.size() == 0) at_once = y;
+    }
+    PagedCache<float> pages(layers.first_config, 20, 8);
+    PagedCache<float> key_pages(index_key_config(layers.config), 20, 4);
+    auto latents = pages.sequence(tokens);
+    auto keys = key_pages.sequence(tokens);
+    EXPECT_TRUE(same_bits(layers.feed({tokens}, latents, keys), at_once));
+}
+
+TEST(AttentionSharedCacheTest, NamesWhatDoesNotFitTogetherAndLeavesIndexKeysAsTheyWere) {
+    Sharing layers;
+    LatentCache<float> latents(layers.first_config, tokens);
+    LatentCache<float> keys(index_key_config(layers.config), tokens - 1);
+    static_cast<void>(layers.feed({20, 10}, latents, keys));
+    SharedLatents cache(latents, keys);
+    RowMatrix<float> y(2, layers.config.hidden_size);
+    const auto forward = [&](const auto& layer, auto& store) {
+        layer.forward(layers.prompt.x.topRows(2), std::span(layers.prompt.positions).first(2), store, y);
+    };
+    EXPECT_EQ(thrown<std::invalid_argument>([&] { forward(layers.second.layer, cache); }),
+              "mla: cache.index_keys().size() is 30, must be tokens before these = 28");
+    EXPECT_EQ(keys.size(), 30);
+    LatentCache<float, float> own(sparse_config(), tokens);
+    EXPECT_EQ(thrown<std::invalid_argument>([&] { forward(layers.second.layer, own); }),
+              "mla: cache.size() of a layer that shares it is 0, must be at least 2");
+    const Sparse<float, float, float> other(sparse_config());
+    EXPECT_EQ(thrown<std::invalid_argument>([&] { forward(other.layer, cache); }),
+              "mla: cache is SharedLatents, must be one of its own for a layer that shares none");
+    EXPECT_EQ(thrown<std::invalid_argument>([&] { forward(layers.second.layer, latents); }),
+              "mla: cache is one without index keys, must be one with them for a layer with an indexer: LatentCache<C, K>, "
+              "PagedCache<C, K>");
+    EXPECT_THROW(static_cast<void>(index_key_config(small_config())), std::invalid_argument);
+    EXPECT_THROW(static_cast<void>(layers.feed({31}, latents, keys)), std::length_error);
+    EXPECT_EQ(keys.size(), 30);
 }
 
 TEST(AttentionSparseErrorsTest, NameWhatIsMissingOrTooMuch) {

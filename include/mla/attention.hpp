@@ -107,19 +107,17 @@ class Attention {
         const auto s =
             workspace.carve([&](Arena& arena) { return Scratch::carve(arena, *this, limits, executor.concurrency()); });
         detail::require_distinct(list, s.caches);
-        const detail::RoomForAll<Cache> room(config_.shares_cache ? std::span<const Request<Cache>>() : list);
+        const detail::RoomForAll<Cache> room(detail::appends(config_) ? list : std::span<const Request<Cache>>());
 
         for_each_item(executor, tokens,
                       [&](Index t, Index) { rope_.angles(positions[static_cast<std::size_t>(t)], s.angles.row(t)); });
         queries_(view(x), positions, rope_, s.angles, s.query, executor);
         const IndexTokens<A> index_tokens{view(x), queries_.latent(s.query), s.angles, positions};
-        if (!config_.shares_cache) {
-            latents_(view(x), rope_, s.angles, s.latents, executor);
-            if (indexer_) indexer_->project_keys(index_tokens, s.index_keys, executor);
-            detail::append_to_all<A>(list, s.latents, s.index_keys);
-            if constexpr (IndexedStore<Cache>)
-                if (config_.indexer.pool > 1) detail::fill_pools<A>(*indexer_, list, s.pool_rows, s.pool_key.data);
-        }
+        if (!config_.shares_cache) latents_(view(x), rope_, s.angles, s.latents, executor);
+        if (indexer_) indexer_->project_keys(index_tokens, s.index_keys, executor);
+        if (detail::appends(config_)) detail::append_to_all<A>(list, s.latents, s.index_keys);
+        if constexpr (OwnIndexedStore<Cache>)
+            if (config_.indexer.pool > 1) detail::fill_pools<A>(*indexer_, list, s.pool_rows, s.pool_key.data);
         attend(list, select(list, index_tokens, s, executor, options), s, executor, options);
         output_(view(x), s.o, gate(s), s.gate_logits, {y.data(), tokens, y.cols(), y.outerStride()}, executor);
     }

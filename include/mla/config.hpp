@@ -116,7 +116,8 @@ struct Config {
     /// Queries of a head, and of an indexer's head, are multiplied by scale·ln(position + 1) + bias, both learned
     /// (mistral_large4).
     bool learned_query_scale = false;
-    /// The layer caches nothing and attends to the cache of a layer before it (mistral_large4).
+    /// The layer attends to the latents of a layer before it and caches none (mistral_large4); its index keys, if it has an
+    /// indexer, are its own: SharedLatents.
     bool shares_cache = false;
     OutputGate output_gate = OutputGate::none;
     IndexerConfig indexer;
@@ -184,7 +185,7 @@ inline void validate(const IndexerConfig& indexer, const Config& config) {
     require(indexer.top_k % indexer.pool == 0, "indexer.top_k", indexer.top_k, "a multiple of indexer.pool");
     require(indexer.pool > 1 || !indexer.selects_tail, "indexer.selects_tail", "true", "false without pools");
     require_in_range("indexer.head_dim", indexer.head_dim, std::max<Index>(config.qk_rope_head_dim, 1), max_dimension);
-    require(!config.shares_cache, "indexer.heads", indexer.heads, "0 for a layer that shares a cache: it keeps no index keys");
+    require(!config.shares_cache || indexer.pool == 1, "indexer.pool", indexer.pool, "1 for a layer that shares a cache");
     require(std::isfinite(indexer.norm_eps) && indexer.norm_eps >= 0.0, "indexer.norm_eps", indexer.norm_eps,
             "finite and not negative");
 }

@@ -10,23 +10,36 @@
 
 #include "mla/cache/latent_cache.hpp"
 #include "mla/cache/paged_cache.hpp"
+#include "mla/cache/shared_latents.hpp"
 #include "mla/kernels/batch.hpp"
 #include "mla/kernels/plan.hpp"
 
 namespace mla::inline MLA_ISA {
 
-/// A cache that keeps an index key with each token, which a layer with an indexer needs: LatentCache<C, K>, PagedSequence<C, K>.
+/// A cache with an index key for each token, which a layer with an indexer needs: LatentCache<C, K>, PagedSequence<C, K>,
+/// SharedLatents.
 template <class S>
-concept IndexedStore = requires(S& store, const S& constant) {
+concept IndexedStore = requires(const S& constant) {
     { constant.index_dim() } -> std::same_as<Index>;
     { constant.index_view() } -> LatentSource;
     { constant.pool_view() } -> LatentSource;
     { constant.pool() } -> std::same_as<Index>;
-    store.set_pool_key(Index{0}, static_cast<const float*>(nullptr));
-    store.append(MatrixView<const float>(), MatrixView<const float>());
 };
 
-/// The cache of one request, which a layer appends to: LatentCache, PagedSequence.
+/// One whose latents are another layer's.
+template <class S>
+concept SharingStore = IndexedStore<S> && requires(S& store) {
+    store.append_index_keys(MatrixView<const float>());
+};
+
+/// One that takes latents and index keys together, and the keys of pools.
+template <class S>
+concept OwnIndexedStore = IndexedStore<S> && requires(S& store) {
+    store.append(MatrixView<const float>(), MatrixView<const float>());
+    store.set_pool_key(Index{0}, static_cast<const float*>(nullptr));
+};
+
+/// The cache of one request, which a layer appends to: LatentCache, PagedSequence, SharedLatents.
 template <class S>
 concept LatentStore = requires(const S& constant, Index count) {
     { constant.size() } -> std::same_as<Index>;
@@ -36,7 +49,7 @@ concept LatentStore = requires(const S& constant, Index count) {
     { constant.view() } -> LatentSource;
     constant.require_room(count);
 }
-&&(IndexedStore<S> || requires(S & store) { store.append(MatrixView<const float>()); });
+&&(OwnIndexedStore<S> || SharingStore<S> || requires(S & store) { store.append(MatrixView<const float>()); });
 
 /// A request's part in a call: its next `tokens` rows of x, after those of the requests before it.
 template <LatentStore Cache>
@@ -85,6 +98,9 @@ struct RequestViews {
     [[nodiscard]] auto operator[](std::size_t index) const noexcept { return requests[index].cache->view(); }
 };
 
+/// Whether a layer writes to its caches.
+[[nodiscard]] inline bool appends(const Config& config) noexcept { return !config.shares_cache || config.indexer.heads > 0; }
+
 /// Tokens of a request before those of a call: all that are cached, unless they are there already, put by a layer whose cache
 /// this one shares.
 template <LatentStore Cache>
@@ -127,13 +143,16 @@ class RoomForAll {
     std::span<const Request<Cache>> requests_;
 };
 
-/// Appends the rows of `latents`, with those of `index_keys` where caches keep them, to the caches of their requests.
+/// Appends the rows of `latents`, with those of `index_keys` where caches keep them, to the caches of their requests; without the
+/// former where latents are another layer's.
 template <Compute A, LatentStore Cache>
 void append_to_all(std::span<const Request<Cache>> requests, MatrixView<const A> latents, MatrixView<const A> index_keys) {
     Index first = 0;
     for (const Request<Cache>& request : requests) {
         const MatrixView<const A> tokens = latents.row_range(first, request.tokens);
-        if constexpr (IndexedStore<Cache>) {
+        if constexpr (SharingStore<Cache>) {
+            request.cache->append_index_keys(index_keys.row_range(first, request.tokens));
+        } else if constexpr (IndexedStore<Cache>) {
             request.cache->append(tokens, index_keys.row_range(first, request.tokens));
         } else {
             request.cache->append(tokens);
@@ -145,16 +164,28 @@ void append_to_all(std::span<const Request<Cache>> requests, MatrixView<const A>
 /// Checks that no cache is named twice; `sorted` [requests] is scratch.
 template <LatentStore Cache>
 void require_distinct(std::span<const Request<Cache>> requests, const void** sorted) {
-    for (std::size_t r = 0; r < requests.size(); ++r) sorted[r] = requests[r].cache;
+    for (std::size_t r = 0; r < requests.size(); ++r) {
+        if constexpr (SharingStore<Cache>) {
+            sorted[r] = &requests[r].cache->index_keys();
+        } else {
+            sorted[r] = requests[r].cache;
+        }
+    }
     std::sort(sorted, sorted + requests.size(), std::less<>());
     require(std::adjacent_find(sorted, sorted + requests.size()) == sorted + requests.size(), "requests[r].cache",
             "that of another request too", "a cache of its own");
 }
 
-/// Checks that a cache has index keys if and only if the layer makes them.
+/// Checks that a cache has index keys if and only if the layer makes them, and of shared latents those of the tokens before the
+/// last `tokens`.
 template <LatentStore Cache>
-void check_index_keys([[maybe_unused]] const Cache& cache, const Config& config) {
+void check_index_keys([[maybe_unused]] const Cache& cache, const Config& config, [[maybe_unused]] Index tokens) {
     if constexpr (IndexedStore<Cache>) {
+        require(SharingStore<Cache> == config.shares_cache, "cache", config.shares_cache ? "one of its own" : "SharedLatents",
+                config.shares_cache ? "SharedLatents for a layer that shares a cache and has an indexer"
+                                    : "one of its own for a layer that shares none");
+        if constexpr (SharingStore<Cache>)
+            require_equal("cache.index_keys().size()", cache.index_keys().size(), "tokens before these", cache.size() - tokens);
         require_equal("cache.index_dim()", cache.index_dim(), "indexer.head_dim", config.indexer.row_dim());
         require_equal("cache.pool()", cache.pool(), "indexer.pool", config.indexer.pool);
     } else {
@@ -176,11 +207,9 @@ void check_requests(std::span<const Request<Cache>> requests, const Config& conf
         require_equal("cache.latent_dim()", cache.latent_dim(), "kv_lora_rank", config.kv_lora_rank);
         require_equal("cache.rope_dim()", cache.rope_dim(), "qk_rope_head_dim", config.qk_rope_head_dim);
         require(cache.pairing() == config.rope.pairing, "cache.pairing()", name(cache.pairing()), name(config.rope.pairing));
-        check_index_keys(cache, config);
-        if (config.shares_cache)
-            require_at_least("cache.size() of a layer that shares it", cache.size(), request.tokens);
-        else
-            cache.require_room(request.tokens);
+        if (config.shares_cache) require_at_least("cache.size() of a layer that shares it", cache.size(), request.tokens);
+        check_index_keys(cache, config, request.tokens);
+        if (appends(config)) cache.require_room(request.tokens);
     }
     require_equal("requests' tokens", tokens, "x.rows()", rows);
     if (config.indexer.top_k == 0) return;

@@ -8,7 +8,7 @@ A file holds the layer's weights under the names of mla::AttentionWeights, the i
 `cache_rope` [T, Dr]. Interleaved rope keys lie permuted in that cache (the first of each pair, then the second), except
 for DeepSeek-V2 and those that are not rotated; `cache_rope_layout` says which. Layers that select their keys also have `cache_index` [T, Di], as it lies in that
 cache, and `selection` [T, index_topk] of the whole prompt: for each token the keys it attends to, −1 for none. The entry `golden` of the metadata is JSON: the config.json, the
-chunks, and constants as the modules hold them.
+chunks, and constants as the modules hold them. Of a layer that shares a cache the latents and rope keys are given, and the file says which layer of the model it is.
 """
 
 import contextlib
@@ -102,6 +102,7 @@ class Case:
     input_scale: float = 1.0
     weights: torch.dtype = torch.bfloat16  # values are exact in it and stored as it
     compute: torch.dtype = torch.float64
+    layer: int = 0  # of the model; one that shares a cache attends to random latents
 
 
 CASES = [
@@ -166,6 +167,9 @@ CASES = [
          [6, 1, 10], {"index_topk": 5, "index_n_heads": 8, "index_head_dim": 12, "num_hidden_layers": 1, "no_rope_layers": [1]}),
     Case("mistral_large4_nope", "mistral_large4_text", 40, 3, None, 18, (10, 8, 11), plain(1e4),
          [6, 1, 10], {"index_topk": 5, "index_n_heads": 8, "index_head_dim": 12, "num_hidden_layers": 1, "no_rope_layers": [0]}),
+    Case("mistral_large4_shared", "mistral_large4_text", 40, 3, None, 18, (10, 8, 11), plain(1e4),
+         [6, 1, 10], {"index_topk": 5, "index_n_heads": 8, "index_head_dim": 12, "num_hidden_layers": 2, "no_rope_layers": [1, 1],
+                      "kv_source_layers": [0, 0], "indexer_types": ["full", "full"]}, layer=1),
     # The query scale steps up at every multiple of the original context, 8 here. YaRN's ramp has no width: at such a
     # context and beta both of its ends are 0.
     Case("mistral4", "mistral4", 36, 3, 22, 19, (10, 8, 11),
@@ -207,7 +211,7 @@ def make_layer(case, config):
     """The attention and rotary modules of transformers, with random weights."""
     module, prefix, attention = CLASSES[case.model_type]
     modeling = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
-    layer = getattr(modeling, prefix + attention)(config, layer_idx=0).eval()
+    layer = getattr(modeling, prefix + attention)(config, layer_idx=case.layer).eval()
     generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
     for name, parameter in sorted(layer.named_parameters()):
         values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -240,8 +244,18 @@ def rotations(layer, rotary, tokens, position_ids):
     return {"position_embeddings": rotary(tokens, position_ids)}
 
 
+def shared_rows(layer, x):
+    """What a layer that shares a cache finds there: latents [T, Dc] and rotated rope keys [T, Dr]; nothing for any other."""
+    if not getattr(layer, "is_kv_shared_layer", False):
+        return None
+    generator = torch.Generator().manual_seed(20)
+    return tuple(torch.randn((len(x), dim), generator=generator, dtype=torch.float64).to(torch.bfloat16).to(x.dtype)
+                 for dim in (layer.kv_lora_rank, layer.qk_rope_head_dim))
+
+
 def run(layer, rotary, x, positions, chunks):
     """Feeds the tokens in the given chunks; returns the outputs [T, hidden] and the cache."""
+    rows = shared_rows(layer, x)
     sparse = getattr(layer, "indexer", None) is not None
     cache = DynamicCache(config=layer.config) if sparse else DynamicCache()
     window = getattr(layer, "sliding_window", None)
@@ -256,11 +270,12 @@ def run(layer, rotary, x, positions, chunks):
         mask = torch.zeros(visible.shape, dtype=x.dtype).masked_fill(~visible, -math.inf)
         pools = hasattr(getattr(layer, "indexer", None), "index_kpool")
         given = torch.ones(1, count, dtype=torch.bool) if pools else mask[None, None]
+        shared = {"rope": tuple(part[None, None, :begin + count] for part in rows)} if rows else {}
         output, *_ = layer(hidden_states=tokens, attention_mask=given, past_key_values=cache,
-                           position_ids=position_ids, shared_kv_states={}, **rotations(layer, rotary, tokens, position_ids))
+                           position_ids=position_ids, shared_kv_states=shared, **rotations(layer, rotary, tokens, position_ids))
         outputs.append(output[0])
         begin += count
-    return torch.cat(outputs), cache.layers[0]
+    return torch.cat(outputs), cache.layers[layer.layer_idx if rows else 0]
 
 
 @contextlib.contextmanager
@@ -362,8 +377,8 @@ def compute(case):
 
 
 def write(case, config, layer, rotary, x, positions, outputs, cache, chosen):
-    tensors = {"x": x.to(torch.bfloat16), "positions": positions,
-               "cache_latent": cache.keys[0, 0].double(), "cache_rope": cache.values[0, 0].double()}
+    latent, rope = shared_rows(layer, x) or (cache.keys[0, 0], cache.values[0, 0])
+    tensors = {"x": x.to(torch.bfloat16), "positions": positions, "cache_latent": latent.double(), "cache_rope": rope.double()}
     tensors |= {f"y_{name}": y.double() for name, y in zip(("whole", "chunked", "tokens"), outputs)}
     if chosen:
         width = config.index_head_dim * (2 if hasattr(config, "index_kpool") else 1)  # without what marks padding
@@ -380,11 +395,11 @@ def write(case, config, layer, rotary, x, positions, outputs, cache, chosen):
         "compute": str(case.compute).removeprefix("torch."),
         "chunks": case.chunks,
         "softmax_scale": layer.scaling,
-        "latent_norm_eps": layer.kv_a_layernorm.variance_epsilon,
+        "latent_norm_eps": getattr(layer.kv_a_layernorm, "variance_epsilon", config.rms_norm_eps),
         "cache_rope_layout": "pairs" if case.model_type in ("deepseek_v2", "kimi_linear") else "halves",
         "torch": torch.__version__.split("+")[0],
         "transformers": transformers.__version__,
-    }
+    } | ({"layer": case.layer} if case.layer else {})
     # One metadata entry only: the writer does not keep the order of several.
     path = FOLDER / f"{case.name}.safetensors"
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path,

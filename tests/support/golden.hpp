@@ -35,7 +35,8 @@ struct Case {
     reference::Matrix x;                  ///< [T, hidden], every value exact in bf16
     std::vector<std::int64_t> positions;  ///< [T]
     std::vector<Run> runs;
-    reference::Matrix cache;       ///< [T, Dc+Dr] after all tokens, the rope key in the layout of config.rope.pairing
+    reference::Matrix cache;  ///< [T, Dc+Dr] after all tokens, or of the layer whose cache is shared; the rope key in the layout
+                              ///< of config.rope.pairing
     reference::Matrix index_keys;  ///< [T, Di] after all tokens, of a layer with an indexer, in the layout of its pairing
     std::vector<std::vector<Index>> selection;  ///< [T] of the whole prompt, ascending, of a layer with an indexer
     bool in_double = true;                      ///< false: transformers ran unpatched in float32
@@ -107,7 +108,7 @@ namespace detail {
     loaded.file = std::make_shared<io::Safetensors>(std::filesystem::path(MLA_GOLDEN_DIR) / (name + ".safetensors"));
     io::Safetensors& file = *loaded.file;
     const auto about = nlohmann::json::parse(file.metadata().at("golden"));
-    loaded.config = io::parse_hf_config(about.at("config"));
+    loaded.config = io::parse_hf_layers(about.at("config")).at(about.value("layer", std::size_t{0})).value();
     if (file.contains("rope_log_factors") && loaded.config.qk_rope_head_dim > 0)
         loaded.config.rope.log_factors = reference::to_matrix(file.tensor("rope_log_factors")).values;
     for_each_tensor(loaded.config, loaded.weights,

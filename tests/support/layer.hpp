@@ -59,17 +59,19 @@ template <Compute A>
     return a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(A)) == 0;
 }
 
-/// Feeds `prompt` in pieces of the given sizes to the layer and returns y of all tokens.
-template <class Layer, class Cache>
-[[nodiscard]] typename Layer::Matrix feed(const Layer& layer, const Prompt<typename Layer::Activation>& prompt,
-                                          const std::vector<Index>& chunks, Cache& cache, Form form = Form::automatic,
-                                          ExecutorRef executor = SerialExecutor{}) {
+/// Feeds `prompt` in pieces of the given sizes to the layer and returns y of all tokens. `before(begin, count)` is called before
+/// each.
+template <class Layer, class Cache, class Before = void (*)(Index, Index)>
+[[nodiscard]] typename Layer::Matrix feed(
+    const Layer& layer, const Prompt<typename Layer::Activation>& prompt, const std::vector<Index>& chunks, Cache& cache,
+    Form form = Form::automatic, ExecutorRef executor = SerialExecutor{}, Before before = [](Index, Index) {}) {
     typename Layer::Matrix y = Layer::Matrix::Constant(prompt.x.rows(), prompt.x.cols(), 12345);
     Workspace workspace;
     Index begin = 0;
     for (const Index count : chunks) {
         const auto positions =
             std::span(prompt.positions).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+        before(begin, count);
         layer.forward(prompt.x.middleRows(begin, count), positions, cache, y.middleRows(begin, count), executor, workspace, form);
         begin += count;
     }

@@ -109,8 +109,6 @@ inline void read_indexer(const ConfigFields& fields, const ModelType& type, Inde
     const bool mistral = type.layers == LayerRule::mistral_large4;
     if ((config.q_lora_rank == 0) != mistral)
         fields.fail("q_lora_rank", mistral ? "absent" : "a positive integer: the indexer needs it");
-    if (config.shares_cache)
-        fields.fail("indexer_types", "shared for layer " + std::to_string(layer) + ", which keeps no cache and so no index keys");
 }
 
 /// What `per_layer_config` has for a layer, under its number, which may be written with leading zeros; null where it has nothing.

@@ -70,7 +70,7 @@ void select_for_call(const Indexer<T>& indexer, const IndexTokens<A>& tokens, st
 
 /// Writes the keys of the pools that the last tokens of each request have filled. rows [pool, 2·Di], key [Di]: scratch. Read from
 /// the caches, so that they are the same however tokens arrive.
-template <Compute A, Storage T, IndexedStore Cache>
+template <Compute A, Storage T, OwnIndexedStore Cache>
 void fill_pools(const Indexer<T>& indexer, std::span<const Request<Cache>> requests, MatrixView<A> rows, A* key) {
     using K = typename std::remove_cvref_t<decltype(requests[0].cache->index_view())>::Element;
     const abi::RowKernels<A> kernels = row_kernels<A, K>();
