@@ -134,6 +134,8 @@ inline constexpr ArithmeticProbe dot_rate<bf16> = Target::dots_bf16 ? dot_bf16_r
 template <>
 inline constexpr ArithmeticProbe dot_rate<fp8> = dot_rate<bf16>;
 template <>
+inline constexpr ArithmeticProbe dot_rate<fp8_v4> = dot_rate<bf16>;
+template <>
 inline constexpr ArithmeticProbe dot_rate<int8> = dot_int16_rate;
 
 /// Bytes of the largest cache of the processor that a core can use.

@@ -31,6 +31,8 @@ template <>
 inline constexpr double narrow_goal<int8> = 1e-3;
 template <>
 inline constexpr double narrow_goal<fp8> = 3e-3;
+template <>
+inline constexpr double narrow_goal<fp8_v4> = 3e-3;
 
 template <CacheElement C>
 inline constexpr bool computes_in_float = std::is_same_v<C, float> || std::is_same_v<C, fp16>;

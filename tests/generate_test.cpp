@@ -135,6 +135,10 @@ template <>
 struct AddedBits<mla::fp8> {
     static constexpr double most = 3e-2;
 };
+template <>
+struct AddedBits<mla::fp8_v4> {
+    static constexpr double most = 3e-2;
+};
 
 template <class C>
 class PerplexityTest : public ::testing::Test {};

@@ -9,9 +9,11 @@
 #include <limits>
 #include <vector>
 
+#include "mla/cache/flashmla_pages.hpp"
 #include "mla/cache/latent_cache.hpp"
 #include "mla/presets.hpp"
 #include "mla/testing/random.hpp"
+#include "support/type_lists.hpp"
 
 namespace mla {
 namespace {
@@ -82,6 +84,32 @@ TEST(Fp8Test, SaturatesAndKeepsNaN) {
     EXPECT_EQ(fp8(std::numeric_limits<float>::denorm_min()).bits, 0);
 }
 
+TEST(Ue8m0Test, EveryScaleIsAPowerOfTwoOrNaN) {
+    for (int bits = 0; bits < 256; ++bits) {
+        ue8m0 scale;
+        scale.bits = static_cast<std::uint8_t>(bits);
+        const auto value = static_cast<double>(static_cast<float>(scale));
+        if (bits == 255) {
+            EXPECT_TRUE(std::isnan(value));
+        } else {
+            EXPECT_EQ(value, std::ldexp(1.0, bits - 127)) << bits;
+        }
+    }
+}
+
+TEST(Ue8m0Test, IsTheLeastThatIsNotBelow) {
+    for (int exponent = -126; exponent < 127; ++exponent) {
+        const float power = std::ldexp(1.0F, exponent);
+        EXPECT_EQ(static_cast<float>(ue8m0::at_least(power)), power);
+        EXPECT_EQ(static_cast<float>(ue8m0::at_least(std::nextafter(power, std::numeric_limits<float>::max()))), 2.0F * power);
+    }
+    EXPECT_EQ(static_cast<float>(ue8m0::at_least(0.0F)), 1.0F);
+    EXPECT_EQ(static_cast<float>(ue8m0::at_least(0x1p-140F)), 0x1p-126F);
+    EXPECT_EQ(static_cast<float>(ue8m0::at_least(std::numeric_limits<float>::max())), 0x1p127F);
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+        EXPECT_TRUE(std::isnan(static_cast<float>(ue8m0::at_least(bad))));
+}
+
 template <class S>
 class EightBitLoadTest : public ::testing::Test {};
 using EightBits = ::testing::Types<int8, fp8>;
@@ -147,6 +175,67 @@ TEST(RowFormatTest, AnFp8RowOfDeepSeeksIsFlashMlas656Bytes) {
     for (std::size_t i = 0; i < 64; ++i) EXPECT_EQ(half_at(bytes, 528 + 2 * i), bf16(token[512 + i]).bits) << i;
 }
 
+/// A token of 512 values whose groups of 64 have, up to the 448th, 448 times 2^(group − 3) for their largest magnitude.
+[[nodiscard]] std::vector<float> token_of_v4() {
+    std::vector<float> token(512);
+    for (std::size_t i = 0; i < 448; ++i)
+        token[i] = static_cast<float>(e4m3(static_cast<int>(i % 126))) * std::ldexp(1.0F, static_cast<int>(i / 64) - 3);
+    for (std::size_t group = 0; group < 7; ++group)
+        token[group * 64 + 63] = -448.0F * std::ldexp(1.0F, static_cast<int>(group) - 3);
+    for (std::size_t i = 448; i < 512; ++i) token[i] = 1.0F + static_cast<float>(i) / 256.0F;
+    return token;
+}
+
+TEST(RowFormatTest, AV4RowOfDeepSeeksIsFlashMlas584Bytes) {
+    const RowFormat<fp8_v4> format{512, 0};
+    ASSERT_EQ(format.elements(), 584);
+    const std::vector<float> token = token_of_v4();
+    const auto bytes = bytes_of(format, token);
+    for (std::size_t i = 0; i < 448; ++i) EXPECT_EQ(bytes[i], i % 64 == 63 ? 0xfe : i % 126) << i;
+    for (std::size_t i = 448; i < 512; ++i) EXPECT_EQ(half_at(bytes, 448 + 2 * (i - 448)), bf16(token[i]).bits) << i;
+    for (std::size_t group = 0; group < 7; ++group) EXPECT_EQ(bytes[576 + group], 127 + group - 3);
+    EXPECT_EQ(bytes[583], 0);
+}
+
+TEST(RowFormatTest, AV4RowTakesTheNextPowerOfTwoForItsScale) {
+    const RowFormat<fp8_v4> format{128, 2};
+    ASSERT_EQ(format.elements(), 64 + 128 + 4 + 4);  // one scale and three zeros
+    std::vector<float> token(130);
+    token[5] = 449.0F;
+    token[6] = 17.0F;
+    const auto bytes = bytes_of(format, token);
+    EXPECT_EQ(bytes[196], 128);  // 2: at 1 the largest would have to be clipped
+    EXPECT_EQ(bytes[5], fp8(224.5F).bits);
+    EXPECT_EQ(bytes[6], fp8(8.5F).bits);
+}
+
+TEST(RowFormatTest, PagesOfFlashMlasHoldTheScalesOfTheirTokensLast) {
+    constexpr Index page_size = 64, tokens = 5, row = 584;
+    EXPECT_EQ(flashmla_page_bytes(page_size), 65 * 576);
+    EXPECT_EQ(flashmla_page_bytes(72), 73 * 576);
+    std::vector<std::uint8_t> page(static_cast<std::size_t>(flashmla_page_bytes(page_size)));
+    for (std::size_t i = 0; i < page.size(); ++i) page[i] = static_cast<std::uint8_t>(i % 251);
+    std::vector<fp8_v4> rows(static_cast<std::size_t>(tokens * 600));
+    read_flashmla_page(page.data(), page_size, MatrixView<fp8_v4>(rows.data(), tokens, row, 600));
+    for (std::size_t t = 0; t < tokens; ++t)
+        for (std::size_t i = 0; i < row; ++i)
+            EXPECT_EQ(rows[t * 600 + i].bits, page[i < 576 ? t * 576 + i : page_size * 576 + t * 8 + i - 576]) << t << ' ' << i;
+    std::vector<std::uint8_t> back(page.size(), 255);
+    write_flashmla_page(MatrixView<const fp8_v4>(rows.data(), tokens, row, 600), page_size, back.data());
+    for (std::size_t i = 0; i < page.size(); ++i) {
+        const bool written = i < tokens * 576 || (i >= page_size * 576 && i < page_size * 576 + tokens * 8);
+        EXPECT_EQ(back[i], written ? page[i] : 255) << i;
+    }
+}
+
+TEST(RowFormatTest, PagesOfFlashMlasTakeNoOtherRows) {
+    std::vector<std::uint8_t> page(static_cast<std::size_t>(flashmla_page_bytes(2)));
+    std::vector<fp8_v4> rows(std::size_t{3 * 584});
+    EXPECT_THROW(read_flashmla_page(page.data(), 2, MatrixView<fp8_v4>(rows.data(), 3, 584)), std::invalid_argument);
+    EXPECT_THROW(read_flashmla_page(page.data(), 2, MatrixView<fp8_v4>(rows.data(), 2, 583)), std::invalid_argument);
+    EXPECT_THROW(write_flashmla_page(MatrixView<const fp8_v4>(rows.data(), 3, 584), 2, page.data()), std::invalid_argument);
+}
+
 TEST(RowFormatTest, AnInt8RowHasOneScaleBehindWholeWords) {
     const RowFormat<int8> format{5, 2};
     ASSERT_EQ(format.elements(), 8 + 4 + 4);
@@ -184,9 +273,15 @@ template <class C>
     return back;
 }
 
+/// Values of a latent that a row keeps in eight bits.
+template <class C>
+[[nodiscard]] Index narrow_values(Index latent_dim) {
+    return std::is_same_v<C, fp8_v4> ? std::max<Index>(latent_dim - 64, 0) : latent_dim;
+}
+
 template <class C>
 class QuantisedRowTest : public ::testing::Test {};
-TYPED_TEST_SUITE(QuantisedRowTest, EightBits);
+TYPED_TEST_SUITE(QuantisedRowTest, TestTypes<QuantisedTypes>);
 
 TYPED_TEST(QuantisedRowTest, ErrsByHalfAStepAtMost) {
     Generator generator(1);
@@ -198,13 +293,14 @@ TYPED_TEST(QuantisedRowTest, ErrsByHalfAStepAtMost) {
                                                          [](float a, float b) { return std::abs(a) < std::abs(b); }));
         for (std::size_t i = 0; i < token.size(); ++i) {
             const float error = std::abs(back[i] - token[i]);
-            if (static_cast<Index>(i) >= latent_dim) {
+            if (static_cast<Index>(i) >= narrow_values<TypeParam>(latent_dim)) {
                 EXPECT_EQ(back[i], static_cast<float>(bf16(token[i])));
             } else if (std::is_same_v<TypeParam, int8>) {
                 EXPECT_LE(error, largest / 127.0F * 0.5001F);
             } else {
-                // Half of the last of three bits, or of the smallest step, 2^-9 of a scale.
-                EXPECT_LE(error, std::max(std::abs(token[i]) * 0x1p-4F, largest / 448.0F * 0x1p-10F) * 1.0001F);
+                // Half of the last of three bits, or of the smallest step, 2^-9 of a scale, which may be rounded up.
+                const float scale = largest / 448.0F * (std::is_same_v<TypeParam, fp8_v4> ? 2.0F : 1.0F);
+                EXPECT_LE(error, std::max(std::abs(token[i]) * 0x1p-4F, scale * 0x1p-10F) * 1.0001F);
             }
         }
     }
@@ -223,7 +319,7 @@ TYPED_TEST(QuantisedRowTest, ANaNOrAnInfinityIsNotLost) {
         const auto back = round_trip(format, token);
         EXPECT_TRUE(std::isnan(back[130]));
         EXPECT_EQ(back[259], 1.0F);
-        if constexpr (std::is_same_v<TypeParam, fp8>) {
+        if constexpr (!std::is_same_v<TypeParam, int8>) {
             EXPECT_EQ(back[0], 1.0F);  // a group of its own
         }
     }
@@ -232,7 +328,8 @@ TYPED_TEST(QuantisedRowTest, ANaNOrAnInfinityIsNotLost) {
 TYPED_TEST(QuantisedRowTest, ACacheHoldsRowsInAsManyBytesAsTheirFormatTakes) {
     const Config config = presets::deepseek_v3();
     LatentCache<TypeParam> cache(config, 3);
-    EXPECT_EQ(cache.bytes_per_token(), 656);
+    const Index row = std::is_same_v<TypeParam, fp8> ? 656 : std::is_same_v<TypeParam, int8> ? 644 : 711;
+    EXPECT_EQ(cache.bytes_per_token(), round_up(row, Index{8}));
     Generator generator(2);
     const auto tokens = testing::gaussian_values<float>(generator, 3 * 576);
     cache.append(MatrixView<const float>(tokens.data(), 3, 576));

@@ -42,9 +42,9 @@ const std::vector<AttentionShape> shapes = {{1, 1, 300, 64, 16}, {2, 2, 130, 48,
 
 /// What probabilities over a cache of C are rounded by: to bf16, to integers of 15 bits, or not.
 template <class C>
-inline constexpr double rounding = std::is_same_v<C, bf16> || std::is_same_v<C, fp8> ? testing::unit_roundoff<bf16>
-                                   : std::is_same_v<C, int8>                         ? 0x1p-16
-                                                                                     : 0.0;
+inline constexpr double rounding = std::is_same_v<C, bf16> || is_fp8<C> ? testing::unit_roundoff<bf16>
+                                   : std::is_same_v<C, int8>            ? 0x1p-16
+                                                                        : 0.0;
 
 /// How far two targets, or two divisions of the work, may lie apart over a cache of C.
 template <class C>

@@ -25,7 +25,7 @@ struct Options {
 
 constexpr const char* usage =
     "usage: mla_generate [--model FOLDER] [--prompt TEXT] [--tokens N] [--temperature T] [--seed N]\n"
-    "                    [--cache fp32|bf16|fp16|int8|fp8]\n"
+    "                    [--cache fp32|bf16|fp16|int8|fp8|fp8_v4]\n"
     "Continues TEXT with a model whose tokens are bytes. Temperature 0 always takes the likeliest byte.\n";
 
 Options parse(int argc, char** argv) {
@@ -109,6 +109,8 @@ int main(int argc, char** argv) try {
         write_text<mla::int8>(decoder, options);
     else if (options.cache == "fp8")
         write_text<mla::fp8>(decoder, options);
+    else if (options.cache == "fp8_v4")
+        write_text<mla::fp8_v4>(decoder, options);
     else
         throw std::invalid_argument(usage);
     return 0;

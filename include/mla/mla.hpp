@@ -3,5 +3,6 @@
 #pragma once
 
 #include "mla/attention.hpp"
+#include "mla/cache/flashmla_pages.hpp"
 #include "mla/cache/paged_cache.hpp"
 #include "mla/presets.hpp"

@@ -19,6 +19,8 @@ template <CacheElement C>
 [[nodiscard]] C poison() {
     if constexpr (std::is_same_v<C, int8>) {
         return int8(std::int8_t{-1});  // its scale's bytes are then a NaN's
+    } else if constexpr (std::is_same_v<C, fp8_v4>) {
+        return {0xff};
     } else if constexpr (std::is_same_v<C, double>) {
         return std::numeric_limits<double>::quiet_NaN();
     } else {

@@ -32,7 +32,7 @@ namespace detail {
 /// stay below 2^63.
 inline constexpr Index max_cached_tokens = Index{1} << 34;
 
-/// A row of a cache that owns its memory. Rows of one type start on cache lines; quantised ones lie as close as 16 bytes allow.
+/// A row of a cache that owns its memory. Rows of one type start on cache lines; quantised ones lie as close as 8 bytes allow.
 template <class C>
 struct RowLayout {
     Index latent_dim;
@@ -49,7 +49,7 @@ struct RowLayout {
     [[nodiscard]] RowFormat<C> format() const noexcept { return {latent_dim, rope_dim}; }
     /// Elements from row to row.
     [[nodiscard]] Index stride() const noexcept {
-        constexpr std::size_t alignment = Format<C>::row_alignment > static_cast<Index>(sizeof(C)) ? 16 : scratch_alignment;
+        constexpr std::size_t alignment = Quantised<C> ? 8 : scratch_alignment;
         return round_up(format().elements(), static_cast<Index>(alignment / sizeof(C)));
     }
     [[nodiscard]] Index bytes() const noexcept { return stride() * static_cast<Index>(sizeof(C)); }

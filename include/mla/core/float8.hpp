@@ -1,8 +1,12 @@
-// The eight-bit float of fp8 checkpoints and caches: e4m3 as in "FP8 Formats for Deep Learning" (Micikevicius et al. 2022).
+// The eight-bit floats of fp8 checkpoints and caches: values in e4m3 as in "FP8 Formats for Deep Learning" (Micikevicius et al.
+// 2022), scales in fp32 or as UE8M0 of the OCP Microscaling Formats.
 #pragma once
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "mla/core/types.hpp"
@@ -44,5 +48,34 @@ struct fp8 {
 };
 
 static_assert(std::is_trivially_copyable_v<fp8> && sizeof(fp8) == 1);
+
+/// Storage of a scale that is a power of two: 2^(bits − 127), or NaN (255). Neither 0 nor a sign.
+struct ue8m0 {
+    std::uint8_t bits = 0;
+
+    ue8m0() = default;
+    /// The least power of two that is not below `value`, within [2^-126, 2^127], those that are normal floats; 1 for 0.
+    [[nodiscard]] static ue8m0 at_least(float value) noexcept {
+        if (!std::isfinite(value)) return from_bits(nan_bits);
+        int exponent = 0;
+        const float mantissa = std::frexp(value, &exponent);  // in [0.5, 1), or 0
+        if (mantissa <= 0.5F) exponent -= mantissa > 0.0F ? 1 : 0;
+        return from_bits(static_cast<std::uint8_t>(std::clamp(exponent, -126, 127) + 127));
+    }
+    constexpr operator float() const noexcept {
+        if (bits == nan_bits) return std::numeric_limits<float>::quiet_NaN();
+        return std::bit_cast<float>(bits == 0 ? std::uint32_t{1} << 22U : std::uint32_t{bits} << 23U);
+    }
+
+  private:
+    static constexpr std::uint8_t nan_bits = 255;
+    [[nodiscard]] static ue8m0 from_bits(std::uint8_t value) noexcept {
+        ue8m0 scale;
+        scale.bits = value;
+        return scale;
+    }
+};
+
+static_assert(std::is_trivially_copyable_v<ue8m0> && sizeof(ue8m0) == 1);
 
 }  // namespace mla::inline MLA_ISA

@@ -156,7 +156,7 @@ struct NormKernels {
 };
 
 /// How many formats formats/formats.hpp lists, of caches and of weights.
-inline constexpr int cache_formats = 6;
+inline constexpr int cache_formats = 7;
 inline constexpr int weight_formats = 4;
 
 /// All functions of a target for one type computed in. Formats stand in the order of their list, precisions in that of

@@ -7,12 +7,13 @@
 #include "mla/formats/fp32.hpp"
 #include "mla/formats/fp64.hpp"
 #include "mla/formats/fp8.hpp"
+#include "mla/formats/fp8_v4.hpp"
 #include "mla/formats/int8.hpp"
 
 namespace mla::inline MLA_ISA {
 
 /// The types whose latents are stored in eight bits, with scales.
-using QuantisedTypes = TypeList<int8, fp8>;
+using QuantisedTypes = TypeList<int8, fp8, fp8_v4>;
 /// The types that a cache can be made of. StorageTypes come first, which weights can be made of too.
 using CacheTypes = Joined<StorageTypes, QuantisedTypes>;
 

@@ -13,6 +13,26 @@
 
 namespace mla::inline MLA_ISA::detail {
 
+/// The largest magnitude of `count` values; NaN where one is no finite number.
+template <Compute A>
+[[nodiscard]] float largest_magnitude(const A* values, Index count) noexcept {
+    A magnitude(0);
+    bool finite = true;
+    for (Index i = 0; i < count; ++i) {
+        magnitude = std::max(magnitude, std::abs(values[i]));
+        finite = finite && std::isfinite(values[i]);
+    }
+    return finite ? static_cast<float>(magnitude) : std::numeric_limits<float>::quiet_NaN();
+}
+
+/// Stores `count` values as multiples of a scale, of which C holds ±largest; zeros beside a scale of 0 or NaN.
+template <Compute A, class C>
+void store_multiples(const A* values, Index count, float scale, float largest, C* row) noexcept {
+    const bool any = scale > 0.0F;
+    for (Index i = 0; i < count; ++i)
+        row[i] = Format<C>::nearest(any ? std::clamp(static_cast<float>(values[i]) / scale, -largest, largest) : 0.0F);
+}
+
 /// ValuesPerScale: latent values that share a scale; Largest: the largest value that C holds.
 template <class C, Index ValuesPerScale, int Largest>
 struct ScaledFormat {
@@ -75,21 +95,12 @@ struct ScaledFormat {
         return std::min(values_per_scale, format.latent_dim - index * values_per_scale);
     }
 
-    /// Stores `count` values and returns their scale, largest magnitude / largest. A NaN or an infinity makes the scale NaN, and
-    /// with it the whole group.
+    /// Stores `count` values and returns their scale.
     template <Compute A>
     static float quantise(const A* values, Index count, C* row) noexcept {
-        A magnitude(0);
-        bool finite = true;
-        for (Index i = 0; i < count; ++i) {
-            magnitude = std::max(magnitude, std::abs(values[i]));
-            finite = finite && std::isfinite(values[i]);
-        }
-        const float scale = static_cast<float>(magnitude) / largest;
-        const bool any = finite && scale > 0.0F;
-        for (Index i = 0; i < count; ++i)
-            row[i] = Format<C>::nearest(any ? std::clamp(static_cast<float>(values[i]) / scale, -largest, largest) : 0.0F);
-        return finite ? scale : std::numeric_limits<float>::quiet_NaN();
+        const float scale = largest_magnitude(values, count) / largest;
+        store_multiples(values, count, scale, largest, row);
+        return scale;
     }
 };
 
