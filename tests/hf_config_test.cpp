@@ -289,10 +289,10 @@ TEST(HfLayersTest, MistralLarge4RotatesNothingInEveryFourthLayerAndSharesCaches)
     config["kv_source_layers"] = {0, 1, 0, 1, 4, 4, 6, 7};
     config["indexer_types"] = {"full", "full", "shared", "shared", "full", "shared", "full", "full"};
     EXPECT_EQ(drawn(config, [](const Config& c) { return c.shares_cache; }), "..xx.x..");
-    EXPECT_EQ(drawn(config, selects), "xx--x-xx");
+    EXPECT_EQ(drawn(config, selects), "xx..x.xx");
     json other = config;
     other["indexer_types"][2] = "full";
-    EXPECT_EQ(drawn(other, selects), "xxx-x-xx");
+    EXPECT_EQ(drawn(other, selects), "xxx.x.xx");
     for (const json& sources : {json{0, 1, 1, 1, 4, 4, 6, 7}, json{0, 1, 3, 1, 4, 4, 6, 7}, json{0, 1, 0, 1, 4, 4, 5, 7}}) {
         other = config;
         other["kv_source_layers"] = sources;

@@ -57,11 +57,12 @@ TEST(PagedViewTest, ARunEndsWithItsPage) {
     const PagedView<float> view = host.view(11);
     for (Index t = 0; t < 11; ++t) {
         for (Index most = 0; most < 9; ++most) {
-            const Index run = view.run(t, most);
+            const Index run = mla::detail::token_rows(view).run(t, most);
             EXPECT_LE(run, most);
             EXPECT_EQ(run, std::min(most, 4 - t % 4)) << "from token " << t;
         }
-        for (Index i = 0; i < view.run(t, 11 - t); ++i) EXPECT_EQ(view.row(t + i), view.row(t) + i * view.stride);
+        for (Index i = 0; i < mla::detail::token_rows(view).run(t, 11 - t); ++i)
+            EXPECT_EQ(view.row(t + i), view.row(t) + i * view.stride);
     }
 }
 

@@ -18,6 +18,7 @@
 #include "mla/kernels/decode_sparse.hpp"
 #include "mla/kernels/plan.hpp"
 #include "mla/kernels/prefill_expanded.hpp"
+#include "mla/layer/call_rows.hpp"
 #include "mla/layer/head_projections.hpp"
 #include "mla/layer/indexer.hpp"
 #include "mla/layer/latent_projection.hpp"
@@ -118,7 +119,9 @@ class Attention {
         if (detail::appends(config_)) detail::append_to_all<A>(list, s.latents, s.index_keys);
         if constexpr (OwnIndexedStore<Cache>)
             if (config_.indexer.pool > 1) detail::fill_pools<A>(*indexer_, list, s.pool_rows, s.pool_key.data);
-        attend(list, select(list, index_tokens, s, executor, options), s, executor, options);
+        s.requests.read(list);
+        const auto kernels = detail::cache_kernels<A, detail::latent_t<Cache>>(precision_);
+        attend(kernels, select<Cache>(index_tokens, s, executor, options), s, executor, options);
         output_(view(x), s.o, gate(s), s.gate_logits, {y.data(), tokens, y.cols(), y.outerStride()}, executor);
     }
 
@@ -129,17 +132,18 @@ class Attention {
     /// Activations between the steps of a call.
     struct Scratch {
         typename detail::QueryProjection<T>::Scratch query;
-        MatrixView<A> angles;                 ///< [T, Dr]
-        MatrixView<A> latents;                ///< [T, Dc+Dr]: what the cache takes
-        MatrixView<A> index_keys;             ///< [T, Di]: and beside them, with an indexer
-        MatrixView<A> pool_rows;              ///< [pool, 2·Di]: of one pool
-        MatrixView<A> pool_key;               ///< [1, Di]
-        MatrixView<std::int32_t> selection;   ///< [T, most_selected], with an indexer
-        HeadsView<A> o;                       ///< [T, H, Dv]
-        MatrixView<A> gate_logits;            ///< of an output gate that is made of the tokens
-        HeadsView<A> q_latent;                ///< [t, H, Dc+Dr] of one chunk of queries
-        HeadsView<A> o_latent;                ///< [t, H, Dc]
-        MatrixView<std::int32_t> slots;       ///< [t, most_selected]
+        MatrixView<A> angles;                ///< [T, Dr]
+        MatrixView<A> latents;               ///< [T, Dc+Dr]: what the cache takes
+        MatrixView<A> index_keys;            ///< [T, Di]: and beside them, with an indexer
+        MatrixView<A> pool_rows;             ///< [pool, 2·Di]: of one pool
+        MatrixView<A> pool_key;              ///< [1, Di]
+        MatrixView<std::int32_t> selection;  ///< [T, most_selected], with an indexer
+        HeadsView<A> o;                      ///< [T, H, Dv]
+        MatrixView<A> gate_logits;           ///< of an output gate that is made of the tokens
+        HeadsView<A> q_latent;               ///< [t, H, Dc+Dr] of one chunk of queries
+        HeadsView<A> o_latent;               ///< [t, H, Dc]
+        MatrixView<std::int32_t> slots;      ///< [t, most_selected]
+        detail::CallRows requests;
         std::int32_t* query_begin = nullptr;  ///< [requests + 1]
         const void** caches = nullptr;        ///< [requests]
         std::span<std::byte> kernel;
@@ -168,6 +172,7 @@ class Attention {
             s.q_latent = heads(chunk, c.cache_dim());
             s.o_latent = heads(chunk, c.kv_lora_rank);
             s.slots = selection(chunk, c.indexer.most_selected());
+            s.requests = detail::CallRows::carve(arena, limits.requests, layer.indexer_.has_value());
             s.query_begin = arena.take<std::int32_t>(limits.requests + 1);
             s.caches = arena.take<const void*>(limits.requests);
             const std::size_t bytes = layer.kernel_bytes(limits, chunk, concurrency);
@@ -229,80 +234,87 @@ class Attention {
 
     /// Which tokens each token attends to, [T, k]; empty where that is all before it.
     template <LatentStore Cache>
-    [[nodiscard]] MatrixView<const std::int32_t> select(std::span<const Request<Cache>> requests, const IndexTokens<A>& tokens,
-                                                        const Scratch& s, ExecutorRef executor,
+    [[nodiscard]] MatrixView<const std::int32_t> select(const IndexTokens<A>& tokens, const Scratch& s, ExecutorRef executor,
                                                         const ForwardOptions<A>& options) const {
         if constexpr (IndexedStore<Cache>) {
             const MatrixView<std::int32_t> selected = options.selected.data != nullptr ? options.selected : s.selection;
             Workspace kernel(s.kernel);
-            detail::select_for_call<A>(*indexer_, tokens, requests, s.query_begin, selected, kernel, executor);
+            const auto kernels = indexer_->template kernels<detail::index_key_t<Cache>>();
+            detail::select_for_call<A>(*indexer_, kernels, tokens, s.requests, s.query_begin, selected, kernel, executor);
             return selected;
         }
         return options.selection;
     }
 
     /// Every request in its cheaper form; absorbed ones that follow each other together, up to a chunk of queries.
-    template <LatentStore Cache>
-    void attend(std::span<const Request<Cache>> requests, MatrixView<const std::int32_t> selection, const Scratch& s,
+    void attend(const detail::CacheKernels<A>& kernels, const MatrixView<const std::int32_t>& selection, const Scratch& s,
                 ExecutorRef executor, const ForwardOptions<A>& options) const {
+        const detail::CallRows& requests = s.requests;
+        const auto way = [&](std::size_t r, Index first) { return way_of(r, selection, first, s, options); };
         Index first = 0;
         for (std::size_t r = 0; r < requests.size();) {
-            const Index tokens = requests[r].tokens;
-            const bool sparse = detail::is_sparse(requests[r], selection, first);
-            if (!sparse && form_of(requests[r], r, options) == Form::expanded) {
-                attend_expanded(requests[r].cache->view(), first, tokens, s, executor, options);
+            const Index tokens = requests.tokens[r];
+            const Way here = way(r, first);
+            if (here == Way::expanded) {
+                attend_expanded(kernels, requests.latents[r], first, tokens, s, executor, options);
                 first += tokens;
                 ++r;
                 continue;
             }
             std::size_t end = r + 1;
             Index count = tokens;
-            for (; end < requests.size() && count + requests[end].tokens <= s.q_latent.tokens; ++end) {
-                if (detail::is_sparse(requests[end], selection, first + count) != sparse) break;
-                if (!sparse && form_of(requests[end], end, options) == Form::expanded) break;
-                count += requests[end].tokens;
+            for (; end < requests.size() && count + requests.tokens[end] <= s.q_latent.tokens; ++end) {
+                if (way(end, first + count) != here) break;
+                count += requests.tokens[end];
             }
-            const auto selected = sparse ? selection.row_range(first, count) : MatrixView<const std::int32_t>();
+            const auto selected = here == Way::sparse ? selection.row_range(first, count) : MatrixView<const std::int32_t>();
             if (count <= s.q_latent.tokens) {
-                attend_batch(requests.subspan(r, end - r), r, first, selected, s, executor, options);
+                attend_batch(kernels, r, end - r, first, selected, s, executor, options);
             } else {
-                attend_chunks(requests[r].cache->view(), r, first, tokens, selected, s, executor, options);
+                attend_chunks(kernels, r, first, selected, s, executor, options);
             }
             first += count;
             r = end;
         }
     }
 
-    template <LatentStore Cache>
-    [[nodiscard]] Form form_of(const Request<Cache>& request, std::size_t index,
-                               const ForwardOptions<A>& options) const noexcept {
-        if (!options.trees.empty() && options.trees[index].data != nullptr) return Form::absorbed;
-        if (config_.sliding_window > 0 && config_.sliding_window < request.cache->size()) return Form::absorbed;
-        return options.form == Form::automatic ? choose_form(config_, request.tokens, request.cache->size()) : options.form;
+    enum class Way : std::uint8_t { absorbed, expanded, sparse };
+
+    /// How a request's tokens, the first of which is row `first` of the call, attend.
+    [[nodiscard]] Way way_of(std::size_t r, const MatrixView<const std::int32_t>& selection, Index first, const Scratch& s,
+                             const ForwardOptions<A>& options) const noexcept {
+        const Index tokens = s.requests.tokens[r];
+        const Index length = s.requests.latents[r].length;
+        if (selection.data != nullptr && !detail::selects_all(selection.row_range(first, tokens), length)) return Way::sparse;
+        if (!options.trees.empty() && options.trees[r].data != nullptr) return Way::absorbed;
+        if (config_.sliding_window > 0 && config_.sliding_window < length) return Way::absorbed;
+        const Form form = options.form == Form::automatic ? choose_form(config_, tokens, length) : options.form;
+        return form == Form::expanded ? Way::expanded : Way::absorbed;
     }
 
-    /// Requests from number `index` on, in one call.
-    template <LatentStore Cache>
-    void attend_batch(std::span<const Request<Cache>> requests, std::size_t index, Index first,
+    /// `count` requests from number `index` on, in one call.
+    void attend_batch(const detail::CacheKernels<A>& kernels, std::size_t index, std::size_t count, Index first,
                       const MatrixView<const std::int32_t>& selection, const Scratch& s, ExecutorRef executor,
                       const ForwardOptions<A>& options) const {
-        const std::span<std::int32_t> query_begin(s.query_begin, requests.size() + 1);
+        const detail::CallRows requests = s.requests.range(index, count);
+        const std::span<std::int32_t> query_begin(s.query_begin, count + 1);
         query_begin[0] = 0;
-        for (std::size_t r = 0; r < requests.size(); ++r)
-            query_begin[r + 1] = query_begin[r] + static_cast<std::int32_t>(requests[r].tokens);
-        const detail::RequestViews<Cache> caches{requests};
+        for (std::size_t r = 0; r < count; ++r)
+            query_begin[r + 1] = query_begin[r] + static_cast<std::int32_t>(requests.tokens[r]);
+        const detail::BatchRows caches(requests.latents);
         BatchOptions<A> batch = batch_options(options);
-        if (!options.trees.empty()) batch.trees = options.trees.subspan(index, requests.size());
-        if (options.share_prefix && requests.size() > 1 && batch.sliding_window == 0)
-            batch.shared_prefix = shared_prefix(caches, query_begin);
-        attend_absorbed(caches, query_begin, first, selection, s, executor, batch, options.lse);
+        if (!options.trees.empty()) batch.trees = options.trees.subspan(index, count);
+        if (options.share_prefix && count > 1 && batch.sliding_window == 0)
+            batch.shared_prefix = detail::shared_prefix(caches, query_begin);
+        attend_absorbed(kernels, caches, query_begin, first, selection, s, executor, batch, options.lse);
     }
 
     /// One request of more queries than a chunk takes.
-    template <LatentSource View>
-    void attend_chunks(const View& cache, std::size_t index, Index first, Index tokens,
+    void attend_chunks(const detail::CacheKernels<A>& kernels, std::size_t index, Index first,
                        const MatrixView<const std::int32_t>& selection, const Scratch& s, ExecutorRef executor,
                        const ForwardOptions<A>& options) const {
+        const detail::TokenRows& cache = s.requests.latents[index];
+        const Index tokens = s.requests.tokens[index];
         for (Index begin = 0; begin < tokens; begin += s.q_latent.tokens) {
             const Index count = std::min(s.q_latent.tokens, tokens - begin);
             BatchOptions<A> batch = batch_options(options);
@@ -313,18 +325,18 @@ class Attention {
                 batch.trees = {&tree, 1};
             }
             // A tree shows what lies behind the chunk's last query too.
-            const std::array<View, 1> caches{tree.data != nullptr ? cache : cache.prefix(cache.length - tokens + begin + count)};
+            const std::array caches{tree.data != nullptr ? cache : cache.prefix(cache.length - tokens + begin + count)};
             const std::array<std::int32_t, 2> query_begin{0, static_cast<std::int32_t>(count)};
             const auto selected = selection.data != nullptr ? selection.row_range(begin, count) : selection;
-            attend_absorbed(caches, query_begin, first + begin, selected, s, executor, batch, options.lse);
+            attend_absorbed(kernels, detail::BatchRows(caches), query_begin, first + begin, selected, s, executor, batch,
+                            options.lse);
         }
     }
 
     // q_lat[h] = W_UK[h]ᵀ q_nope[h];  s = (q_lat·c + q_pe·k_pe)·scale;  o[h] = W_UV[h] (softmax(s) c)
-    template <LatentBatch Batch>
-    void attend_absorbed(const Batch& caches, std::span<const std::int32_t> query_begin, Index first,
-                         const MatrixView<const std::int32_t>& selection, const Scratch& s, ExecutorRef executor,
-                         const BatchOptions<A>& options, const MatrixView<A>& lse) const {
+    void attend_absorbed(const detail::CacheKernels<A>& kernels, const detail::BatchRows& caches,
+                         std::span<const std::int32_t> query_begin, Index first, const MatrixView<const std::int32_t>& selection,
+                         const Scratch& s, ExecutorRef executor, const BatchOptions<A>& options, const MatrixView<A>& lse) const {
         const Index count = query_begin.back();
         if (count == 0) return;
         Workspace kernel(s.kernel);
@@ -335,26 +347,27 @@ class Attention {
                         executor, precision_);
         copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
                    q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
-        const MatrixView<A> lse_here = lse_of(lse, first, count);
+        const detail::CallView<A> call{q_latent, scale(), o_latent, lse_of(lse, first, count)};
         if (selection.data != nullptr) {
             const MatrixView<std::int32_t> slots(s.slots.data, count, selection.cols);
-            detail::find_slots(caches, query_begin, selection, slots);
-            decode_sparse<A>(q_latent, caches, query_begin, slots, scale(), o_latent, lse_here, kernel, executor,
-                             {.sinks = options.sinks, .precision = precision_});
+            detail::find_slots(caches, query_begin, selection, slots, executor);
+            detail::decode_selected<A>(caches, kernels.absorbed, query_begin, slots, call, kernel, executor,
+                                       {.sinks = options.sinks});
         } else {
-            decode_absorbed(q_latent, caches, query_begin, scale(), o_latent, lse_here, kernel, executor, options);
+            detail::decode_batch<A>(caches, kernels.absorbed, query_begin, call, kernel, executor, options);
         }
         linear_heads<A>(o_latent, heads_.value, s.o.token_range(first, count), executor, precision_);
     }
 
     // k_nope[h] = W_UK[h] c;  v[h] = W_UV[h] c;  o[h] = softmax((q_nope·k_nope + q_pe·k_pe)·scale) v[h]
-    template <LatentSource View>
-    void attend_expanded(const View& cache, Index first, Index count, const Scratch& s, ExecutorRef executor,
-                         const ForwardOptions<A>& options) const {
+    void attend_expanded(const detail::CacheKernels<A>& kernels, const detail::TokenRows& cache, Index first, Index count,
+                         const Scratch& s, ExecutorRef executor, const ForwardOptions<A>& options) const {
         Workspace kernel(s.kernel);
-        prefill_expanded(queries_.queries(s.query).token_range(first, count), cache,
-                         ExpansionWeights<T>{heads_.expand_key, heads_.value}, scale(), s.o.token_range(first, count),
-                         lse_of(options.lse, first, count), kernel, executor, sinks(options), precision_);
+        const detail::CallView<A> call{queries_.queries(s.query).token_range(first, count), scale(),
+                                       s.o.token_range(first, count), lse_of(options.lse, first, count)};
+        detail::attend_decompressed<A, T>(cache, kernels.rows, {heads_.expand_key, heads_.value}, kernels.expanded, call, kernel,
+                                          executor, plan_expanded(count, config_.num_attention_heads), sinks(options),
+                                          precision_);
     }
 
     [[nodiscard]] BatchOptions<A> batch_options(const ForwardOptions<A>& options) const noexcept {

@@ -89,15 +89,6 @@ struct ForwardOptions {
 
 namespace detail {
 
-/// Views of some requests' caches, as a batch.
-template <LatentStore Cache>
-struct RequestViews {
-    std::span<const Request<Cache>> requests;
-
-    [[nodiscard]] std::size_t size() const noexcept { return requests.size(); }
-    [[nodiscard]] auto operator[](std::size_t index) const noexcept { return requests[index].cache->view(); }
-};
-
 /// Whether a layer writes to its caches.
 [[nodiscard]] inline bool appends(const Config& config) noexcept { return !config.shares_cache || config.indexer.heads > 0; }
 
@@ -214,7 +205,8 @@ void check_requests(std::span<const Request<Cache>> requests, const Config& conf
     require_equal("requests' tokens", tokens, "x.rows()", rows);
     if (config.indexer.top_k == 0) return;
     for (const Request<Cache>& request : requests)  // selections name slots by int32
-        require_in_range("slots of the cache of a layer that selects keys", request.cache->view().slots(), Index{0}, max_slots);
+        require_in_range("slots of the cache of a layer that selects keys", token_rows(request.cache->view()).slots, Index{0},
+                         max_slots);
 }
 
 /// Checks the selection that a layer without an indexer is handed: tokens that each token may see.

@@ -20,43 +20,25 @@ using namespace mla::detail;
     return segment;
 }
 
-/// The keys of a block and their values.
-template <Storage C>
-struct KeyValueRows {
-    RowList<C> keys;
-    RowList<C> values;
-
-    [[nodiscard]] Index size() const noexcept { return keys.size(); }
-    void cover(const KeyValueRows& other) noexcept {
-        keys.cover(other.keys);
-        values.cover(other.values);
-    }
-};
-
 /// The keys and values of a head, the source of its segment.
 template <Compute A, Storage C>
-struct KeyValueBlocks {
-    KvView<C> cache;
-    abi::AttentionKernels<A> kernels;
+class KeyValueBlocks final : public BlockSource<A> {
+  public:
+    KeyValueBlocks(const KvView<C>& cache, const abi::AttentionKernels<A>& kernels) noexcept : cache_(cache), kernels_(kernels) {}
 
-    [[nodiscard]] Index staged_elements() const { return staged_blocks<A>(cache.head_dim, cache.head_dim); }
-    void pack(const abi::PackQueries<A>& call) const noexcept { kernels.pack(&call); }
-    [[nodiscard]] KeyValueRows<C> rows(const KeyRange& range) const noexcept {
-        const auto list = [&](const C* heads) {
-            RowList<C> rows;
-            rows.add(heads + range.source * cache.head_stride + range.begin * cache.token_stride, cache.token_stride,
-                     range.block());
-            return rows;
-        };
-        return {list(cache.keys), list(cache.values)};
+    void list(const KeyRange& range, BlockRows& rows) const noexcept override {
+        const Index first = range.source * cache_.head_stride + range.begin * cache_.token_stride;
+        const Index stride = cache_.token_stride * static_cast<Index>(sizeof(C));
+        rows.keys.add(reinterpret_cast<const std::byte*>(cache_.keys + first), stride, range.block());
+        rows.values.add(reinterpret_cast<const std::byte*>(cache_.values + first), stride, range.block());
     }
-    void attend(const SplitItem<A>& item, const KeyValueRows<C>& rows, Index begin, const KeyValueRows<C>& next) const noexcept {
+    void attend(const SplitItem<A>& item, const BlockRows& rows, Index begin, const BlockRows& next) const noexcept override {
         const abi::AttendBlock<A> call{.group = &item.rows,
                                        .keys = rows.keys.data(),
                                        .values = rows.values.data(),
                                        .tokens = rows.size(),
                                        .begin = begin,
-                                       .latent_dim = cache.head_dim,
+                                       .latent_dim = cache_.head_dim,
                                        .rope_dim = 0,
                                        .fetched = rows.size(),
                                        .next_keys = next.keys.data(),
@@ -64,8 +46,14 @@ struct KeyValueBlocks {
                                        .next_tokens = next.size(),
                                        .staged = item.staged,
                                        .scores = item.scores};
-        kernels.attend(&call);
+        kernels_.attend(&call);
     }
+    void pack(const abi::PackQueries<A>& call) const noexcept override { kernels_.pack(&call); }
+    [[nodiscard]] Index staged_elements() const noexcept override { return staged_blocks<A>(cache_.head_dim, cache_.head_dim); }
+
+  private:
+    KvView<C> cache_;
+    abi::AttentionKernels<A> kernels_;
 };
 
 template <Storage C>
@@ -119,8 +107,8 @@ void grouped_attention(HeadsView<std::type_identity_t<const A>> q, KvView<C> cac
     require(q.heads % cache.kv_heads == 0, "q.heads", q.heads, "a multiple of cache.kv_heads");
     if (q.tokens == 0) return;
     const SplitPlan plan = plan_grouped(q.tokens, q.heads, cache.kv_heads, cache.length);
-    const detail::KeyValueBlocks<A, C> source{cache, detail::attention_kernels<A, C>(precision)};
-    detail::run_call<A>(cache.kv_heads, false, detail::CallView<A>{q, scale, out, lse}, workspace, executor, source,
+    detail::run_call<A>(cache.kv_heads, false, {q, scale, out, lse}, workspace, executor,
+                        detail::KeyValueBlocks<A, C>(cache, detail::attention_kernels<A, C>(precision)),
                         [&](Index stream) { return detail::stream_segment(plan, stream, q.heads / cache.kv_heads, q.tokens); });
 }
 

@@ -1,6 +1,7 @@
 // How a kernel sees cached tokens that lie one after another, whoever owns them.
 #pragma once
 
+#include "mla/cache/token_rows.hpp"
 #include "mla/core/errors.hpp"
 #include "mla/core/views.hpp"
 #include "mla/formats/formats.hpp"
@@ -21,17 +22,23 @@ struct LatentView {
 
     [[nodiscard]] constexpr Index row_dim() const noexcept { return latent_dim + rope_dim; }
     [[nodiscard]] constexpr const C* row(Index token) const noexcept { return data + token * stride; }
-    /// How many tokens, `most` at the most, lie one after another from `token` on: all, here.
-    [[nodiscard]] constexpr Index run(Index /*token*/, Index most) const noexcept { return most; }
-    /// A slot is the place of a token's row, by which selections name it: its number, here.
-    [[nodiscard]] constexpr Index slots() const noexcept { return length; }
+    /// The slot by which a selection names a token: its number, here.
     [[nodiscard]] constexpr Index slot_of(Index token) const noexcept { return token; }
-    [[nodiscard]] constexpr const C* slot(Index index) const noexcept { return row(index); }
     /// The first `count` tokens.
     [[nodiscard]] constexpr LatentView prefix(Index count) const noexcept { return {data, count, latent_dim, rope_dim, stride}; }
 };
 
 namespace detail {
+
+template <CacheElement C>
+[[nodiscard]] TokenRows token_rows(const LatentView<C>& cache) noexcept {
+    return {.data = reinterpret_cast<const std::byte*>(cache.data),
+            .length = cache.length,
+            .latent_dim = cache.latent_dim,
+            .rope_dim = cache.rope_dim,
+            .stride = cache.stride * static_cast<Index>(sizeof(C)),
+            .slots = cache.length};
+}
 
 /// Checks that rows `stride` elements apart are aligned as their format wants it.
 template <CacheElement C>

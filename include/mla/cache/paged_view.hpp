@@ -32,19 +32,10 @@ struct PagedView {
     }
     /// Entries of the block table that the tokens use.
     [[nodiscard]] constexpr Index used_pages() const noexcept { return length > 0 ? (length - 1) / page_size + 1 : 0; }
-    /// How many tokens, `most` at the most, lie one after another from `token` on: those up to the end of its page.
-    [[nodiscard]] constexpr Index run(Index token, Index most) const noexcept {
-        const Index rest = page_size - token % page_size;
-        return rest < most ? rest : most;
-    }
-    /// A slot is the place of a token's row, by which selections name it: page · page_size + row of the page, whichever request's
-    /// block table names the page.
-    [[nodiscard]] constexpr Index slots() const noexcept { return pool == nullptr ? 0 : pages * page_size; }
+    /// The slot by which a selection names a token: page · page_size + row of the page, whichever request's block table names the
+    /// page.
     [[nodiscard]] constexpr Index slot_of(Index token) const noexcept {
         return Index{block_table[token / page_size]} * page_size + token % page_size;
-    }
-    [[nodiscard]] constexpr const C* slot(Index index) const noexcept {
-        return pool + index / page_size * page_stride + index % page_size * stride;
     }
     /// The first `count` tokens.
     [[nodiscard]] constexpr PagedView prefix(Index count) const noexcept {
@@ -83,6 +74,20 @@ struct PagedBatch {
 };
 
 namespace detail {
+
+template <CacheElement C>
+[[nodiscard]] TokenRows token_rows(const PagedView<C>& cache) noexcept {
+    constexpr auto element = static_cast<Index>(sizeof(C));
+    return {.data = reinterpret_cast<const std::byte*>(cache.pool),
+            .length = cache.length,
+            .latent_dim = cache.latent_dim,
+            .rope_dim = cache.rope_dim,
+            .stride = cache.stride * element,
+            .slots = cache.pool == nullptr ? 0 : cache.pages * cache.page_size,
+            .block_table = cache.block_table,
+            .page_size = cache.page_size,
+            .page_stride = cache.page_stride * element};
+}
 
 /// Checks the pool that a PagedView or a PagedBatch refers to. `used`: whether any of its rows will be read.
 template <class Paged>

@@ -7,26 +7,12 @@
 #include <type_traits>
 
 #include "mla/core/float_environment.hpp"
-#include "mla/core/types.hpp"
+#include "mla/core/function_ref.hpp"
 
 namespace mla::inline MLA_ISA {
 
-/// A non-owning reference to a callable `void(Index)`; it must not outlive the callable.
-class IndexFunctionRef {
-  public:
-    template <class F>
-        requires(!std::is_same_v<std::remove_cvref_t<F>, IndexFunctionRef> && std::invocable<F&, Index>)
-    IndexFunctionRef(F&& f)
-    noexcept  // NOLINT(bugprone-forwarding-reference-overload): excluded by the constraint
-        : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
-          call_([](void* object, Index index) { (*static_cast<std::remove_reference_t<F>*>(object))(index); }) {}
-
-    void operator()(Index index) const { call_(object_, index); }
-
-  private:
-    void* object_;
-    void (*call_)(void*, Index);
-};
+/// The iteration of a loop.
+using IndexFunctionRef = FunctionRef<void(Index)>;
 
 /// What runs the iterations of a loop.
 /// `concurrency()`: how many iterations may run at the same time, at least 1.
@@ -71,8 +57,7 @@ class ExecutorRef {
 
 /// Calls `f(item, worker)` once for each item; workers take items as they become free. `worker` is below
 /// `min(items, concurrency)` and names scratch that nobody else uses meanwhile. f runs in our FloatEnvironment.
-template <class F>
-void for_each_item(ExecutorRef executor, Index items, F&& f) {
+inline void for_each_item(ExecutorRef executor, Index items, FunctionRef<void(Index, Index)> f) {
     const Index workers = items < executor.concurrency() ? items : executor.concurrency();
     if (workers <= 1) {
         const FloatEnvironment environment;

@@ -15,13 +15,8 @@ namespace mla::inline MLA_ISA {
 
 /// The cached tokens of one request as the kernels read them: LatentView, PagedView.
 template <class V>
-concept LatentSource = CacheElement<typename V::Element> && requires(const V& view, Index token) {
-    { view.length } -> std::convertible_to<Index>;
-    { view.row(token) } -> std::same_as<const typename V::Element*>;
-    { view.run(token, token) } -> std::same_as<Index>;
-    { view.slots() } -> std::same_as<Index>;
-    { view.slot_of(token) } -> std::same_as<Index>;
-    { view.slot(token) } -> std::same_as<const typename V::Element*>;
+concept LatentSource = CacheElement<typename V::Element> && requires(const V& view) {
+    { detail::token_rows(view) } -> std::same_as<detail::TokenRows>;
     validate(view);
 };
 
@@ -31,6 +26,28 @@ concept LatentBatch = requires(const B& batch) {
     { batch.size() } -> std::convertible_to<std::size_t>;
     requires LatentSource<std::remove_cvref_t<decltype(batch[0])>>;
 };
+
+namespace detail {
+
+/// A batch without the type of its views; refers to it.
+class BatchRows {
+  public:
+    template <class B>
+    explicit BatchRows(const B& batch) noexcept
+        : batch_(&batch), size_(static_cast<std::size_t>(batch.size())), at_([](const void* object, std::size_t index) {
+              return TokenRows(token_rows((*static_cast<const B*>(object))[index]));
+          }) {}
+
+    [[nodiscard]] std::size_t size() const noexcept { return size_; }
+    [[nodiscard]] TokenRows operator[](std::size_t index) const noexcept { return at_(batch_, index); }
+
+  private:
+    const void* batch_;
+    std::size_t size_;
+    TokenRows (*at_)(const void*, std::size_t);
+};
+
+}  // namespace detail
 
 template <LatentBatch B>
 using batch_view_t = std::remove_cvref_t<decltype(std::declval<const B&>()[0])>;
@@ -58,27 +75,34 @@ struct BatchOptions {
     Precision precision = Precision::operand;
 };
 
-/// How many tokens, whole pages in a paged cache, all requests with queries have in common at their beginning, all before their
-/// queries.
-template <LatentBatch Batch>
-[[nodiscard]] Index shared_prefix(const Batch& caches, std::span<const std::int32_t> query_begin) noexcept {
-    const auto requests = static_cast<std::size_t>(caches.size());
+namespace detail {
+
+[[nodiscard]] inline Index shared_prefix(const BatchRows& caches, std::span<const std::int32_t> query_begin) noexcept {
     const auto queries = [&](std::size_t r) { return Index{query_begin[r + 1]} - query_begin[r]; };
     std::size_t first = 0;
-    while (first < requests && queries(first) == 0) ++first;
-    if (first == requests) return 0;
-    const auto reference = caches[first];
+    while (first < caches.size() && queries(first) == 0) ++first;
+    if (first == caches.size()) return 0;
+    const TokenRows reference = caches[first];
     Index shared = reference.length - queries(first);
-    for (std::size_t r = first + 1; r < requests; ++r) {
+    for (std::size_t r = first + 1; r < caches.size(); ++r) {
         if (queries(r) == 0) continue;
-        const auto view = caches[r];
-        shared = std::min(shared, view.length - queries(r));
+        const TokenRows rows = caches[r];
+        shared = std::min(shared, rows.length - queries(r));
         for (Index t = 0; t < shared;) {
-            if (view.row(t) != reference.row(t)) shared = t;
+            if (rows.row(t) != reference.row(t)) shared = t;
             t += std::max<Index>(reference.run(t, shared - t), 1);
         }
     }
     return std::max<Index>(shared, 0);
+}
+
+}  // namespace detail
+
+/// How many tokens, whole pages in a paged cache, all requests with queries have in common at their beginning, all before their
+/// queries.
+template <LatentBatch Batch>
+[[nodiscard]] Index shared_prefix(const Batch& caches, std::span<const std::int32_t> query_begin) noexcept {
+    return detail::shared_prefix(detail::BatchRows(caches), query_begin);
 }
 
 namespace detail {
@@ -106,29 +130,33 @@ inline void check_query_begin(std::span<const std::int32_t> query_begin, Index r
     require_equal("query_begin[requests]", Index{query_begin.back()}, "q.tokens", queries);
 }
 
-template <Compute A, LatentBatch Batch>
-void check_batch(const HeadsView<const A>& q, const Batch& caches, std::span<const std::int32_t> query_begin,
-                 const BatchOptions<A>& options) {
-    const auto requests = static_cast<std::size_t>(caches.size());
-    check_query_begin(query_begin, static_cast<Index>(requests), q.tokens);
+template <LatentBatch Batch>
+void validate_batch(const Batch& caches) {
     if constexpr (requires { validate(caches); }) {
         validate(caches);
     } else {
-        for (std::size_t r = 0; r < requests; ++r) validate(caches[r]);
+        for (std::size_t r = 0; r < static_cast<std::size_t>(caches.size()); ++r) validate(caches[r]);
     }
-    for (std::size_t r = 0; r < requests; ++r) {
-        const auto view = caches[r];
-        require_equal("cache.latent_dim", view.latent_dim, "that of the first request", caches[0].latent_dim);
-        require_equal("q.dim", q.dim, "cache.latent_dim + cache.rope_dim", view.row_dim());
+}
+
+/// Checks what queries and options of a batch have to do with its caches, which are valid each by itself.
+template <Compute A>
+void check_batch(const HeadsView<const A>& q, const BatchRows& caches, std::span<const std::int32_t> query_begin,
+                 const BatchOptions<A>& options) {
+    check_query_begin(query_begin, static_cast<Index>(caches.size()), q.tokens);
+    for (std::size_t r = 0; r < caches.size(); ++r) {
+        const TokenRows rows = caches[r];
+        require_equal("cache.latent_dim", rows.latent_dim, "that of the first request", caches[0].latent_dim);
+        require_equal("q.dim", q.dim, "cache.latent_dim + cache.rope_dim", rows.row_dim());
         if (options.trees.empty()) continue;
-        require_equal("options.trees.size()", static_cast<Index>(options.trees.size()), "requests", static_cast<Index>(requests));
+        require_equal("options.trees.size()", options.trees.size(), "requests", caches.size());
         const MatrixView<const bool>& tree = options.trees[r];
         if (tree.data == nullptr) continue;
         const Index queries = query_begin[r + 1] - query_begin[r];
         require_equal("options.trees[r].rows", tree.rows, "queries of the request", queries);
-        require_in_range("options.trees[r].cols", tree.cols, Index{0}, view.length);
+        require_in_range("options.trees[r].cols", tree.cols, Index{0}, rows.length);
         require_at_least("options.trees[r].stride", tree.stride, tree.cols);
-        require_in_range("options.shared_prefix", options.shared_prefix, Index{0}, view.length - tree.cols);
+        require_in_range("options.shared_prefix", options.shared_prefix, Index{0}, rows.length - tree.cols);
     }
     if (!options.sinks.empty())
         require_equal("options.sinks.size()", static_cast<Index>(options.sinks.size()), "q.heads", q.heads);

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <concepts>
 
+#include "mla/cache/token_rows.hpp"
 #include "mla/kernels/row_group.hpp"
 #include "mla/kernels/row_list.hpp"
 
@@ -19,6 +19,32 @@ struct KeyRange {
     [[nodiscard]] Index block() const noexcept { return std::clamp<Index>(end - begin, 0, block_tokens); }
 };
 
+/// The rows of a block: its keys, and its values where they are rows of their own.
+struct BlockRows {
+    RowList<std::byte> keys;
+    RowList<std::byte> values;
+
+    [[nodiscard]] Index size() const noexcept { return keys.size(); }
+    void clear() noexcept {
+        keys.clear();
+        values.clear();
+    }
+    /// Makes every index of `other` valid here.
+    void cover(const BlockRows& other) noexcept {
+        keys.cover(other.keys);
+        values.cover(other.values);
+    }
+};
+
+/// Adds tokens [begin, begin + count) to a list, which has room for them.
+inline void list_rows(const TokenRows& rows, Index begin, Index count, RowList<std::byte>& list) noexcept {
+    for (Index t = begin; t < begin + count;) {
+        const Index run = rows.run(t, begin + count - t);
+        list.add(rows.row(t), rows.stride, run);
+        t += run;
+    }
+}
+
 /// A group of rows and what it attends to.
 template <Compute A>
 struct SplitItem {
@@ -32,18 +58,23 @@ struct SplitItem {
 
 /// Where keys and values come from, a block at a time: a cache, in one piece or in pages; a head's keys and values; a cache that
 /// is decompressed.
-///
-/// `rows(range)` lists the first block of a range; a listing has `size()`, its tokens, and `cover(other)`, which makes every
-/// index of `other` valid in it. `attend(item, rows, begin, next)` lets an item attend to the tokens from key `begin` on, and
-/// fetches `next`. `pack(call)` packs queries for `attend`. `staged_elements()`: what a worker needs for itself.
-template <class S, class A>
-concept BlockSource = requires(const S& source, const SplitItem<A>& item, const abi::PackQueries<A>& call,
-                               const KeyRange& range) {
-    source.rows(range).cover(source.rows(range));
-    { source.rows(range).size() } -> std::same_as<Index>;
-    source.attend(item, source.rows(range), range.begin, source.rows(range));
-    source.pack(call);
-    { source.staged_elements() } -> std::same_as<Index>;
+template <Compute A>
+class BlockSource {
+  public:
+    /// Lists the first block of a range; `rows` is empty.
+    virtual void list(const KeyRange& range, BlockRows& rows) const noexcept = 0;
+    /// Lets an item attend to the listed tokens, which begin at key `begin`, and fetches `next`.
+    virtual void attend(const SplitItem<A>& item, const BlockRows& rows, Index begin, const BlockRows& next) const noexcept = 0;
+    /// Packs queries for `attend`.
+    virtual void pack(const abi::PackQueries<A>& call) const noexcept = 0;
+    /// Elements that a worker needs for itself.
+    [[nodiscard]] virtual Index staged_elements() const noexcept = 0;
+
+  protected:
+    BlockSource() = default;
+    BlockSource(const BlockSource&) = default;
+    BlockSource& operator=(const BlockSource&) = default;
+    ~BlockSource() = default;
 };
 
 }  // namespace mla::inline MLA_ISA::detail

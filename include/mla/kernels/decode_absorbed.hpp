@@ -8,12 +8,56 @@
 namespace mla::inline MLA_ISA {
 namespace detail {
 
-template <Compute A, LatentSource View>
-void check_absorbed(const HeadsView<const A>& q, const View& cache, A scale, const HeadsView<A>& out, const MatrixView<A>& lse) {
-    validate(cache);
+/// One request, by a plan.
+template <Compute A>
+void decode_planned(const TokenRows& cache, const abi::AttentionKernels<A>& kernels, const CallView<A>& call,
+                    Workspace& workspace, ExecutorRef executor, const SplitPlan& plan) {
+    const HeadsView<const A>& q = call.q;
     require_equal("q.dim", q.dim, "cache.latent_dim + cache.rope_dim", cache.row_dim());
-    require_equal("out.dim", out.dim, "cache.latent_dim", cache.latent_dim);
-    check_attention(q, scale, out, lse);
+    require_equal("out.dim", call.out.dim, "cache.latent_dim", cache.latent_dim);
+    check_attention(q, call.scale, call.out, call.lse);
+    check_plan(plan, 1, q.tokens * q.heads, cache.length);
+    if (plan.rows == 0) return;
+    const auto list = [&](const KeyRange& range, RowList<std::byte>& rows) {
+        list_rows(cache, range.begin, range.block(), rows);
+    };
+    const auto segment = [&](Index) {
+        Segment only = request_segment(0, 0, q.tokens, q.heads, 0, cache.length, {});
+        only.plan = plan;
+        return only;
+    };
+    run_call(1, false, call, workspace, executor, LatentBlocks<A>(kernels, cache.latent_dim, cache.rope_dim, list), segment);
+}
+
+/// A batch, whose caches are valid each by itself.
+template <Compute A>
+void decode_batch(const BatchRows& caches, const abi::AttentionKernels<A>& kernels, std::span<const std::int32_t> query_begin,
+                  CallView<A> call, Workspace& workspace, ExecutorRef executor, const BatchOptions<A>& options) {
+    const HeadsView<const A>& q = call.q;
+    check_batch(q, caches, query_begin, options);
+    check_attention(q, call.scale, call.out, call.lse);
+    if (q.tokens == 0) return;
+    const auto requests = static_cast<Index>(caches.size());
+    require_equal("out.dim", call.out.dim, "cache.latent_dim", caches[0].latent_dim);
+    const bool prefix = options.shared_prefix > 0;
+    const auto segment = [&](Index r) {
+        if (options.sliding_window > 0) return window_segment(caches, query_begin, r, q.heads, options.sliding_window);
+        if (r == requests) return prefix_segment(q.tokens, q.heads, options.shared_prefix);
+        const auto request = static_cast<std::size_t>(r);
+        const Index first = query_begin[request];
+        const Index queries = query_begin[request + 1] - first;
+        const Index length = caches[request].length;
+        // A request without queries may be shorter than the prefix.
+        const Index begin = std::min(options.shared_prefix, length);
+        return request_segment(r, first, queries, q.heads, begin, length, tree_of(options, request, length));
+    };
+    const auto list = [&](const KeyRange& range, RowList<std::byte>& rows) {
+        list_rows(caches[static_cast<std::size_t>(range.source)], range.begin, range.block(), rows);
+    };
+    if (!options.sinks.empty()) call.sinks = options.sinks.data();
+    const Index segments = options.sliding_window > 0 ? q.tokens : requests + (prefix ? 1 : 0);
+    run_call(segments, prefix, call, workspace, executor,
+             LatentBlocks<A>(kernels, caches[0].latent_dim, caches[0].rope_dim, list), segment);
 }
 
 }  // namespace detail
@@ -52,19 +96,9 @@ template <Compute A, LatentSource View>
 void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, View cache, std::type_identity_t<A> scale, HeadsView<A> out,
                      std::type_identity_t<MatrixView<A>> lse, Workspace& workspace, ExecutorRef executor, const SplitPlan& plan,
                      Precision precision = Precision::operand) {
-    using C = typename View::Element;
-    detail::check_absorbed<A>(q, cache, scale, out, lse);
-    detail::check_plan(plan, 1, q.tokens * q.heads, cache.length);
-    if (plan.rows == 0) return;
-    const auto segment = [&](Index) {
-        auto only = detail::request_segment(0, 0, q.tokens, q.heads, 0, cache.length, {});
-        only.plan = plan;
-        return only;
-    };
-    const RowFormat<C> format{cache.latent_dim, cache.rope_dim};
-    const auto source = detail::latent_blocks<A>(
-        precision, format, [&](const detail::KeyRange& range) { return detail::list_rows(cache, range.begin, range.block()); });
-    detail::run_call<A>(1, false, {q, scale, out, lse}, workspace, executor, source, segment);
+    validate(cache);
+    detail::decode_planned<A>(detail::token_rows(cache), detail::attention_kernels<A, typename View::Element>(precision),
+                              {q, scale, out, lse}, workspace, executor, plan);
 }
 
 /// As above, with the plan of `plan_absorbed`.
@@ -87,31 +121,10 @@ template <Compute A, LatentBatch Batch>
 void decode_absorbed(HeadsView<std::type_identity_t<const A>> q, const Batch& caches, std::span<const std::int32_t> query_begin,
                      std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse,
                      Workspace& workspace, ExecutorRef executor, const std::type_identity_t<BatchOptions<A>>& options = {}) {
-    using C = typename batch_view_t<Batch>::Element;
-    detail::check_batch<A>(q, caches, query_begin, options);
-    detail::check_attention(q, scale, out, lse);
-    if (q.tokens == 0) return;
-    const auto requests = static_cast<Index>(caches.size());
-    const RowFormat<C> format{caches[0].latent_dim, caches[0].rope_dim};
-    require_equal("out.dim", out.dim, "cache.latent_dim", format.latent_dim);
-    const bool prefix = options.shared_prefix > 0;
-    const auto segment = [&](Index r) {
-        if (options.sliding_window > 0) return detail::window_segment(caches, query_begin, r, q.heads, options.sliding_window);
-        if (r == requests) return detail::prefix_segment(q.tokens, q.heads, options.shared_prefix);
-        const auto request = static_cast<std::size_t>(r);
-        const Index first = query_begin[request];
-        const Index queries = query_begin[request + 1] - first;
-        const Index length = caches[request].length;
-        // A request without queries may be shorter than the prefix.
-        const Index begin = std::min(options.shared_prefix, length);
-        return detail::request_segment(r, first, queries, q.heads, begin, length, detail::tree_of(options, request, length));
-    };
-    const detail::CallView<A> call{q, scale, out, lse, options.sinks.empty() ? nullptr : options.sinks.data()};
-    const auto source = detail::latent_blocks<A>(options.precision, format, [&](const detail::KeyRange& range) {
-        return detail::list_rows(caches[static_cast<std::size_t>(range.source)], range.begin, range.block());
-    });
-    const Index segments = options.sliding_window > 0 ? q.tokens : requests + (prefix ? 1 : 0);
-    detail::run_call<A>(segments, prefix, call, workspace, executor, source, segment);
+    detail::validate_batch(caches);
+    detail::decode_batch<A>(detail::BatchRows(caches),
+                            detail::attention_kernels<A, typename batch_view_t<Batch>::Element>(options.precision), query_begin,
+                            {q, scale, out, lse}, workspace, executor, options);
 }
 
 }  // namespace mla::inline MLA_ISA

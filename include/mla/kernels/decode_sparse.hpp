@@ -66,15 +66,14 @@ struct SlotLists {
     return end - slots;
 }
 
-template <LatentBatch Batch>
-void check_selection(const Batch& caches, std::span<const std::int32_t> query_begin,
-                     const MatrixView<const std::int32_t>& selection, Index queries) {
+inline void check_selection(const BatchRows& caches, std::span<const std::int32_t> query_begin,
+                            const MatrixView<const std::int32_t>& selection, Index queries) {
     require_equal("selection.rows", selection.rows, "q.tokens", queries);
     require_at_least("selection.cols", selection.cols, Index{0});
     require_at_least("selection.stride", selection.stride, selection.cols);
     require(selection.data != nullptr || queries * selection.cols == 0, "selection.data", "null", "not null");
     for (Index t = 0; t < queries; ++t) {
-        const Index slots = caches[request_of(query_begin, t)].slots();
+        const Index slots = caches[request_of(query_begin, t)].slots;
         for (Index i = 0; i < selection.cols; ++i)
             if (selection(t, i) < -1 || selection(t, i) >= slots) [[unlikely]]
                 require_in_range(("selection[" + std::to_string(t) + "][" + std::to_string(i) + "]").c_str(),
@@ -100,6 +99,45 @@ template <Compute A>
         totals.place(segment);
     }
     return totals;
+}
+
+/// A batch, whose caches are valid each by itself.
+template <Compute A>
+void decode_selected(const BatchRows& caches, const abi::AttentionKernels<A>& kernels, std::span<const std::int32_t> query_begin,
+                     const MatrixView<const std::int32_t>& selection, CallView<A> call, Workspace& workspace,
+                     ExecutorRef executor, const SparseOptions<A>& options) {
+    const HeadsView<const A>& q = call.q;
+    check_batch<A>(q, caches, query_begin, {.sinks = options.sinks});
+    check_attention(q, call.scale, call.out, call.lse);
+    if (q.tokens == 0) return;
+    const TokenRows first = caches[0];
+    require_equal("out.dim", call.out.dim, "cache.latent_dim", first.latent_dim);
+    check_selection(caches, query_begin, selection, q.tokens);
+
+    const auto totals = sparse_totals<A>(q, query_begin, selection.cols);
+    const auto scratch = workspace.carve([&](Arena& arena) {
+        const auto lists = SlotLists::carve(arena, q.tokens, selection.cols, executor.concurrency());
+        const std::size_t bytes =
+            split_workspace_bytes(totals, call.out.dim, staged_blocks<A>(first.row_dim()), executor.concurrency());
+        return SparseScratch<A>{lists, {arena.take<std::byte>(static_cast<Index>(bytes)), bytes}};
+    });
+    const SlotLists& lists = scratch.lists;
+    for_each_item(executor, q.tokens, [&](Index t, Index worker) {
+        const std::span selected(selection.row(t), static_cast<std::size_t>(selection.cols));
+        lists.counts[t] = list_slots(selected, lists.set(worker), lists.slots.row(t));
+    });
+    const auto list = [&](const KeyRange& range, RowList<std::byte>& rows) {
+        const TokenRows cache = caches[request_of(query_begin, range.source)];
+        const std::int32_t* const slots = lists.slots.row(range.source) + range.begin;
+        for (Index i = 0; i < range.block(); ++i) rows.add(cache.slot(slots[i]));
+    };
+    const auto segment = [&](Index t) {
+        const std::size_t request = request_of(query_begin, t);
+        return query_segment(t, t, query_begin[request + 1] - query_begin[request], q.heads, 0, lists.counts[t]);
+    };
+    if (!options.sinks.empty()) call.sinks = options.sinks.data();
+    Workspace kernel(scratch.kernel);
+    run_call(q.tokens, false, call, kernel, executor, LatentBlocks<A>(kernels, first.latent_dim, first.rope_dim, list), segment);
 }
 
 }  // namespace detail
@@ -130,39 +168,10 @@ void decode_sparse(HeadsView<std::type_identity_t<const A>> q, const Batch& cach
                    MatrixView<const std::int32_t> selection, std::type_identity_t<A> scale, HeadsView<A> out,
                    std::type_identity_t<MatrixView<A>> lse, Workspace& workspace, ExecutorRef executor,
                    const std::type_identity_t<SparseOptions<A>>& options = {}) {
-    using C = typename batch_view_t<Batch>::Element;
-    detail::check_batch<A>(q, caches, query_begin, {.sinks = options.sinks});
-    detail::check_attention(q, scale, out, lse);
-    if (q.tokens == 0) return;
-    const RowFormat<C> format{caches[0].latent_dim, caches[0].rope_dim};
-    require_equal("out.dim", out.dim, "cache.latent_dim", format.latent_dim);
-    detail::check_selection(caches, query_begin, selection, q.tokens);
-
-    const auto totals = detail::sparse_totals<A>(q, query_begin, selection.cols);
-    const auto scratch = workspace.carve([&](Arena& arena) {
-        const auto lists = detail::SlotLists::carve(arena, q.tokens, selection.cols, executor.concurrency());
-        const std::size_t bytes =
-            detail::split_workspace_bytes(totals, out.dim, detail::staged_blocks<A>(format.values()), executor.concurrency());
-        return detail::SparseScratch<A>{lists, {arena.take<std::byte>(static_cast<Index>(bytes)), bytes}};
-    });
-    const detail::SlotLists& lists = scratch.lists;
-    for_each_item(executor, q.tokens, [&](Index t, Index worker) {
-        const std::span selected(selection.row(t), static_cast<std::size_t>(selection.cols));
-        lists.counts[t] = detail::list_slots(selected, lists.set(worker), lists.slots.row(t));
-    });
-    const auto source = detail::latent_blocks<A>(options.precision, format, [&](const detail::KeyRange& range) {
-        const auto view = caches[detail::request_of(query_begin, range.source)];
-        detail::RowList<C> rows;
-        const std::int32_t* const slots = lists.slots.row(range.source) + range.begin;
-        for (Index i = 0; i < range.block(); ++i) rows.add(view.slot(slots[i]));
-        return rows;
-    });
-    const detail::CallView<A> call{q, scale, out, lse, options.sinks.empty() ? nullptr : options.sinks.data()};
-    Workspace kernel(scratch.kernel);
-    detail::run_call<A>(q.tokens, false, call, kernel, executor, source, [&](Index t) {
-        const std::size_t request = detail::request_of(query_begin, t);
-        return detail::query_segment(t, t, query_begin[request + 1] - query_begin[request], q.heads, 0, lists.counts[t]);
-    });
+    detail::validate_batch(caches);
+    detail::decode_selected<A>(detail::BatchRows(caches),
+                               detail::attention_kernels<A, typename batch_view_t<Batch>::Element>(options.precision),
+                               query_begin, selection, {q, scale, out, lse}, workspace, executor, options);
 }
 
 /// As above, of one request or of requests whose slots lie in one pool.

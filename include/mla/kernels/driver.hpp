@@ -197,9 +197,9 @@ template <Compute A>
 }
 
 /// Packs a share of a group's queries, every `shares`-th panel.
-template <Compute A, BlockSource<A> Source>
-void pack_share(const Source& source, const CallView<A>& call, const Segment& segment, const RowGroup<A>& rows, Index share,
-                Index shares) noexcept {
+template <Compute A>
+void pack_share(const BlockSource<A>& source, const CallView<A>& call, const Segment& segment, const RowGroup<A>& rows,
+                Index share, Index shares) noexcept {
     source.pack({.group = &rows,
                  .latent_dim = call.out.dim,
                  .scale = call.scale,
@@ -257,23 +257,26 @@ template <Compute A>
 }
 
 /// Lets an item attend to its keys, block by block.
-template <Compute A, BlockSource<A> Source>
-void walk_blocks(const SplitItem<A>& item, const Source& source) noexcept {
-    auto rows = source.rows(item.keys);
-    for (KeyRange rest = item.keys; rest.begin < rest.end;) {
+template <Compute A>
+void walk_blocks(const SplitItem<A>& item, const BlockSource<A>& source) noexcept {
+    BlockRows lists[2];
+    BlockRows* rows = &lists[0];
+    BlockRows* next = &lists[1];
+    source.list(item.keys, *rows);
+    for (KeyRange rest = item.keys; rest.begin < rest.end; std::swap(rows, next)) {
         const Index begin = rest.begin;
-        rest.begin += rows.size();
-        auto next = source.rows(rest.begin < rest.end ? rest : item.following);
-        next.cover(rows);
-        source.attend(item, rows, begin, next);
-        rows = next;
+        rest.begin += rows->size();
+        next->clear();
+        source.list(rest.begin < rest.end ? rest : item.following, *next);
+        next->cover(*rows);
+        source.attend(item, *rows, begin, *next);
     }
 }
 
 /// One item: the worker's own where it is alone, else a partial result.
-template <Compute A, BlockSource<A> Source>
-void compute_item(const SplitScratch<A>& scratch, const CallView<A>& call, const Source& source, Index index, Index worker,
-                  Index workers) noexcept {
+template <Compute A>
+void compute_item(const SplitScratch<A>& scratch, const CallView<A>& call, const BlockSource<A>& source, Index index,
+                  Index worker, Index workers) noexcept {
     const WorkItem& work = scratch.items[index];
     const Segment& segment = scratch.segments[work.segment];
     const WorkerScratch<A> own = scratch.worker(worker);
@@ -289,8 +292,9 @@ void compute_item(const SplitScratch<A>& scratch, const CallView<A>& call, const
 }
 
 /// Computes the segments over a source and writes the outputs. A prefix is the last segment.
-template <Compute A, BlockSource<A> Source>
-void run_segments(const SplitScratch<A>& scratch, const CallView<A>& call, ExecutorRef executor, const Source& source) noexcept {
+template <Compute A>
+void run_segments(const SplitScratch<A>& scratch, const CallView<A>& call, ExecutorRef executor,
+                  const BlockSource<A>& source) noexcept {
     const SegmentTotals<A>& totals = scratch.totals;
     list_items(scratch.segments, totals.segments, scratch.items);
     for_each_item(executor, totals.chunks == 0 ? 0 : totals.items, [&](Index index, Index) {
@@ -313,9 +317,9 @@ void run_segments(const SplitScratch<A>& scratch, const CallView<A>& call, Execu
 }
 
 /// Places what `segment(i)` gives for i in [0, count) and runs it; with `prefix` the last is that of all rows.
-template <Compute A, BlockSource<A> Source, class MakeSegment>
-void run_call(Index count, bool prefix, CallView<A> call, Workspace& workspace, ExecutorRef executor, const Source& source,
-              MakeSegment segment) {
+template <Compute A>
+void run_call(Index count, bool prefix, CallView<A> call, Workspace& workspace, ExecutorRef executor,
+              const BlockSource<A>& source, FunctionRef<Segment(Index)> segment) {
     SegmentTotals<A> totals;
     totals.lanes = tile_shape<A>().lanes;
     totals.depth = call.q.dim;

@@ -15,41 +15,44 @@ template <Compute A, class... Dims>
     return std::max(tile_shape<A>().piece_values, (staged_elements<A>(dims) + ...));
 }
 
-/// Cached latents: a token's latent is the first part of its key and its value. `list(range)`: a block's rows.
-template <Compute A, CacheElement C, class List>
-struct LatentBlocks {
-    abi::AttentionKernels<A> kernels;
-    RowFormat<C> format;
-    List list;
+/// Cached latents: a token's latent is the first part of its key and its value. `lister`: lists a block's rows.
+template <Compute A>
+class LatentBlocks final : public BlockSource<A> {
+  public:
+    using Lister = FunctionRef<void(const KeyRange&, RowList<std::byte>&)>;
 
-    [[nodiscard]] Index staged_elements() const { return staged_blocks<A>(format.values()); }
-    void pack(const abi::PackQueries<A>& call) const noexcept { kernels.pack(&call); }
-    [[nodiscard]] RowList<C> rows(const KeyRange& range) const noexcept { return list(range); }
-    void attend(const SplitItem<A>& item, const RowList<C>& rows, Index begin, const RowList<C>& next) const noexcept {
+    LatentBlocks(const abi::AttentionKernels<A>& kernels, Index latent_dim, Index rope_dim, Lister lister) noexcept
+        : kernels_(kernels), latent_dim_(latent_dim), rope_dim_(rope_dim), lister_(lister) {}
+
+    void list(const KeyRange& range, BlockRows& rows) const noexcept override { lister_(range, rows.keys); }
+    void attend(const SplitItem<A>& item, const BlockRows& rows, Index begin, const BlockRows& next) const noexcept override {
         // Of a block that no item has fetched the rest is fetched while the first keys are scored.
         constexpr Index scored_meanwhile = 24;
         const bool fetched = item.fetched || begin > item.keys.begin;
         const abi::AttendBlock<A> call{.group = &item.rows,
-                                       .keys = rows.data(),
-                                       .values = rows.data(),
+                                       .keys = rows.keys.data(),
+                                       .values = rows.keys.data(),
                                        .tokens = rows.size(),
                                        .begin = begin,
-                                       .latent_dim = format.latent_dim,
-                                       .rope_dim = format.rope_dim,
+                                       .latent_dim = latent_dim_,
+                                       .rope_dim = rope_dim_,
                                        .fetched = fetched ? rows.size() : std::min(rows.size(), scored_meanwhile),
-                                       .next_keys = next.data(),
-                                       .next_values = next.data(),
+                                       .next_keys = next.keys.data(),
+                                       .next_values = next.keys.data(),
                                        .next_tokens = next.size(),
                                        .staged = item.staged,
                                        .scores = item.scores};
-        kernels.attend(&call);
+        kernels_.attend(&call);
     }
-};
+    void pack(const abi::PackQueries<A>& call) const noexcept override { kernels_.pack(&call); }
+    [[nodiscard]] Index staged_elements() const noexcept override { return staged_blocks<A>(latent_dim_ + rope_dim_); }
 
-template <Compute A, CacheElement C, class List>
-[[nodiscard]] LatentBlocks<A, C, List> latent_blocks(Precision precision, const RowFormat<C>& format, List list) {
-    return {attention_kernels<A, C>(precision), format, list};
-}
+  private:
+    abi::AttentionKernels<A> kernels_;
+    Index latent_dim_;
+    Index rope_dim_;
+    Lister lister_;
+};
 
 /// Request `index` of a batch, or the whole of it: the rows of its queries over its keys from `begin` on.
 [[nodiscard]] inline Segment request_segment(Index index, Index first_query, Index queries, Index heads, Index begin,
@@ -77,9 +80,8 @@ template <Compute A, CacheElement C, class List>
 }
 
 /// Query `query` of a batch over the last keys that it may see, at most `window`.
-template <LatentBatch Batch>
-[[nodiscard]] Segment window_segment(const Batch& caches, std::span<const std::int32_t> query_begin, Index query, Index heads,
-                                     Index window) noexcept {
+[[nodiscard]] inline Segment window_segment(const BatchRows& caches, std::span<const std::int32_t> query_begin, Index query,
+                                            Index heads, Index window) noexcept {
     const std::size_t request = request_of(query_begin, query);
     const Index queries = query_begin[request + 1] - query_begin[request];
     const Index end = std::max<Index>(caches[request].length - (query_begin[request + 1] - query) + 1, 0);

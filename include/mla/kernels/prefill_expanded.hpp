@@ -25,43 +25,34 @@ template <Compute A>
 }
 
 /// Cached latents that are decompressed: keys [W_UK c | k_pe] and values W_UV c of one head, the source of its segment.
-template <Compute A, Storage S, LatentSource View>
-struct ExpandedBlocks {
-    using C = typename View::Element;
-    View cache;
-    ExpansionWeights<S> weights;
-    abi::ExpandedKernels<A> kernels;
-    abi::LinearKernels<A> products;
-    abi::RowKernels<A> latents = row_kernels<A, C>();
+template <Compute A, Storage S>
+class ExpandedBlocks final : public BlockSource<A> {
+  public:
+    ExpandedBlocks(const TokenRows& cache, const abi::RowKernels<A>& latents, const ExpansionWeights<S>& weights,
+                   const abi::ExpandedKernels<A>& kernels, Precision precision)
+        : cache_(cache), latents_(latents), weights_(weights), kernels_(kernels), products_(linear_kernels<S>(precision)) {}
 
-    ExpandedBlocks(const View& view, const ExpansionWeights<S>& expansion, Precision precision)
-        : cache(view), weights(expansion), kernels(expanded_kernels<A, C>(precision)), products(linear_kernels<S>(precision)) {}
-
-    [[nodiscard]] Index key_dim() const noexcept { return weights.key.out() + cache.rope_dim; }
-    [[nodiscard]] Index staged_elements() const noexcept {
-        return expanded_elements<A>(cache.row_dim(), key_dim(), weights.value.out());
+    void list(const KeyRange& range, BlockRows& rows) const noexcept override {
+        list_rows(cache_, range.begin, range.block(), rows.keys);
     }
-    void pack(const abi::PackQueries<A>& call) const noexcept { kernels.pack(&call); }
-    [[nodiscard]] RowList<C> rows(const KeyRange& range) const noexcept { return list_rows(cache, range.begin, range.block()); }
-
-    void attend(const SplitItem<A>& item, const RowList<C>& rows, Index begin, const RowList<C>&) const noexcept {
+    void attend(const SplitItem<A>& item, const BlockRows& rows, Index begin, const BlockRows&) const noexcept override {
         const Index head = item.keys.source;
         const Index count = rows.size();
-        const Index nope = weights.key.out();
-        const Index value_dim = weights.value.out();
+        const Index nope = weights_.key.out();
+        const Index value_dim = weights_.value.out();
         const auto staged = [](A* memory, Index tokens, Index dim) {
             return MatrixView<A>(memory, tokens, dim, staged_stride<A>(dim));
         };
-        const auto rows_read = staged(item.staged, count, cache.row_dim());
-        const auto keys = staged(rows_read.data + detail::staged_elements<A>(cache.row_dim()), count, key_dim());
+        const auto rows_read = staged(item.staged, count, cache_.row_dim());
+        const auto keys = staged(rows_read.data + detail::staged_elements<A>(cache_.row_dim()), count, key_dim());
         const auto values = staged(keys.data + detail::staged_elements<A>(key_dim()), count, value_dim);
 
-        latents.read(rows.data(), count, cache.latent_dim, cache.rope_dim, rows_read.data, rows_read.stride);
-        const MatrixView<const A> c = rows_read.columns(0, cache.latent_dim);
-        multiply_panels(products, c, weights.key, head, 0, weights.key.panels(), keys.columns(0, nope));
-        multiply_panels(products, c, weights.value, head, 0, weights.value.panels(), values);
+        latents_.read(rows.keys.data(), count, cache_.latent_dim, cache_.rope_dim, rows_read.data, rows_read.stride);
+        const MatrixView<const A> c = rows_read.columns(0, cache_.latent_dim);
+        multiply_panels(products_, c, weights_.key, head, 0, weights_.key.panels(), keys.columns(0, nope));
+        multiply_panels(products_, c, weights_.value, head, 0, weights_.value.panels(), values);
         for (Index t = 0; t < count; ++t) {
-            A* const end = std::copy_n(rows_read.row(t) + cache.latent_dim, cache.rope_dim, keys.row(t) + nope);
+            A* const end = std::copy_n(rows_read.row(t) + cache_.latent_dim, cache_.rope_dim, keys.row(t) + nope);
             std::fill(end, keys.row(t) + keys.stride, A(0));
             std::fill(values.row(t) + value_dim, values.row(t) + values.stride, A(0));
         }
@@ -74,8 +65,21 @@ struct ExpandedBlocks {
                                           .tokens = count,
                                           .begin = begin,
                                           .scores = item.scores};
-        kernels.attend(&call);
+        kernels_.attend(&call);
     }
+    void pack(const abi::PackQueries<A>& call) const noexcept override { kernels_.pack(&call); }
+    [[nodiscard]] Index staged_elements() const noexcept override {
+        return expanded_elements<A>(cache_.row_dim(), key_dim(), weights_.value.out());
+    }
+
+  private:
+    [[nodiscard]] Index key_dim() const noexcept { return weights_.key.out() + cache_.rope_dim; }
+
+    TokenRows cache_;
+    abi::RowKernels<A> latents_;
+    ExpansionWeights<S> weights_;
+    abi::ExpandedKernels<A> kernels_;
+    abi::LinearKernels<A> products_;
 };
 
 /// The rows of one head over all keys.
@@ -103,17 +107,35 @@ template <Compute A>
     return totals;
 }
 
-template <Compute A, LatentSource View, Storage S>
-void check_expanded(const HeadsView<const A>& q, const View& cache, const ExpansionWeights<S>& weights, A scale,
-                    const HeadsView<A>& out, const MatrixView<A>& lse) {
-    validate(cache);
-    check_attention(q, scale, out, lse);
+template <Compute A, Storage S>
+void check_expanded(const CallView<A>& call, const TokenRows& cache, const ExpansionWeights<S>& weights,
+                    const ExpandedPlan& plan) {
+    const HeadsView<const A>& q = call.q;
+    check_attention(q, call.scale, call.out, call.lse);
     require_equal("weights.key.count()", weights.key.count(), "q.heads", q.heads);
     require_equal("weights.value.count()", weights.value.count(), "q.heads", q.heads);
     require_equal("weights.key.in()", weights.key.in(), "cache.latent_dim", cache.latent_dim);
     require_equal("weights.value.in()", weights.value.in(), "cache.latent_dim", cache.latent_dim);
     require_equal("q.dim", q.dim, "weights.key.out() + cache.rope_dim", weights.key.out() + cache.rope_dim);
-    require_equal("out.dim", out.dim, "weights.value.out()", weights.value.out());
+    require_equal("out.dim", call.out.dim, "weights.value.out()", weights.value.out());
+    validate(plan);
+    require_equal("plan.queries", plan.queries, "q.tokens", q.tokens);
+    require_equal("plan.heads", plan.heads, "q.heads", q.heads);
+}
+
+/// A request whose cache is valid by itself, read by `latents`.
+template <Compute A, Storage S>
+void attend_decompressed(const TokenRows& cache, const abi::RowKernels<A>& latents, const ExpansionWeights<S>& weights,
+                         const abi::ExpandedKernels<A>& kernels, CallView<A> call, Workspace& workspace, ExecutorRef executor,
+                         const ExpandedPlan& plan, std::span<const A> sinks, Precision precision) {
+    check_expanded(call, cache, weights, plan);
+    if (!sinks.empty()) {
+        require_equal("sinks.size()", static_cast<Index>(sinks.size()), "q.heads", call.q.heads);
+        call.sinks = sinks.data();
+    }
+    if (call.q.tokens == 0) return;
+    run_call(call.q.heads, false, call, workspace, executor, ExpandedBlocks<A, S>(cache, latents, weights, kernels, precision),
+             [&](Index head) { return head_segment(plan, head, cache.length); });
 }
 
 }  // namespace detail
@@ -162,16 +184,11 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
                       std::type_identity_t<A> scale, HeadsView<A> out, std::type_identity_t<MatrixView<A>> lse,
                       Workspace& workspace, ExecutorRef executor, const ExpandedPlan& plan,
                       std::span<const std::type_identity_t<A>> sinks = {}, Precision precision = Precision::operand) {
-    detail::check_expanded<A>(q, cache, weights, scale, out, lse);
-    validate(plan);
-    require_equal("plan.queries", plan.queries, "q.tokens", q.tokens);
-    require_equal("plan.heads", plan.heads, "q.heads", q.heads);
-    if (!sinks.empty()) require_equal("sinks.size()", static_cast<Index>(sinks.size()), "q.heads", q.heads);
-    if (q.tokens == 0) return;
-    const detail::CallView<A> call{q, scale, out, lse, sinks.empty() ? nullptr : sinks.data()};
-    const detail::ExpandedBlocks<A, S, View> source(cache, weights, precision);
-    detail::run_call<A>(q.heads, false, call, workspace, executor, source,
-                        [&](Index head) { return detail::head_segment(plan, head, cache.length); });
+    using C = typename View::Element;
+    validate(cache);
+    detail::attend_decompressed<A>(detail::token_rows(cache), detail::row_kernels<A, C>(), weights,
+                                   detail::expanded_kernels<A, C>(precision), {q, scale, out, lse}, workspace, executor, plan,
+                                   sinks, precision);
 }
 
 /// As above, with the plan of `plan_expanded`.

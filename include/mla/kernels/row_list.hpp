@@ -25,6 +25,7 @@ class RowList {
     void cover(const RowList& other) noexcept {
         for (Index i = size_; i < other.size_; ++i) rows_[static_cast<std::size_t>(i)] = other.rows_[static_cast<std::size_t>(i)];
     }
+    void clear() noexcept { size_ = 0; }
     [[nodiscard]] Index size() const noexcept { return size_; }
     [[nodiscard]] const T* operator[](Index index) const noexcept {
         return static_cast<const T*>(rows_[static_cast<std::size_t>(index)]);
@@ -35,17 +36,5 @@ class RowList {
     std::array<const void*, static_cast<std::size_t>(block_tokens)> rows_;
     Index size_ = 0;
 };
-
-/// Rows [begin, begin + count) of a view, count at most block_tokens.
-template <class View>
-[[nodiscard]] auto list_rows(const View& view, Index begin, Index count) noexcept {
-    RowList<typename View::Element> list;
-    for (Index t = begin; t < begin + count;) {
-        const Index run = view.run(t, begin + count - t);
-        list.add(view.row(t), view.stride, run);
-        t += run;
-    }
-    return list;
-}
 
 }  // namespace mla::inline MLA_ISA::detail

@@ -6,6 +6,7 @@
 #include "mla/core/executor.hpp"
 #include "mla/kernels/attention_kernels.hpp"
 #include "mla/kernels/batch.hpp"
+#include "mla/kernels/block_source.hpp"
 #include "mla/kernels/plan.hpp"
 #include "mla/kernels/top_keys.hpp"
 
@@ -123,28 +124,32 @@ void pack_index_query(const SelectionScratch<A>& s, const abi::IndexKernels<A>& 
 }
 
 /// Offers `top` keys [begin, end) of `keys` with their scores for query t.
-template <Compute A, LatentSource View>
+template <Compute A>
 void score_range(const SelectionScratch<A>& s, const abi::IndexKernels<A>& kernels, const SelectionWorker<A>& own,
-                 const View& keys, Index t, Index heads, Index begin, Index end, TopKeys<A>& top) noexcept {
+                 const TokenRows& keys, Index t, Index heads, Index begin, Index end, TopKeys<A>& top) noexcept {
     RowGroup<A> group = s.group(t, heads);
     group.visible = own.visible;
     std::fill_n(own.visible, s.padded, end);
-    auto rows = list_rows(keys, begin, std::min(block_tokens, end - begin));
-    for (bool fetched = false; begin < end; fetched = true) {
-        const Index count = rows.size();
-        auto next = list_rows(keys, begin + count, std::min(block_tokens, end - begin - count));
-        next.cover(rows);
+    RowList<std::byte> lists[2];
+    RowList<std::byte>* rows = &lists[0];
+    RowList<std::byte>* next = &lists[1];
+    list_rows(keys, begin, std::min(block_tokens, end - begin), *rows);
+    for (bool fetched = false; begin < end; fetched = true, std::swap(rows, next)) {
+        const Index count = rows->size();
+        next->clear();
+        list_rows(keys, begin + count, std::min(block_tokens, end - begin - count), *next);
+        next->cover(*rows);
         const abi::ScoreIndex<A> call{.block = {.group = &group,
-                                                .keys = rows.data(),
-                                                .values = rows.data(),
+                                                .keys = rows->data(),
+                                                .values = rows->data(),
                                                 .tokens = count,
                                                 .begin = begin,
                                                 .latent_dim = s.head_dim,
                                                 .rope_dim = 0,
                                                 .fetched = fetched ? count : 0,
-                                                .next_keys = next.data(),
-                                                .next_values = next.data(),
-                                                .next_tokens = next.size(),
+                                                .next_keys = next->data(),
+                                                .next_values = next->data(),
+                                                .next_tokens = next->size(),
                                                 .staged = own.staged,
                                                 .scores = own.scores},
                                       .weights = s.weights + t * s.padded,
@@ -152,7 +157,6 @@ void score_range(const SelectionScratch<A>& s, const abi::IndexKernels<A>& kerne
         kernels.score(&call);
         top.offer(own.index, begin, count);
         begin += count;
-        rows = next;
     }
 }
 
@@ -164,11 +168,11 @@ void write_selection(std::span<const RankedKey<A>> best, MatrixView<std::int32_t
     std::fill(end, selection.row(t) + selection.cols, -1);
 }
 
-template <Compute A, LatentBatch Batch>
-void check_select_keys(const HeadsView<const A>& q, const MatrixView<const A>& head_weights, const Batch& index_keys,
+template <Compute A>
+void check_select_keys(const HeadsView<const A>& q, const MatrixView<const A>& head_weights, const BatchRows& index_keys,
                        std::span<const std::int32_t> query_begin, const MatrixView<std::int32_t>& selection) {
     check_batch<A>(q, index_keys, query_begin, {});
-    for (std::size_t r = 0; r < static_cast<std::size_t>(index_keys.size()); ++r)
+    for (std::size_t r = 0; r < index_keys.size(); ++r)
         require_in_range("index_keys length", index_keys[r].length, Index{0}, max_slots);
     require_at_least("q.heads", q.heads, Index{1});
     require_equal("head_weights.rows", head_weights.rows, "q.tokens", q.tokens);
@@ -179,17 +183,16 @@ void check_select_keys(const HeadsView<const A>& q, const MatrixView<const A>& h
     require_at_least("selection.stride", selection.stride, selection.cols);
 }
 
-/// `select_keys`, of which query t sees the first visible(t) keys of its request.
-template <Compute A, LatentBatch Batch, class Visible>
-void select_visible_keys(const HeadsView<const A>& q, const MatrixView<const A>& head_weights, const Batch& index_keys,
-                         std::span<const std::int32_t> query_begin, const MatrixView<std::int32_t>& selection,
-                         Workspace& workspace, ExecutorRef executor, Precision precision, Visible visible) {
-    using K = typename batch_view_t<Batch>::Element;
+/// `select_keys` of keys that are valid each by themselves, of which query t sees the first visible(t) of its request.
+template <Compute A>
+void select_visible_keys(const HeadsView<const A>& q, const MatrixView<const A>& head_weights, const BatchRows& index_keys,
+                         const abi::IndexKernels<A>& kernels, std::span<const std::int32_t> query_begin,
+                         const MatrixView<std::int32_t>& selection, Workspace& workspace, ExecutorRef executor,
+                         FunctionRef<Index(Index)> visible) {
     check_select_keys<A>(q, head_weights, index_keys, query_begin, selection);
     if (q.tokens == 0) return;
     const SelectionPlan plan(q.tokens);
     const Index top_k = selection.cols;
-    const abi::IndexKernels<A> kernels = index_kernels<A, K>(precision);
     const auto s = workspace.carve(
         [&](Arena& arena) { return SelectionScratch<A>::carve(arena, plan, q.heads, q.dim, top_k, executor.concurrency()); });
     for_each_item(executor, q.tokens, [&](Index t, Index) { pack_index_query(s, kernels, q, head_weights.row(t), t); });
@@ -251,10 +254,13 @@ template <Compute A, LatentBatch Batch>
 void select_keys(HeadsView<std::type_identity_t<const A>> q, MatrixView<const A> head_weights, const Batch& index_keys,
                  std::span<const std::int32_t> query_begin, MatrixView<std::int32_t> selection, Workspace& workspace,
                  ExecutorRef executor, Precision precision = Precision::operand) {
-    detail::select_visible_keys<A>(q, head_weights, index_keys, query_begin, selection, workspace, executor, precision,
-                                   [&](Index t) {
+    detail::validate_batch(index_keys);
+    const detail::BatchRows keys(index_keys);
+    detail::select_visible_keys<A>(q, head_weights, keys,
+                                   detail::index_kernels<A, typename batch_view_t<Batch>::Element>(precision), query_begin,
+                                   selection, workspace, executor, [&](Index t) {
                                        const std::size_t request = detail::request_of(query_begin, t);
-                                       return std::max<Index>(index_keys[request].length - (query_begin[request + 1] - t) + 1, 0);
+                                       return std::max<Index>(keys[request].length - (query_begin[request + 1] - t) + 1, 0);
                                    });
 }
 

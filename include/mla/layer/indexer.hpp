@@ -115,8 +115,18 @@ class Indexer {
     /// query_begin [requests + 1]; keys: indexable by request, the keys by `project_keys`, or of whole pools by `pool_key`;
     /// lengths(request): its tokens, these included; selection [T, config().most_selected()].
     /// @throws std::invalid_argument when sizes or offsets do not fit, std::length_error when a caller's workspace is too small
-    template <LatentBatch Batch, class Lengths>
-    void select(const IndexTokens<Activation>& tokens, const Batch& keys, Lengths lengths,
+    template <LatentBatch Batch>
+    void select(const IndexTokens<Activation>& tokens, const Batch& keys, FunctionRef<Index(std::size_t)> lengths,
+                std::span<const std::int32_t> query_begin, MatrixView<std::int32_t> selection, Workspace& workspace,
+                ExecutorRef executor) const {
+        detail::validate_batch(keys);
+        select(tokens, detail::BatchRows(keys), kernels<typename batch_view_t<Batch>::Element>(), lengths, query_begin, selection,
+               workspace, executor);
+    }
+
+    /// As above, of keys that are valid, in any type that has these kernels.
+    void select(const IndexTokens<Activation>& tokens, const detail::BatchRows& keys,
+                const abi::IndexKernels<Activation>& index_kernels, FunctionRef<Index(std::size_t)> lengths,
                 std::span<const std::int32_t> query_begin, MatrixView<std::int32_t> selection, Workspace& workspace,
                 ExecutorRef executor) const {
         check(tokens, selection);
@@ -132,11 +142,18 @@ class Indexer {
             return std::max<Index>(lengths(request) - (query_begin[request + 1] - t) + 1, 0);
         };
         // Pools lie in the first columns until they become tokens.
-        detail::select_visible_keys<A>(s.queries, s.head_weights, keys, query_begin,
-                                       selection.columns(0, config_.indexer.top_k / pool), kernel, executor, precision_,
+        detail::select_visible_keys<A>(s.queries, s.head_weights, keys, index_kernels, query_begin,
+                                       selection.columns(0, config_.indexer.top_k / pool), kernel, executor,
                                        [&](Index t) { return visible(t) / pool; });
         if (pool == 1) return;
-        for (Index t = 0; t < tokens.x.rows; ++t) detail::expand_pools(config_.indexer, visible(t), selection.row(t));
+        for_each_item(executor, tokens.x.rows,
+                      [&](Index t, Index) { detail::expand_pools(config_.indexer, visible(t), selection.row(t)); });
+    }
+
+    /// What scores keys of K.
+    template <CacheElement K>
+    [[nodiscard]] abi::IndexKernels<Activation> kernels() const {
+        return detail::index_kernels<Activation, K>(precision_);
     }
 
   private:

@@ -3,27 +3,26 @@
 
 #include <algorithm>
 
+#include "mla/layer/call_rows.hpp"
 #include "mla/layer/indexer.hpp"
 #include "mla/requests.hpp"
 
 namespace mla::inline MLA_ISA::detail {
 
 /// Tokens [begin, end) of a call and the requests that they are of: the last one's later tokens are not among them.
-template <LatentStore Cache>
 struct CallPart {
-    std::span<const Request<Cache>> requests;
+    CallRows requests;
+    Index pool = 1;
     Index cut = 0;  ///< tokens of the last request behind `end`
 
     [[nodiscard]] std::size_t size() const noexcept { return requests.size(); }
     /// Tokens of a request up to the part's last one.
     [[nodiscard]] Index length(std::size_t index) const noexcept {
-        return requests[index].cache->size() - (index + 1 < requests.size() ? 0 : cut);
+        return requests.latents[index].length - (index + 1 < requests.size() ? 0 : cut);
     }
     /// The keys of these tokens, or of their whole pools.
-    [[nodiscard]] auto operator[](std::size_t index) const noexcept {
-        const Cache& cache = *requests[index].cache;
-        return cache.pool() == 1 ? cache.index_view().prefix(length(index))
-                                 : cache.pool_view().prefix(length(index) / cache.pool());
+    [[nodiscard]] TokenRows operator[](std::size_t index) const noexcept {
+        return requests.index_keys[index].prefix(length(index) / pool);
     }
 };
 
@@ -32,39 +31,39 @@ inline constexpr Index index_chunk = 64;
 
 /// The part of a call from token `begin` on, of at most `most` tokens: writes where its requests' tokens begin, counted from
 /// `begin`, to query_begin. `first`: the request that token `begin` is of; `before`: its tokens before that one.
-template <LatentStore Cache>
-[[nodiscard]] CallPart<Cache> take_part(std::span<const Request<Cache>> requests, std::size_t first, Index before, Index most,
+[[nodiscard]] inline CallPart take_part(const CallRows& requests, Index pool, std::size_t first, Index before, Index most,
                                         std::int32_t* query_begin) noexcept {
     std::size_t end = first;
     Index tokens = 0;
     Index cut = 0;
     query_begin[0] = 0;
     while (end < requests.size() && tokens < most) {
-        const Index rest = requests[end].tokens - (end == first ? before : 0);
+        const Index rest = requests.tokens[end] - (end == first ? before : 0);
         const Index taken = std::min(rest, most - tokens);
         tokens += taken;
         cut = rest - taken;
         query_begin[++end - first] = static_cast<std::int32_t>(tokens);
     }
-    return {requests.subspan(first, end - first), cut};
+    return {requests.range(first, end - first), pool, cut};
 }
 
 /// Lets an indexer select keys for all tokens of a call, some at a time. selection [T, most_selected];
 /// query_begin: scratch [requests + 1].
-template <Compute A, Storage T, IndexedStore Cache>
-void select_for_call(const Indexer<T>& indexer, const IndexTokens<A>& tokens, std::span<const Request<Cache>> requests,
-                     std::int32_t* query_begin, MatrixView<std::int32_t> selection, Workspace& workspace, ExecutorRef executor) {
+template <Compute A, Storage T>
+void select_for_call(const Indexer<T>& indexer, const abi::IndexKernels<A>& kernels, const IndexTokens<A>& tokens,
+                     const CallRows& requests, std::int32_t* query_begin, MatrixView<std::int32_t> selection,
+                     Workspace& workspace, ExecutorRef executor) {
     std::size_t request = 0;
     Index before = 0;
     for (Index begin = 0; begin < tokens.x.rows;) {
-        const CallPart<Cache> part = take_part(requests, request, before, index_chunk, query_begin);
+        const CallPart part = take_part(requests, indexer.config().pool, request, before, index_chunk, query_begin);
         const Index count = query_begin[part.size()];
         indexer.select(
-            tokens.range(begin, count), part, [&](std::size_t index) { return part.length(index); },
+            tokens.range(begin, count), BatchRows(part), kernels, [&](std::size_t index) { return part.length(index); },
             {query_begin, part.size() + 1}, selection.row_range(begin, count), workspace, executor);
         begin += count;
         request += part.size() - (part.cut > 0 ? 1 : 0);
-        before = part.cut > 0 ? requests[request].tokens - part.cut : 0;
+        before = part.cut > 0 ? requests.tokens[request] - part.cut : 0;
     }
 }
 
@@ -100,23 +99,16 @@ void fill_pools(const Indexer<T>& indexer, std::span<const Request<Cache>> reque
     return true;
 }
 
-/// Whether some token of a request, the first of which is row `first` of the selection, attends to less than all before it.
-template <LatentStore Cache>
-[[nodiscard]] bool is_sparse(const Request<Cache>& request, const MatrixView<const std::int32_t>& selection,
-                             Index first) noexcept {
-    return selection.data != nullptr && !selects_all(selection.row_range(first, request.tokens), request.cache->size());
-}
-
 /// Slots of the tokens that the queries of a batch selected.
-template <LatentBatch Batch>
-void find_slots(const Batch& caches, std::span<const std::int32_t> query_begin, MatrixView<const std::int32_t> selection,
-                MatrixView<std::int32_t> slots) noexcept {
-    for (Index t = 0; t < selection.rows; ++t) {
-        const auto view = caches[request_of(query_begin, t)];
+inline void find_slots(const BatchRows& caches, std::span<const std::int32_t> query_begin,
+                       const MatrixView<const std::int32_t>& selection, const MatrixView<std::int32_t>& slots,
+                       ExecutorRef executor) noexcept {
+    for_each_item(executor, selection.rows, [&](Index t, Index) {
+        const TokenRows rows = caches[request_of(query_begin, t)];
         std::transform(selection.row(t), selection.row(t) + selection.cols, slots.row(t), [&](std::int32_t token) {
-            return token < 0 ? std::int32_t{-1} : static_cast<std::int32_t>(view.slot_of(token));
+            return token < 0 ? std::int32_t{-1} : static_cast<std::int32_t>(rows.slot_of(token));
         });
-    }
+    });
 }
 
 }  // namespace mla::inline MLA_ISA::detail

@@ -9,12 +9,12 @@
 
 namespace mla::inline MLA_ISA::simd {
 
-/// Brings `Count` values into L2.
-template <Index Count, class T>
-MLA_ALWAYS_INLINE void prefetch_values(const T* values) noexcept {
-    constexpr Index line = 64 / static_cast<Index>(sizeof(T));
-    unroll<static_cast<int>(divide_up(Count, line))>(
-        [=](auto i) MLA_ALWAYS_INLINE_LAMBDA { __builtin_prefetch(values + i * line, 0, 2); });
+/// Brings `Bytes` bytes into L2.
+template <Index Bytes>
+MLA_ALWAYS_INLINE void prefetch_bytes(const char* bytes) noexcept {
+    constexpr Index line = 64;
+    unroll<static_cast<int>(divide_up(Bytes, line))>(
+        [=](auto i) MLA_ALWAYS_INLINE_LAMBDA { __builtin_prefetch(bytes + i * line, 0, 2); });
 }
 
 /// Brings the lines of some rows into L2 in order, at each step those that are due, so that the requests spread evenly over the

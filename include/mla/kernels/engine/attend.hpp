@@ -13,18 +13,19 @@ namespace mla::inline MLA_ISA::detail {
 template <class Target, class Operand, class C, Compute A>
 void attend_few_rows(const abi::AttendBlock<A>& call) noexcept {
     const RowGroup<A>& group = *call.group;
-    if constexpr (Storage<C>) {
+    constexpr auto element = static_cast<Index>(sizeof(C));
+    if constexpr (few_read<A, C>) {
         if (few_in_place<Target, A, C>(group.depth, call.latent_dim)) {
             const FewBlock<C> block{call.keys, call.values, call.tokens, call.latent_dim, call.begin};
             // Values of their own are wanted right after their keys, the next keys after those.
             const bool shared = call.values == call.keys;
-            return attend_few<Target, Operand, C>(group, block, call.scores, shared ? call.next_keys : call.values,
-                                                  call.next_keys);
+            return attend_few<Target, Operand, element>(group, block, call.scores, shared ? call.next_keys : call.values,
+                                                        call.next_keys);
         }
     }
     const CopiedRows<Target, C, A> copies(call);
     const FewBlock<A> block{copies.keys.data(), copies.values.data(), call.tokens, call.latent_dim, call.begin};
-    attend_few<Target, Operand, C>(group, block, call.scores, call.next_keys, call.next_values);
+    attend_few<Target, Operand, element>(group, block, call.scores, call.next_keys, call.next_values);
 }
 
 /// Lets a group attend to a block of cached tokens of C.
@@ -81,7 +82,7 @@ void attend_expanded(const abi::AttendExpanded<A>* call) noexcept {
         values.add(call->values, call->value_stride, call->tokens);
         if constexpr (!Few::scales_queries) static_cast<void>(round_block<Target, Few>(*call));
         const FewBlock<A> block{keys.data(), values.data(), call->tokens, call->value_dim, call->begin};
-        return attend_few<Target, Operand, A>(group, block, call->scores, keys.data(), values.data());
+        return attend_few<Target, Operand, static_cast<Index>(sizeof(A))>(group, block, call->scores, keys.data(), values.data());
     }
     if constexpr (Operand::scales_queries) {
         Block<Operand> block{.key_rows = {}, .value_rows = {}, .value_dim = call->value_dim, .begin = call->begin};

@@ -56,10 +56,14 @@ template <class Operand>
     return !Operand::integers && rows <= few_rows;
 }
 
+/// Types that few rows are compiled to read where they lie: A, and those of 16 bits as floats.
+template <Compute A, class C>
+inline constexpr bool few_read = std::is_same_v<C, A> || (std::is_same_v<A, float> && Storage<C> && sizeof(C) == 2);
+
 /// Whether few rows read keys and values of C where they lie: when whole vectors make them.
 template <class Target, Compute A, class C>
 [[nodiscard]] constexpr bool few_in_place(Index depth, Index value_dim) noexcept {
-    return Storage<C> && depth % simd::lanes<Target, A> == 0 && value_dim % simd::lanes<Target, A> == 0;
+    return few_read<A, C> && depth % simd::lanes<Target, A> == 0 && value_dim % simd::lanes<Target, A> == 0;
 }
 
 /// Where value k of query `row` of `rows` lies, which meets keys of K two vectors at a time: [pairs of vectors][row][values].
@@ -72,14 +76,14 @@ template <class Target, Compute A, class K>
     return pair + in_pair % 2 * width + in_pair / 2;
 }
 
-/// Rows that, whenever one is read, bring the same part, of `Count` values, of another into L2.
-template <class Rows, class F, Index Count>
+/// Rows that, whenever one is read, bring a part, of `Bytes` bytes, of another into L2.
+template <class Rows, Index Bytes>
 struct FetchingRows : Rows {
     const void* const* others;
-    Index first;  ///< of their values
+    Index first;  ///< byte of it
 
     [[nodiscard]] MLA_ALWAYS_INLINE auto row(Index k) const noexcept {
-        simd::prefetch_values<Count>(static_cast<const F*>(others[k]) + first);
+        simd::prefetch_bytes<Bytes>(static_cast<const char*>(others[k]) + first);
         return Rows::row(k);
     }
     MLA_ALWAYS_INLINE void advance(Index k) {
@@ -97,10 +101,10 @@ struct FewOperand {
     MLA_ALWAYS_INLINE void advance(Index k) { data += k == Scores::keys ? Scores::size : k; }
 };
 
-/// sums[r T + t] = lanewise partial products of query r and key t of T keys, over whole vectors of `depth`, and fetches as much
-/// of T other rows. R + T loads feed R·T products.
-template <class Target, int R, int T, Compute A, Storage K, class F>
-MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others, Index depth, const A* queries,
+/// sums[r T + t] = lanewise partial products of query r and key t of T keys, over whole vectors of `depth`, and fetches as many
+/// elements of `Fetched` bytes of T other rows. R + T loads feed R·T products.
+template <class Target, int R, int T, Index Fetched, Compute A, Storage K>
+MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const char* const* others, Index depth, const A* queries,
                                     simd::Batch<Target, A>* sums) noexcept {
     using Batch = simd::Batch<Target, A>;
     constexpr Index width = simd::lanes<Target, A>;
@@ -121,7 +125,7 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others
         simd::unroll<T>([&](auto t) MLA_ALWAYS_INLINE_LAMBDA {
             Batch first, second;
             simd::load_two<Target, A>(keys[t] + k, first, second);
-            simd::prefetch_values<2 * width>(others[t] + k);
+            simd::prefetch_bytes<2 * width * Fetched>(others[t] + k * Fetched);
             add(first, t, queries);
             add(second, t, queries + width);
         });
@@ -131,20 +135,20 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const F* const* others
 }
 
 /// Scores of the rows of queries [R, depth], placed by few_place, and the first `tokens` keys.
-template <class Target, int R, class F, Compute A, Storage K>
+template <class Target, int R, Index Fetched, Compute A, Storage K>
 void score_few(const FewBlock<K>& block, const void* const* others, Index tokens, Index depth, const A* queries,
                A* scores) noexcept {
     using Scores = FewScores<Target, R, A>;
     constexpr int T = Scores::keys;
     for (Index first = 0; first < tokens; first += T) {
         const K* keys[simd::extent<T>];
-        const F* fetched[simd::extent<T>];
+        const char* fetched[simd::extent<T>];
         for (Index t = 0; t < T; ++t) {
             keys[t] = static_cast<const K*>(block.key_rows[std::min(first + t, tokens - 1)]);
-            fetched[t] = static_cast<const F*>(others[std::min(first + t, tokens - 1)]);
+            fetched[t] = static_cast<const char*>(others[std::min(first + t, tokens - 1)]);
         }
         simd::Batch<Target, A> sums[simd::extent<Scores::size>];
-        multiply_few<Target, R, T>(keys, fetched, round_up(depth, Scores::lanes), queries, sums);
+        multiply_few<Target, R, T, Fetched>(keys, fetched, round_up(depth, Scores::lanes), queries, sums);
         for (Index i = 0; i < Scores::size; i += Scores::lanes, scores += Scores::lanes)
             simd::sum_lanes_of_each<Target, A>(sums + i).store_unaligned(scores);
     }
@@ -216,7 +220,7 @@ template <class Target>
 }
 
 /// out [R, value_dim] = rescale · out + P · values of the first `tokens` keys.
-template <class Target, int R, class F, Compute A, Storage K>
+template <class Target, int R, Index Fetched, Compute A, Storage K>
 void accumulate_few(const FewBlock<K>& block, const void* const* others, Index tokens, const A* p, const A* rescale, A* out,
                     Index out_stride) noexcept {
     constexpr int widest = few_vectors<Target>(R);
@@ -230,7 +234,7 @@ void accumulate_few(const FewBlock<K>& block, const void* const* others, Index t
             simd::Tile<Target, A, R, N> tile;
             tile.clear();
             FewOperand<FewScores<Target, R, A>, A> probabilities{p};
-            FetchingRows<Rows, F, N * width> values{Rows{block.values(vector * width)}, others, vector * width};
+            FetchingRows<Rows, N * width * Fetched> values{Rows{block.values(vector * width)}, others, vector * width * Fetched};
             tile.multiply(tokens, probabilities, values);
             if constexpr (by_parity) tile.interleave_columns();
             tile.add_to_scaled(out + vector * width, out_stride, rescale);
@@ -241,14 +245,14 @@ void accumulate_few(const FewBlock<K>& block, const void* const* others, Index t
     strips(std::integral_constant<int, 1>{});
 }
 
-template <class Target, class Operand, int R, class F, Compute A, Storage K>
+template <class Target, class Operand, int R, Index Fetched, Compute A, Storage K>
 void attend_rows(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, const void* const* with_keys,
                  const void* const* with_values) noexcept {
     const Index tokens = std::min(block.tokens, group.visible[group.rows - 1] - block.begin);
     if (tokens <= 0) return;
     using Scores = FewScores<Target, R, A>;
     const auto score = [=](Index row, Index t) -> A& { return scores[Scores::place(row, t)]; };
-    score_few<Target, R, F>(block, with_keys, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores);
+    score_few<Target, R, Fetched>(block, with_keys, tokens, group.depth, reinterpret_cast<const A*>(group.queries), scores);
     if (group.tree != nullptr) mask_tree(group, Index{0}, Index{R}, block.begin, tokens, score);
     for (Index r = 0; r < R; ++r) {
         const Index visible = std::clamp<Index>(group.visible[r] - block.begin, 0, tokens);
@@ -256,19 +260,19 @@ void attend_rows(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, 
     }
     A rescale[simd::extent<R>];
     softmax_few<Target, operands::UnpairedOf<Operand, A>, R>(group, tokens, scores, rescale);
-    accumulate_few<Target, R, F>(block, with_values, tokens, scores, rescale, group.out, group.out_stride);
+    accumulate_few<Target, R, Fetched>(block, with_values, tokens, scores, rescale, group.out, group.out_stride);
 }
 
 /// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows ×
-/// block_tokens. Keys and values may be of any storage type; with each key that is scored as many values of a row of `with_keys`,
-/// of elements F, are fetched, with each value one of `with_values`. Both list a row for every key of the block.
-template <class Target, class Operand, class F, Compute A, Storage K>
+/// block_tokens. With each key that is scored as many values of a row of `with_keys`, of `Fetched` bytes each, are fetched, with
+/// each value one of `with_values`. Both list a row for every key of the block.
+template <class Target, class Operand, Index Fetched, Compute A, Storage K>
 void attend_few(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, const void* const* with_keys,
                 const void* const* with_values) noexcept {
     switch (few_padded(group.rows)) {
-        case 1: return attend_rows<Target, Operand, 1, F>(group, block, scores, with_keys, with_values);
-        case 2: return attend_rows<Target, Operand, 2, F>(group, block, scores, with_keys, with_values);
-        default: return attend_rows<Target, Operand, 4, F>(group, block, scores, with_keys, with_values);
+        case 1: return attend_rows<Target, Operand, 1, Fetched>(group, block, scores, with_keys, with_values);
+        case 2: return attend_rows<Target, Operand, 2, Fetched>(group, block, scores, with_keys, with_values);
+        default: return attend_rows<Target, Operand, 4, Fetched>(group, block, scores, with_keys, with_values);
     }
 }
 

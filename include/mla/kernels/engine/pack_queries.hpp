@@ -73,7 +73,7 @@ template <class Target, class Operand, class C, Compute A>
 void pack_queries(const abi::PackQueries<A>& call) noexcept {
     if (!are_few<Operand>(call.group->rows)) return pack_panels<Target, Operand>(call);
     if (call.share > 0) return;
-    if constexpr (Storage<C>) {
+    if constexpr (few_read<A, C>) {
         if (few_in_place<Target, A, C>(call.group->depth, call.latent_dim)) return pack_few<Target, Operand, C>(call);
     }
     pack_few<Target, Operand, A>(call);
