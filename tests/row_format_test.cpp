@@ -7,11 +7,14 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "mla/cache/flashmla_pages.hpp"
 #include "mla/cache/latent_cache.hpp"
 #include "mla/presets.hpp"
+#include "mla/reference/formats.hpp"
 #include "mla/testing/random.hpp"
 #include "support/type_lists.hpp"
 
@@ -339,6 +342,48 @@ TYPED_TEST(QuantisedRowTest, ACacheHoldsRowsInAsManyBytesAsTheirFormatTakes) {
         const auto expected = bytes_of(format, token);
         EXPECT_EQ(std::memcmp(cache.view().row(t), expected.data(), expected.size()), 0) << t;
     }
+}
+
+// The oracle's formats, which share nothing with ours ------------------------------------------------------------------
+
+template <class C>
+class ReferenceRowTest : public ::testing::Test {};
+TYPED_TEST_SUITE(ReferenceRowTest, TestTypes<CacheTypes>);
+
+template <CacheElement C>
+[[nodiscard]] reference::RowKind kind_of() {
+    for (const reference::RowKind kind : reference::row_kinds)
+        if (name(kind) == cache_type_name<C>()) return kind;
+    throw std::logic_error("no kind of row of this name");
+}
+
+TYPED_TEST(ReferenceRowTest, HasTheSameBytesAndValues) {
+    Generator generator(3);
+    for (const auto& [latent_dim, rope_dim] :
+         {std::pair<Index, Index>{512, 64}, {512, 0}, {1, 2}, {31, 8}, {65, 0}, {130, 6}, {257, 64}}) {
+        const RowFormat<TypeParam> format{latent_dim, rope_dim};
+        const reference::RowGeometry row{kind_of<TypeParam>(), latent_dim, rope_dim};
+        ASSERT_EQ(row.bytes(), format.elements() * static_cast<Index>(sizeof(TypeParam)));
+        for (const double sigma : {1.0, 1e-3, 3e4}) {
+            const auto token = testing::gaussian_values<float>(generator, format.values(), sigma);
+            const std::vector<std::uint8_t> ours = bytes_of(format, token);
+            std::vector<std::byte> theirs(ours.size());
+            reference::write_row(row, std::vector<double>(token.begin(), token.end()), theirs.data());
+            EXPECT_EQ(std::memcmp(ours.data(), theirs.data(), ours.size()), 0) << latent_dim << ' ' << rope_dim << ' ' << sigma;
+            std::vector<double> values(token.size());
+            read_row(format, reinterpret_cast<const TypeParam*>(theirs.data()), values.data());
+            EXPECT_EQ(values, reference::read_row(row, theirs.data())) << latent_dim << ' ' << rope_dim << ' ' << sigma;
+        }
+    }
+}
+
+TEST(ReferenceFloatTest, EveryValueIsNearestToItself) {
+    for (const reference::FloatLayout layout : {reference::bf16_layout, reference::fp16_layout, reference::e4m3_layout})
+        for (std::uint32_t bits = 0; bits < 1U << layout.bits(); ++bits) {
+            const double value = reference::value_of(layout, bits);
+            if (std::isnan(value)) continue;
+            ASSERT_EQ(reference::nearest(layout, value), bits) << layout.mantissa;
+        }
 }
 
 }  // namespace

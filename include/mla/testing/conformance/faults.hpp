@@ -1,0 +1,393 @@
+// Plausible mistakes of an attention kernel, each as the answer that it leads to: what a wrong result is held against to say what
+// is likely wrong. The list is open: add a mistake that you made.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <numbers>
+#include <string>
+#include <vector>
+
+#include "mla/testing/conformance/answer.hpp"
+
+namespace mla::inline MLA_ISA::testing {
+
+/// A mistake. `misread` changes what is computed on, `misreport` what comes of it; either may be empty.
+struct Fault {
+    std::string name;
+    std::function<void(const AttentionProblem&, Reading&)> misread = {};
+    std::function<void(const AttentionProblem&, const Reading&, Answer&)> misreport = {};
+};
+
+/// What a kernel with this mistake answers.
+[[nodiscard]] inline Answer answer_with(const AttentionProblem& problem, const Fault& fault) {
+    Reading reading = read(problem);
+    if (fault.misread) fault.misread(problem, reading);
+    Answer answer = solve(reading, problem.about.latent_dim);
+    if (fault.misreport) fault.misreport(problem, reading, answer);
+    return answer;
+}
+
+namespace detail {
+
+template <class F>
+void for_each_request(Reading& reading, F&& f) {
+    for (std::size_t r = 0; r < reading.requests.size(); ++r) f(reading.requests[r], static_cast<Index>(r));
+}
+
+/// A mistake in which keys query t of a request of T queries and L keys sees, in a case without a selection.
+[[nodiscard]] inline auto sees_instead(std::function<bool(Index t, Index s, Index T, Index L)> sees) {
+    return [sees = std::move(sees)](const AttentionProblem& problem, Reading& reading) {
+        if (problem.about.selected > 0) return;
+        for_each_request(reading, [&](RequestReading& request, Index r) {
+            const Index T = problem.queries_of(r), L = problem.length(r);
+            for (Index t = 0; t < T; ++t) {
+                std::vector<Index>& seen = request.seen[static_cast<std::size_t>(t)];
+                seen.clear();
+                for (Index s = 0; s < L; ++s)
+                    if (sees(t, s, T, L)) seen.push_back(s);
+            }
+        });
+    };
+}
+
+/// A mistake in the keys that each query sees: `change(seen)`.
+[[nodiscard]] inline auto seen_changed(std::function<void(std::vector<Index>&)> change) {
+    return [change = std::move(change)](const AttentionProblem&, Reading& reading) {
+        for_each_request(reading, [&](RequestReading& request, Index) {
+            for (std::vector<Index>& seen : request.seen) change(seen);
+        });
+    };
+}
+
+/// A mistake in how the rope part of queries is laid out: value i comes from place(i, Dr).
+[[nodiscard]] inline auto rope_places(std::function<Index(Index, Index)> place) {
+    return [place = std::move(place)](const AttentionProblem& problem, Reading& reading) {
+        const Index Dc = problem.about.latent_dim, Dr = problem.about.rope_dim;
+        for_each_request(reading, [&](RequestReading& request, Index) {
+            const reference::Matrix right = request.queries;
+            for (Index row = 0; row < right.rows; ++row)
+                for (Index i = 0; i < Dr; ++i) request.queries(row, Dc + i) = right(row, Dc + place(i, Dr));
+        });
+    };
+}
+
+/// A mistake in the order of a request's rows: token s is read from the row of token(s).
+inline void reread(const AttentionProblem& problem, Reading& reading,
+                   const std::function<const double*(Index request, Index token)>& row) {
+    for_each_request(reading, [&](RequestReading& request, Index r) {
+        for (Index s = 0; s < request.keys.rows; ++s) {
+            const double* const from = row(r, s);
+            std::copy_n(from, request.keys.cols, request.keys.row(s));
+            std::copy_n(from, problem.about.latent_dim, request.values.row(s));
+        }
+    });
+}
+
+/// The row in slot `slot` of the pool, as whichever request holds it stored it; NaN where none does.
+[[nodiscard]] inline std::vector<double> row_in_slot(const AttentionProblem& problem, Index slot) {
+    return reference::read_row(problem.row, problem.memory.data() + slot * problem.row_bytes);
+}
+
+/// Tokens read as if table entry i of a request were entry(table, i, used).
+[[nodiscard]] inline auto pages_read(std::function<Index(const std::int32_t*, Index, Index)> entry) {
+    return [entry = std::move(entry)](const AttentionProblem& problem, Reading& reading) {
+        if (!problem.paged()) return;
+        std::vector<double> values;
+        const Index size = problem.layout.page_size;
+        reread(problem, reading, [&](Index r, Index s) {
+            const Index page = entry(problem.block_table(r), s / size, divide_up(problem.length(r), size));
+            values = row_in_slot(problem, page % problem.pages * size + s % size);
+            return values.data();
+        });
+    };
+}
+
+/// Narrow values times scale(row's bytes, group) in place of their own.
+[[nodiscard]] inline auto scales_read(std::function<double(const reference::RowGeometry&, const std::byte*, Index)> scale) {
+    return [scale = std::move(scale)](const AttentionProblem& problem, Reading& reading) {
+        const reference::RowGeometry& row = problem.row;
+        if (row.narrow() == 0) return;
+        std::vector<double> values;
+        reread(problem, reading, [&](Index r, Index s) {
+            const std::byte* const bytes = problem.memory.data() + problem.row_of(r, s) * problem.row_bytes;
+            values = reference::read_row(row, bytes);
+            for (Index i = 0; i < row.narrow(); ++i)
+                values[static_cast<std::size_t>(i)] =
+                    reference::detail::narrow_value(row.kind, bytes[i]) * scale(row, bytes, i / row.group());
+            return values.data();
+        });
+    };
+}
+
+[[nodiscard]] inline auto each_lse(std::function<double(const AttentionProblem&, const Reading&, const Answer&, std::size_t)> f) {
+    return [f = std::move(f)](const AttentionProblem& problem, const Reading& reading, Answer& answer) {
+        for (std::size_t row = 0; row < answer.lse.size(); ++row) answer.lse[row] = f(problem, reading, answer, row);
+    };
+}
+
+inline void add_score_faults(std::vector<Fault>& faults) {
+    const auto scaled = [](auto factor) {
+        return [factor](const AttentionProblem& problem, Reading& reading) { reading.scale = factor(problem); };
+    };
+    faults.push_back({"scores are not scaled", scaled([](const AttentionProblem&) { return 1.0; })});
+    faults.push_back({"scores are scaled by (Dc+Dr)^-1/2",
+                      scaled([](const AttentionProblem& p) { return 1.0 / std::sqrt(static_cast<double>(p.row.values())); })});
+    faults.push_back({"scores are scaled twice", scaled([](const AttentionProblem& p) { return p.scale * p.scale; })});
+    faults.push_back(
+        {"exp2 of scores without log2(e)", scaled([](const AttentionProblem& p) { return p.scale * std::numbers::ln2; })});
+    faults.push_back(
+        {"exp of scores times log2(e)", scaled([](const AttentionProblem& p) { return p.scale * std::numbers::log2e; })});
+    faults.push_back({"rope part of queries is in halves, of keys in pairs",
+                      rope_places([](Index i, Index Dr) { return i % 2 * (Dr / 2) + i / 2; })});
+    faults.push_back({"rope part of queries is in pairs, of keys in halves",
+                      rope_places([](Index i, Index Dr) { return i < Dr / 2 ? 2 * i : 2 * (i - Dr / 2) + 1; })});
+    const auto cleared = [](bool rope) {
+        return [rope](const AttentionProblem& problem, Reading& reading) {
+            const Index begin = rope ? problem.about.latent_dim : 0;
+            const Index end = rope ? problem.row.values() : problem.about.latent_dim;
+            for_each_request(reading, [&](RequestReading& request, Index) {
+                for (Index row = 0; row < request.queries.rows; ++row)
+                    for (Index i = begin; i < end; ++i) request.queries(row, i) = 0.0;
+            });
+        };
+    };
+    faults.push_back({"the rope part is left out of the scores", cleared(true)});
+    faults.push_back({"the latent part is left out of the scores", cleared(false)});
+}
+
+inline void add_mask_faults(std::vector<Fault>& faults) {
+    faults.push_back(
+        {"the mask hides a query's own token", sees_instead([](Index t, Index s, Index T, Index L) { return s < L - T + t; })});
+    faults.push_back({"the mask shows one token too many",
+                      sees_instead([](Index t, Index s, Index T, Index L) { return s <= L - T + t + 1; })});
+    faults.push_back(
+        {"the causal mask is aligned top left", sees_instead([](Index t, Index s, Index, Index) { return s <= t; })});
+    faults.push_back({"there is no causal mask", sees_instead([](Index, Index, Index, Index) { return true; })});
+    faults.push_back(
+        {"the tree's mask is not looked at", sees_instead([](Index t, Index s, Index T, Index L) { return s <= L - T + t; })});
+    for (const std::size_t count : {1U, 16U, 32U, 64U, 96U, 128U, 256U, 512U, 1024U}) {
+        const std::string keys = count == 1 ? "key is" : std::to_string(count) + " keys are";
+        faults.push_back({"the first " + keys + " lost", seen_changed([count](std::vector<Index>& seen) {
+                              seen.erase(seen.begin(), seen.begin() + static_cast<Index>(std::min(count, seen.size())));
+                          })});
+        faults.push_back({"the last " + keys + " lost", seen_changed([count](std::vector<Index>& seen) {
+                              seen.resize(seen.size() - std::min(count, seen.size()));
+                          })});
+        if (count == 1) continue;
+        faults.push_back({"keys after the last whole " + std::to_string(count) + " are lost",
+                          seen_changed([count](std::vector<Index>& seen) { seen.resize(seen.size() / count * count); })});
+        faults.push_back({"only the first " + std::to_string(count) + " keys count",
+                          seen_changed([count](std::vector<Index>& seen) { seen.resize(std::min(count, seen.size())); })});
+    }
+    faults.push_back({"tokens of a page that is not full are lost", [](const AttentionProblem& problem, Reading& reading) {
+                          if (!problem.paged()) return;
+                          for_each_request(reading, [&](RequestReading& request, Index r) {
+                              const Index whole = problem.length(r) / problem.layout.page_size * problem.layout.page_size;
+                              for (std::vector<Index>& seen : request.seen)
+                                  std::erase_if(seen, [=](Index s) { return s >= whole; });
+                          });
+                      }});
+}
+
+inline void add_cache_faults(std::vector<Fault>& faults) {
+    faults.push_back({"values are the end of the row", [](const AttentionProblem& problem, Reading& reading) {
+                          for_each_request(reading, [&](RequestReading& request, Index) {
+                              request.values = reference::columns(request.keys, problem.about.rope_dim, problem.about.latent_dim);
+                          });
+                      }});
+    faults.push_back({"the block table is not looked at", pages_read([](const std::int32_t*, Index i, Index) { return i; })});
+    faults.push_back({"the block table is read one entry late",
+                      pages_read([](const std::int32_t* table, Index i, Index used) { return Index{table[(i + 1) % used]}; })});
+    faults.push_back({"the block table is read backwards",
+                      pages_read([](const std::int32_t* table, Index i, Index used) { return Index{table[used - 1 - i]}; })});
+    faults.push_back({"every request reads the cache of the first", [](const AttentionProblem& problem, Reading& reading) {
+                          const reference::Matrix& first = problem.rows.front();
+                          if (first.rows == 0) return;
+                          reread(problem, reading, [&](Index, Index s) { return first.row(std::min(s, first.rows - 1)); });
+                      }});
+    faults.push_back(
+        {"values are not scaled", scales_read([](const reference::RowGeometry&, const std::byte*, Index) { return 1.0; })});
+    faults.push_back({"values are scaled by the scale of the next group",
+                      scales_read([](const reference::RowGeometry& row, const std::byte* bytes, Index group) {
+                          return reference::detail::scale_of(row, bytes, (group + 1) % row.scales());
+                      })});
+    faults.push_back({"all values are scaled by the first scale",
+                      scales_read([](const reference::RowGeometry& row, const std::byte* bytes, Index) {
+                          return reference::detail::scale_of(row, bytes, 0);
+                      })});
+    faults.push_back({"a row past the length is read", [](const AttentionProblem& problem, Reading& reading) {
+                          for_each_request(reading, [&](RequestReading& request, Index) {
+                              const auto poison = [](reference::Matrix& matrix) {
+                                  reference::append_rows(matrix, {1, matrix.cols,
+                                                                  std::vector<double>(static_cast<std::size_t>(matrix.cols),
+                                                                                      std::numeric_limits<double>::quiet_NaN())});
+                              };
+                              poison(request.keys);
+                              poison(request.values);
+                              for (std::vector<Index>& seen : request.seen) seen.push_back(request.keys.rows - 1);
+                          });
+                          static_cast<void>(problem);
+                      }});
+}
+
+inline void add_selection_faults(std::vector<Fault>& faults) {
+    /// The keys of a list, read as tokens(request, slot) says: as often as it names them.
+    const auto listed = [](std::function<std::vector<Index>(const AttentionProblem&, Index, std::int32_t)> tokens) {
+        return [tokens = std::move(tokens)](const AttentionProblem& problem, Reading& reading) {
+            if (problem.about.selected == 0) return;
+            for_each_request(reading, [&](RequestReading& request, Index r) {
+                for (Index t = 0; t < problem.queries_of(r); ++t) {
+                    std::vector<Index>& seen = request.seen[static_cast<std::size_t>(t)];
+                    seen.clear();
+                    for (Index i = 0; i < problem.about.selected; ++i)
+                        for (const Index s : tokens(problem, r,
+                                                    problem.selection[static_cast<std::size_t>(
+                                                        (problem.first_query(r) + t) * problem.about.selected + i)]))
+                            if (s < problem.length(r)) seen.push_back(s);
+                }
+            });
+        };
+    };
+    const auto token_in = [](const AttentionProblem& problem, Index r, std::int32_t slot) {
+        for (Index s = 0; s < problem.length(r); ++s)
+            if (problem.slot_of(r, s) == slot) return s;
+        return problem.length(r);
+    };
+    faults.push_back({"a key that is selected twice counts twice",
+                      listed([token_in](const AttentionProblem& problem, Index r, std::int32_t slot) -> std::vector<Index> {
+                          if (slot < 0) return {};
+                          return {token_in(problem, r, slot)};
+                      })});
+    faults.push_back({"−1 in a selection is read as the first token",
+                      listed([token_in](const AttentionProblem& problem, Index r, std::int32_t slot) -> std::vector<Index> {
+                          return {slot < 0 ? 0 : token_in(problem, r, slot)};
+                      })});
+    faults.push_back({"the selection is not looked at", [](const AttentionProblem& problem, Reading& reading) {
+                          if (problem.about.selected == 0) return;
+                          for_each_request(reading, [&](RequestReading& request, Index r) {
+                              for (Index t = 0; t < problem.queries_of(r); ++t) {
+                                  std::vector<Index>& seen = request.seen[static_cast<std::size_t>(t)];
+                                  seen.clear();
+                                  for (Index s = 0; s < problem.length(r); ++s)
+                                      if (problem.sees(r, t, s)) seen.push_back(s);
+                              }
+                          });
+                      }});
+}
+
+inline void add_result_faults(std::vector<Fault>& faults) {
+    const double infinity = std::numeric_limits<double>::infinity();
+    faults.push_back({"LSE is to base 2", {}, each_lse([](const auto&, const auto&, const Answer& answer, std::size_t row) {
+                          return answer.lse[row] * std::numbers::log2e;
+                      })});
+    faults.push_back({"LSE of a row without keys is +inf",
+                      {},
+                      each_lse([infinity](const auto&, const auto&, const Answer& answer, std::size_t row) {
+                          return answer.lse[row] == -infinity ? infinity : answer.lse[row];
+                      })});
+    faults.push_back({"LSE of a row without keys is 0",
+                      {},
+                      each_lse([infinity](const auto&, const auto&, const Answer& answer, std::size_t row) {
+                          return answer.lse[row] == -infinity ? 0.0 : answer.lse[row];
+                      })});
+    faults.push_back(
+        {"LSE counts the sink", {}, each_lse([](const auto&, const Reading& reading, const Answer& answer, std::size_t row) {
+             if (reading.sinks.empty()) return answer.lse[row];
+             const double sink = reading.sinks[row % static_cast<std::size_t>(reading.heads)];
+             const double most = std::max(sink, answer.lse[row]);
+             if (std::isinf(most)) return most;
+             return most + std::log(std::exp(sink - most) + std::exp(answer.lse[row] - most));
+         })});
+    faults.push_back({"sinks are not looked at", [](const AttentionProblem&, Reading& reading) { reading.sinks.clear(); }});
+    faults.push_back({"a head takes the sink of the next", [](const AttentionProblem&, Reading& reading) {
+                          if (!reading.sinks.empty())
+                              std::rotate(reading.sinks.begin(), reading.sinks.begin() + 1, reading.sinks.end());
+                      }});
+    faults.push_back({"a row without keys is NaN", {}, [infinity](const AttentionProblem&, const Reading&, Answer& answer) {
+                          for (Index r = 0; r < answer.out.rows; ++r) {
+                              if (answer.lse[static_cast<std::size_t>(r)] != -infinity) continue;
+                              std::fill_n(answer.out.row(r), answer.out.cols, std::numeric_limits<double>::quiet_NaN());
+                          }
+                      }});
+    faults.push_back({"outputs are not divided by their sum of exponentials",
+                      {},
+                      [](const AttentionProblem&, const Reading& reading, Answer& answer) {
+                          Index to = 0;
+                          for (const RequestReading& request : reading.requests)
+                              for (Index row = 0; row < request.queries.rows; ++row, ++to) {
+                                  double largest = -std::numeric_limits<double>::infinity();
+                                  for (const Index s : request.seen[static_cast<std::size_t>(row / reading.heads)])
+                                      largest = std::max(
+                                          largest, reading.scale * reference::dot(request.queries.row(row), request.keys.row(s),
+                                                                                  request.keys.cols));
+                                  const double sum = std::exp(answer.lse[static_cast<std::size_t>(to)] - largest);
+                                  for (Index c = 0; c < answer.out.cols; ++c)
+                                      if (answer.out(to, c) != 0.0) answer.out(to, c) *= sum;
+                              }
+                      }});
+    faults.push_back(
+        {"heads and queries are swapped in the output", {}, [](const AttentionProblem& problem, const Reading&, Answer& answer) {
+             const Answer right = answer;
+             const Index T = problem.tokens(), H = problem.about.heads;
+             for (Index t = 0; t < T; ++t)
+                 for (Index h = 0; h < H; ++h) {
+                     std::copy_n(right.out.row(t * H + h), right.out.cols, answer.out.row(h * T + t));
+                     answer.lse[static_cast<std::size_t>(h * T + t)] = right.lse[static_cast<std::size_t>(t * H + h)];
+                 }
+         }});
+    faults.push_back({"the last head is not computed", {}, [](const AttentionProblem& problem, const Reading&, Answer& answer) {
+                          const Index H = problem.about.heads;
+                          for (Index r = H - 1; r < answer.out.rows; r += H) {
+                              std::fill_n(answer.out.row(r), answer.out.cols, std::numeric_limits<double>::quiet_NaN());
+                              answer.lse[static_cast<std::size_t>(r)] = std::numeric_limits<double>::quiet_NaN();
+                          }
+                      }});
+}
+
+/// Half of the keys that each query sees, from the first or from the middle on.
+[[nodiscard]] inline Reading half_of(Reading reading, bool second) {
+    for (RequestReading& request : reading.requests)
+        for (std::vector<Index>& seen : request.seen) {
+            const auto middle = seen.begin() + static_cast<Index>(seen.size() / 2);
+            seen = second ? std::vector<Index>(middle, seen.end()) : std::vector<Index>(seen.begin(), middle);
+        }
+    return reading;
+}
+
+inline void add_merge_faults(std::vector<Fault>& faults) {
+    faults.push_back({"two halves of the keys are merged by their mean",
+                      {},
+                      [](const AttentionProblem& problem, const Reading& reading, Answer& answer) {
+                          const Answer first = solve(half_of(reading, false), problem.about.latent_dim);
+                          const Answer second = solve(half_of(reading, true), problem.about.latent_dim);
+                          for (std::size_t i = 0; i < answer.out.values.size(); ++i)
+                              answer.out.values[i] = (first.out.values[i] + second.out.values[i]) / 2.0;
+                      }});
+    faults.push_back({"a merge with a part that saw no key gives NaN",
+                      {},
+                      [](const AttentionProblem& problem, const Reading& reading, Answer& answer) {
+                          const Answer first = solve(half_of(reading, false), problem.about.latent_dim);
+                          for (Index r = 0; r < answer.out.rows; ++r)
+                              if (std::isinf(first.lse[static_cast<std::size_t>(r)])) {
+                                  std::fill_n(answer.out.row(r), answer.out.cols, std::numeric_limits<double>::quiet_NaN());
+                                  answer.lse[static_cast<std::size_t>(r)] = std::numeric_limits<double>::quiet_NaN();
+                              }
+                      }});
+}
+
+}  // namespace detail
+
+/// Every mistake that a diagnosis tries, the likelier first.
+[[nodiscard]] inline std::vector<Fault> attention_faults() {
+    std::vector<Fault> faults;
+    detail::add_score_faults(faults);
+    detail::add_mask_faults(faults);
+    detail::add_cache_faults(faults);
+    detail::add_selection_faults(faults);
+    detail::add_result_faults(faults);
+    detail::add_merge_faults(faults);
+    return faults;
+}
+
+}  // namespace mla::inline MLA_ISA::testing

@@ -1,0 +1,139 @@
+// What a port is to the conformance kit: a class that says what it supports and computes a problem.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <functional>
+#include <limits>
+#include <numbers>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "mla/core/views.hpp"
+#include "mla/testing/conformance/diagnosis.hpp"
+
+namespace mla::inline MLA_ISA::testing {
+
+/// How a port reports the log-sum-exp of a row.
+enum class LseReport : std::uint8_t { none, natural, base2 };
+
+/// What a port supports. What it does not is left out by name, and counted.
+struct Supported {
+    std::vector<reference::RowKind> kinds;
+    std::function<bool(Index)> page_size = [](Index) { return true; };  ///< tokens a page; 0: rows in one piece
+    std::function<bool(const AttentionCase&)> geometry = [](const AttentionCase&) { return true; };  ///< heads, Dc, Dr
+    bool batches = true;          ///< several requests in a call
+    bool several_queries = true;  ///< of a request: prompts, chunks, drafts
+    bool fewer_keys = true;       ///< than queries, and requests without any
+    bool sinks = true;
+    bool trees = true;
+    bool selections = true;  ///< sparse attention
+    LseReport lse = LseReport::natural;
+    double lse_without_keys = -std::numeric_limits<double>::infinity();  ///< as reported
+    std::function<Rounding(reference::RowKind)> rounding = [](reference::RowKind) { return Rounding{}; };
+};
+
+/// A port: `Output` is float or double, the type that it hands results over in; `attend` writes out [T, H, Dc] and lse [T, H] of
+/// a problem, which gives it everything that a kernel needs.
+template <class P>
+concept AttentionPort = requires(P& port, const AttentionProblem& problem, HeadsView<typename P::Output> out,
+                                 MatrixView<typename P::Output> lse) {
+    { P::name } -> std::convertible_to<std::string>;
+    { port.supported() } -> std::same_as<Supported>;
+    port.attend(problem, out, lse);
+};
+
+/// Why a case in a layout is none for a port, or nothing.
+[[nodiscard]] inline std::string unsupported(const Supported& port, const AttentionCase& c, const CacheLayout& layout) {
+    const auto any = [&](auto&& f) { return std::any_of(c.requests.begin(), c.requests.end(), f); };
+    if (std::find(port.kinds.begin(), port.kinds.end(), layout.kind) == port.kinds.end())
+        return std::string(name(layout.kind)) + " rows";
+    if (!port.page_size(layout.page_size))
+        return layout.page_size == 0 ? "rows in one piece" : "pages of " + std::to_string(layout.page_size);
+    if (!port.geometry(c)) return "geometry";
+    if (!port.batches && c.requests.size() > 1) return "batches";
+    if (!port.several_queries && any([](const RequestSize& r) { return r.queries != 1; })) return "several queries a request";
+    if (!port.fewer_keys && any([](const RequestSize& r) { return r.length < r.queries; })) return "fewer keys than queries";
+    if (!port.sinks && c.sinks) return "sinks";
+    if (!port.trees && c.tree) return "trees";
+    if (!port.selections && c.selected > 0) return "selections";
+    return {};
+}
+
+namespace detail {
+
+/// LSE as natural logarithms, −inf for rows without keys.
+template <class Output>
+[[nodiscard]] std::vector<double> natural_lse(const Supported& port, const std::vector<Output>& reported) {
+    std::vector<double> lse;
+    if (port.lse == LseReport::none) return lse;
+    for (const Output value : reported) {
+        const auto natural = static_cast<double>(value) * (port.lse == LseReport::base2 ? std::numbers::ln2 : 1.0);
+        const bool none = static_cast<double>(value) == port.lse_without_keys;
+        lse.push_back(none ? -std::numeric_limits<double>::infinity() : natural);
+    }
+    return lse;
+}
+
+}  // namespace detail
+
+/// What a port answered: outputs and natural logarithms, or none.
+struct PortResult {
+    std::vector<double> out;
+    std::vector<double> lse;
+
+    [[nodiscard]] Found found() const noexcept { return {out, lse}; }
+};
+
+/// Lets a port compute a problem, on outputs that hold NaN, with elements behind them that must stay as they are.
+/// @throws std::runtime_error when the port wrote behind its outputs
+template <AttentionPort Port>
+[[nodiscard]] PortResult run_port(Port& port, const AttentionProblem& problem) {
+    using Output = typename Port::Output;
+    constexpr std::size_t behind = 64;
+    const auto sentinel = static_cast<Output>(-12345);
+    const auto rows = static_cast<std::size_t>(problem.tokens() * problem.about.heads);
+    const std::size_t values = rows * static_cast<std::size_t>(problem.about.latent_dim);
+    std::vector<Output> out(values, std::numeric_limits<Output>::quiet_NaN());
+    std::vector<Output> lse(rows, std::numeric_limits<Output>::quiet_NaN());
+    out.resize(values + behind, sentinel);
+    lse.resize(rows + behind, sentinel);
+    port.attend(problem, HeadsView<Output>(out.data(), problem.tokens(), problem.about.heads, problem.about.latent_dim),
+                MatrixView<Output>(lse.data(), problem.tokens(), problem.about.heads));
+    const auto kept = [&](const std::vector<Output>& array, std::size_t size) {
+        return std::all_of(array.begin() + static_cast<Index>(size), array.end(), [&](Output v) { return v == sentinel; });
+    };
+    if (!kept(out, values) || !kept(lse, rows)) throw std::runtime_error(problem.about.name + ": written behind the outputs");
+    out.resize(values);
+    lse.resize(rows);
+    return {{out.begin(), out.end()}, detail::natural_lse(port.supported(), lse)};
+}
+
+/// How a port did on a problem, with what is likely wrong where it failed.
+struct PortJudgement {
+    Judgement judgement;
+    std::vector<std::string> diagnoses;
+};
+
+/// `explained`: whether a failure is to be diagnosed, which takes a hundred times as long as to see it.
+template <AttentionPort Port>
+[[nodiscard]] PortJudgement judge_port(Port& port, const AttentionProblem& problem, bool explained = true) {
+    const PortResult result = run_port(port, problem);
+    const Answer answer = solve(read(problem), problem.about.latent_dim);
+    const Rounding rounding = port.supported().rounding(problem.layout.kind);
+    PortJudgement judged{judge(problem, answer, rounding, result.found()), {}};
+    if (!judged.judgement.passed && explained) judged.diagnoses = diagnose(problem, answer, rounding, result.found());
+    return judged;
+}
+
+/// The layouts that every case is laid out in: each kind of row in one piece and in pages of 16, bf16 in pages of 1 and 64 too.
+[[nodiscard]] inline std::vector<CacheLayout> cache_layouts() {
+    std::vector<CacheLayout> layouts;
+    for (const reference::RowKind kind : reference::row_kinds)
+        for (const Index page_size : {0, 16}) layouts.push_back({kind, page_size});
+    for (const Index page_size : {1, 64}) layouts.push_back({reference::RowKind::bf16, page_size});
+    return layouts;
+}
+
+}  // namespace mla::inline MLA_ISA::testing

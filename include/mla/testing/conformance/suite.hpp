@@ -1,0 +1,91 @@
+// The conformance kit as tests of GoogleTest. In a port's own program:
+//
+//     const int registered = mla::testing::register_conformance<MyPort>();
+//
+// at namespace scope; gtest_main does the rest. What the port does not support is skipped with the reason.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "mla/testing/conformance/port.hpp"
+
+namespace mla::inline MLA_ISA::testing {
+
+/// The tier that MLA_CONFORMANCE_TIER names, small where it names none: cases up to it run.
+/// @throws std::invalid_argument when it names another
+[[nodiscard]] inline Tier wanted_tier() {
+    const char* const value = std::getenv("MLA_CONFORMANCE_TIER");
+    if (value == nullptr || *value == '\0') return Tier::small;
+    for (const Tier tier : {Tier::small, Tier::standard, Tier::stress})
+        if (std::string_view(value) == name(tier)) return tier;
+    throw_invalid("MLA_CONFORMANCE_TIER", value, "small, standard or stress");
+}
+
+namespace detail {
+
+template <AttentionPort Port>
+class AttentionConformance : public ::testing::Test {
+  public:
+    AttentionConformance(const AttentionCase& c, const CacheLayout& layout) : case_(c), layout_(layout) {}
+
+    void TestBody() override {
+        Port port;
+        if (const std::string reason = unsupported(port.supported(), case_, layout_); !reason.empty())
+            GTEST_SKIP() << "not supported: " << reason;
+        const AttentionProblem problem = make_problem(case_, layout_);
+        const PortJudgement judged = judge_port(port, problem);
+        EXPECT_TRUE(judged.judgement.passed) << report(problem, judged.judgement, judged.diagnoses);
+    }
+
+  private:
+    AttentionCase case_;
+    CacheLayout layout_;
+};
+
+/// Fails for a port that supports nothing, whose cases would all be skipped; prints how many it supports, and why not the others.
+template <AttentionPort Port>
+class SupportsSomething : public ::testing::Test {
+  public:
+    void TestBody() override {
+        const Supported supported = Port().supported();
+        std::map<std::string, int> reasons;
+        for (const AttentionCase& c : attention_cases())
+            for (const CacheLayout& layout : cache_layouts()) ++reasons[unsupported(supported, c, layout)];
+        EXPECT_GT(reasons[""], 0) << "no case is supported";
+        for (const auto& [reason, count] : reasons)
+            std::printf("%s: %d cases%s%s\n", std::string(Port::name).c_str(), count,
+                        reason.empty() ? "" : " left out: ", reason.c_str());
+    }
+};
+
+}  // namespace detail
+
+/// Registers every case in every layout, up to the tier that MLA_CONFORMANCE_TIER names, as a test of a port: by name
+/// "<port>.<case>/<kind of row>[/pages_<size>]". Returns how many.
+template <AttentionPort Port>
+int register_conformance() {
+    const std::string port = Port::name;
+    const auto add = [&](const std::string& test, auto make) {
+        ::testing::RegisterTest(port.c_str(), test.c_str(), nullptr, nullptr, __FILE__, __LINE__, make);
+    };
+    add("SupportsSomething", [] { return static_cast<::testing::Test*>(new detail::SupportsSomething<Port>()); });
+    int count = 0;
+    for (const AttentionCase& c : attention_cases()) {
+        if (c.tier > wanted_tier()) continue;
+        for (const CacheLayout& layout : cache_layouts()) {
+            const std::string pages = layout.page_size > 0 ? "/pages_" + std::to_string(layout.page_size) : "";
+            add(c.name + "/" + std::string(name(layout.kind)) + pages,
+                [=] { return static_cast<::testing::Test*>(new detail::AttentionConformance<Port>(c, layout)); });
+            ++count;
+        }
+    }
+    return count;
+}
+
+}  // namespace mla::inline MLA_ISA::testing

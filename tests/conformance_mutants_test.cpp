@@ -1,0 +1,88 @@
+// The conformance kit is judged: it passes a plain kernel, and of each that is wrong by one mistake it says so, and why.
+#include "mla/testing/conformance/mutants.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
+#include "mla/reference/attention.hpp"
+
+namespace mla::testing {
+namespace {
+
+/// Small cases in some layouts: in one piece and in pages, of one type and with scales.
+[[nodiscard]] std::vector<AttentionProblem> problems() {
+    using reference::RowKind;
+    std::vector<AttentionProblem> made;
+    for (const AttentionCase& c : attention_cases()) {
+        if (c.tier != Tier::small || c.name == "deepseek_decode") continue;
+        for (const CacheLayout& layout : {CacheLayout{RowKind::bf16, 16}, {RowKind::fp8, 0}})
+            made.push_back(make_problem(c, layout));
+    }
+    // More than one scale a row of fp8.
+    made.push_back(make_problem({.name = "wide_rows", .heads = 3, .latent_dim = 300, .requests = {{2, 40}}}, {RowKind::fp8, 0}));
+    // Trees and selections first: over plain causal masks some mistakes look alike.
+    std::stable_partition(made.begin(), made.end(),
+                          [](const AttentionProblem& problem) { return problem.about.tree || problem.about.selected > 0; });
+    return made;
+}
+
+TEST(ConformanceKitTest, PassesAPlainKernel) {
+    PlainKernel kernel;
+    for (const AttentionProblem& problem : problems()) {
+        const PortJudgement judged = judge_port(kernel, problem);
+        EXPECT_TRUE(judged.judgement.passed) << report(problem, judged.judgement, judged.diagnoses);
+    }
+}
+
+class MutantTest : public ::testing::TestWithParam<Mutant> {};
+
+TEST_P(MutantTest, FailsAndIsDiagnosed) {
+    constexpr int explained = 8;
+    PlainKernel kernel(GetParam().mistake);
+    Diagnoses diagnoses;
+    int failures = 0;
+    for (const AttentionProblem& problem : problems()) {
+        const PortJudgement judged = judge_port(kernel, problem, failures < explained);
+        failures += judged.judgement.passed ? 0 : 1;
+        diagnoses.add(judged.diagnoses);
+    }
+    EXPECT_GT(failures, 0) << "not caught";
+    const auto [name, count] = diagnoses.most_likely();
+    std::printf("%s: %d cases fail, \"%s\" explains %d of the first %d\n", GetParam().name, failures, name.c_str(), count,
+                std::min(failures, explained));
+    EXPECT_EQ(name, GetParam().diagnosis);
+}
+
+INSTANTIATE_TEST_SUITE_P(Mutants, MutantTest, ::testing::ValuesIn(mutants()),
+                         [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST(ConformanceKitTest, AnswersAreThoseOfTheReference) {
+    for (const AttentionProblem& problem : problems()) {
+        const AttentionCase& c = problem.about;
+        const Reading reading = read(problem);
+        const Answer answer = solve(reading, c.latent_dim);
+        Index row = 0;
+        for (Index r = 0; r < problem.requests(); ++r) {
+            const RequestReading& request = reading.requests[static_cast<std::size_t>(r)];
+            auto expected = reference::attend_absorbed(request.queries, problem.queries_of(r), c.heads, request.keys,
+                                                       c.latent_dim, problem.scale, [&](Index t, Index s) {
+                                                           const auto& seen = request.seen[static_cast<std::size_t>(t)];
+                                                           return std::find(seen.begin(), seen.end(), s) != seen.end();
+                                                       });
+            if (!problem.sinks.empty()) expected = reference::with_sinks(std::move(expected), reading.sinks);
+            for (Index i = 0; i < request.queries.rows; ++i, ++row) {
+                EXPECT_FALSE(!(detail::distance({&answer.lse[static_cast<std::size_t>(row)], 1},
+                                                {&expected.lse.values[static_cast<std::size_t>(i)], 1}) <= 1e-12));
+                const auto width = static_cast<std::size_t>(c.latent_dim);
+                EXPECT_FALSE(!(detail::distance({answer.out.row(row), width}, {expected.output.row(i), width}) <= 1e-11))
+                    << c.name;
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace mla::testing

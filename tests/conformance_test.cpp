@@ -1,0 +1,113 @@
+// Our kernels, of the target that calls run on, as a port that is held to the conformance kit.
+#include "mla/testing/conformance/suite.hpp"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "mla/kernels/decode_absorbed.hpp"
+#include "mla/kernels/decode_sparse.hpp"
+#include "mla/testing/tolerance.hpp"
+
+namespace mla {
+namespace {
+
+using reference::RowKind;
+using testing::AttentionProblem;
+
+/// Calls f.template operator()<C>() with the element of rows of a kind.
+template <class F>
+void with_element(RowKind kind, F&& f) {
+    for_each_type(CacheTypes{}, [&]<class C>() {
+        if (name(kind) == cache_type_name<C>()) f.template operator()<C>();
+    });
+}
+
+/// The views of a problem's requests.
+template <CacheElement C>
+[[nodiscard]] std::vector<LatentView<C>> contiguous(const AttentionProblem& problem) {
+    const auto* const rows = reinterpret_cast<const C*>(problem.memory.data());
+    const Index stride = problem.row_bytes / static_cast<Index>(sizeof(C));
+    std::vector<LatentView<C>> views;
+    for (Index r = 0; r < problem.requests(); ++r)
+        views.push_back({rows + problem.first_rows[static_cast<std::size_t>(r)] * stride, problem.length(r),
+                         problem.about.latent_dim, problem.about.rope_dim, stride});
+    return views;
+}
+template <CacheElement C>
+[[nodiscard]] PagedBatch<C> paged(const AttentionProblem& problem) {
+    const Index stride = problem.row_bytes / static_cast<Index>(sizeof(C));
+    return {.pool = reinterpret_cast<const C*>(problem.memory.data()),
+            .pages = problem.pages,
+            .page_size = problem.layout.page_size,
+            .page_stride = problem.layout.page_size * stride,
+            .block_tables = {problem.block_tables.data(), problem.requests(), problem.table_width},
+            .lengths = problem.lengths,
+            .latent_dim = problem.about.latent_dim,
+            .rope_dim = problem.about.rope_dim,
+            .stride = stride};
+}
+
+template <Compute A, Precision P>
+class Kernels {
+  public:
+    using Output = A;
+    static constexpr const char* name = std::is_same_v<A, double> ? "KernelsInDouble"
+                                        : P == Precision::full    ? "KernelsInFull"
+                                                                  : "Kernels";
+
+    [[nodiscard]] static testing::Supported supported() {
+        testing::Supported supported;
+        supported.kinds.assign(reference::row_kinds.begin(), reference::row_kinds.end());
+        supported.rounding = [](RowKind kind) {
+            testing::Rounding rounding;
+            rounding.sums = testing::unit_roundoff<A>;
+            if (std::is_same_v<A, double> || P == Precision::full) return rounding;
+            if (kind == RowKind::bf16 || kind == RowKind::fp8 || kind == RowKind::fp8_v4)
+                rounding.probabilities = testing::unit_roundoff<bf16>;
+            if (kind == RowKind::int8) {
+                rounding.probability_step = 0.5 / 32767.0;
+                rounding.queries = 0.5 / 8191.0;
+                rounding.keys = 0.5 / 4095.0;
+            }
+            return rounding;
+        };
+        return supported;
+    }
+
+    void attend(const AttentionProblem& problem, HeadsView<A> out, MatrixView<A> lse) {
+        with_element(problem.layout.kind, [&]<CacheElement C>() {
+            problem.paged() ? attend_in(problem, paged<C>(problem), out, lse)
+                            : attend_in(problem, contiguous<C>(problem), out, lse);
+        });
+    }
+
+  private:
+    template <LatentBatch Batch>
+    void attend_in(const AttentionProblem& problem, const Batch& caches, HeadsView<A> out, MatrixView<A> lse) {
+        const std::vector<A> queries(problem.queries.begin(), problem.queries.end());
+        const std::vector<A> sinks(problem.sinks.begin(), problem.sinks.end());
+        const HeadsView<const A> q(queries.data(), problem.tokens(), problem.about.heads, problem.row.values());
+        const auto scale = static_cast<A>(problem.scale);
+        if (problem.about.selected > 0) {
+            decode_sparse<A>(q, caches, problem.query_begin, {problem.selection.data(), problem.tokens(), problem.about.selected},
+                             scale, out, lse, workspace_, SerialExecutor{}, {.sinks = sinks, .precision = P});
+            return;
+        }
+        std::vector<MatrixView<const bool>> trees;
+        for (Index r = 0; r < static_cast<Index>(problem.trees.size()); ++r)
+            trees.emplace_back(reinterpret_cast<const bool*>(problem.trees[static_cast<std::size_t>(r)].data()),
+                               problem.queries_of(r), problem.queries_of(r));
+        decode_absorbed<A>(q, caches, problem.query_begin, scale, out, lse, workspace_, SerialExecutor{},
+                           {.sinks = sinks, .trees = trees, .precision = P});
+    }
+
+    Workspace workspace_;
+};
+
+const int registered = testing::register_conformance<Kernels<float, Precision::operand>>() +
+                       testing::register_conformance<Kernels<float, Precision::full>>() +
+                       testing::register_conformance<Kernels<double, Precision::full>>();
+
+}  // namespace
+}  // namespace mla
