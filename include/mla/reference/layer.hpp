@@ -105,27 +105,37 @@ enum class Form : std::uint8_t {
 /// Which keys the queries of the last T of L tokens see by the config alone: those before them, of the sliding window.
 [[nodiscard]] inline Visible visible_in(const Config& config, Index T, Index L) { return sliding(T, L, config.sliding_window); }
 
-/// k_nope[h] = W_UK[h] c, v[h] = W_UV[h] c, s = (q_nope·k_nope + q_pe·k_pe)·scale, o[h] = softmax(s) v[h].
+/// Keys and values of every head, made from the latents.
+struct ExpandedRows {
+    Matrix k;  // [L, H*(Dn+Dr)]; a head: k_nope[h], then k_pe
+    Matrix v;  // [L, H*Dv]
+};
+
+/// k_nope[h] = W_UK[h] c, v[h] = W_UV[h] c; every head has the same k_pe.
+/// cache [L, Dc+Dr], kv_b [H*(Dn+Dv), Dc]; head h: W_UK[h] [Dn, Dc], then W_UV[h] [Dv, Dc]
+[[nodiscard]] inline ExpandedRows expand_rows(const Matrix& cache, const Matrix& kv_b, Index H, Index Dn) {
+    const Index L = cache.rows;
+    const Index Dc = kv_b.cols;
+    const Index Dr = cache.cols - Dc;
+    const Index Dv = kv_b.rows / H - Dn;
+    const Matrix kv = linear(columns(cache, 0, Dc), kv_b);  // [L, H*(Dn+Dv)]
+    ExpandedRows rows{Matrix(L, H * (Dn + Dr)), Matrix(L, H * Dv)};
+    for (Index s = 0; s < L; ++s)
+        for (Index h = 0; h < H; ++h) {
+            for (Index i = 0; i < Dn; ++i) rows.k(s, h * (Dn + Dr) + i) = kv(s, h * (Dn + Dv) + i);
+            for (Index i = 0; i < Dr; ++i) rows.k(s, h * (Dn + Dr) + Dn + i) = cache(s, Dc + i);
+            for (Index j = 0; j < Dv; ++j) rows.v(s, h * Dv + j) = kv(s, h * (Dn + Dv) + Dn + j);
+        }
+    return rows;
+}
+
+/// s = (q_nope·k_nope + q_pe·k_pe)·scale, o[h] = softmax(s) v[h] on the keys and values of `expand_rows`.
 /// q [T*H, Dn+Dr], cache [L, Dc+Dr] -> output [T*H, Dv], lse [T, H]
 [[nodiscard]] inline Attended attend_expanded_form(const Config& config, const AttentionWeights& weights, const Matrix& q,
                                                    const Matrix& cache, const Visible& visible) {
     const Index H = config.num_attention_heads;
-    const Index L = cache.rows;
-    const Index Dc = config.kv_lora_rank;
-    const Index Dn = config.qk_nope_head_dim;
-    const Index Dr = config.qk_rope_head_dim;
-    const Index Dv = config.v_head_dim;
-
-    const Matrix kv = linear(columns(cache, 0, Dc), to_matrix(weights.kv_b_proj));  // [L, H*(Dn+Dv)]
-    Matrix k(L, H * (Dn + Dr));                                                     // a head: k_nope[h], then k_pe
-    Matrix v(L, H * Dv);
-    for (Index s = 0; s < L; ++s)
-        for (Index h = 0; h < H; ++h) {
-            for (Index i = 0; i < Dn; ++i) k(s, h * (Dn + Dr) + i) = kv(s, h * (Dn + Dv) + i);
-            for (Index i = 0; i < Dr; ++i) k(s, h * (Dn + Dr) + Dn + i) = cache(s, Dc + i);
-            for (Index j = 0; j < Dv; ++j) v(s, h * Dv + j) = kv(s, h * (Dn + Dv) + Dn + j);
-        }
-    return with_own_sinks(config, weights, attend_masked(q, k, v, q.rows / H, H, H, softmax_scale(config), visible));
+    const ExpandedRows rows = expand_rows(cache, to_matrix(weights.kv_b_proj), H, config.qk_nope_head_dim);
+    return with_own_sinks(config, weights, attend_masked(q, rows.k, rows.v, q.rows / H, H, H, softmax_scale(config), visible));
 }
 [[nodiscard]] inline Attended attend_expanded_form(const Config& config, const AttentionWeights& weights, const Matrix& q,
                                                    const Matrix& cache) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mla/reference/attention.hpp"
+#include "mla/reference/gradients.hpp"
 #include "mla/reference/grouped_query.hpp"
 #include "mla/reference/indexer.hpp"
 #include "mla/reference/layer.hpp"
