@@ -54,7 +54,7 @@ endif()
 include(${CMAKE_CURRENT_LIST_DIR}/MlaRepairXsimd.cmake)
 
 # mla::io alone needs it: a consumer without it can still use mla::mla.
-if(MLA_BUILD_TESTS OR MLA_BUILD_BENCHMARKS OR MLA_BUILD_EXAMPLES)
+if(MLA_BUILD_TESTS OR MLA_BUILD_BENCHMARKS OR MLA_BUILD_EXAMPLES OR MLA_BUILD_TOOLS)
     mla_find_or_fetch_headers(
         nlohmann_json
         nlohmann_json::nlohmann_json

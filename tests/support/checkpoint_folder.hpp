@@ -5,8 +5,6 @@
 
 #include <unistd.h>
 
-#include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -14,22 +12,13 @@
 #include <vector>
 
 #include "mla/config.hpp"
+#include "mla/io/safetensors_writer.hpp"
 #include "mla/weights.hpp"
 
 namespace mla::testing {
 
-/// A tensor on its way into a safetensors file.
-struct StoredTensor {
-    std::string name;
-    std::string dtype;
-    std::vector<Index> shape;
-    std::string bytes;
-};
-
-template <class T>
-[[nodiscard]] std::string as_bytes(const T* values, Index count) {
-    return {reinterpret_cast<const char*>(values), static_cast<std::size_t>(count) * sizeof(T)};
-}
+using io::as_bytes;
+using io::StoredTensor;
 
 /// A matrix whose rows are adjacent; one of a single row is stored as a vector.
 [[nodiscard]] inline StoredTensor stored(std::string name, const TensorRef& tensor) {
@@ -102,17 +91,7 @@ class CheckpointFolder {
     }
 
     void write(const std::string& file, const std::vector<StoredTensor>& tensors) const {
-        nlohmann::json header = nlohmann::json::object();
-        std::string data;
-        for (const StoredTensor& tensor : tensors) {
-            header[tensor.name] = {{"dtype", tensor.dtype},
-                                   {"shape", tensor.shape},
-                                   {"data_offsets", {data.size(), data.size() + tensor.bytes.size()}}};
-            data += tensor.bytes;
-        }
-        const std::string text = header.dump();
-        const auto length = static_cast<std::uint64_t>(text.size());
-        write(file, as_bytes(&length, 1) + text + data);
+        io::write_safetensors(path_ / file, tensors);
     }
 
     /// Every second tensor in the second of two files, and the index.

@@ -63,15 +63,15 @@ concept AttentionPort = requires(P& port, const AttentionProblem& problem, Heads
 
 namespace detail {
 
-/// LSE as natural logarithms, −inf for rows without keys.
+/// LSE as natural logarithms, −inf for rows without keys. `without_keys`: what is reported for those.
 template <class Output>
-[[nodiscard]] std::vector<double> natural_lse(const Supported& port, const std::vector<Output>& reported) {
+[[nodiscard]] std::vector<double> natural_lse(LseReport report, double without_keys, const std::vector<Output>& reported) {
     std::vector<double> lse;
-    if (port.lse == LseReport::none) return lse;
-    for (const Output value : reported) {
-        const auto natural = static_cast<double>(value) * (port.lse == LseReport::base2 ? std::numbers::ln2 : 1.0);
-        const bool none = static_cast<double>(value) == port.lse_without_keys;
-        lse.push_back(none ? -std::numeric_limits<double>::infinity() : natural);
+    if (report == LseReport::none) return lse;
+    for (const Output output : reported) {
+        const auto value = static_cast<double>(output);
+        const double natural = value * (report == LseReport::base2 ? std::numbers::ln2 : 1.0);
+        lse.push_back(value == without_keys ? -std::numeric_limits<double>::infinity() : natural);
     }
     return lse;
 }
@@ -107,7 +107,8 @@ template <AttentionPort Port>
     if (!kept(out, values) || !kept(lse, rows)) throw std::runtime_error(problem.about.name + ": written behind the outputs");
     out.resize(values);
     lse.resize(rows);
-    return {{out.begin(), out.end()}, detail::natural_lse(port.supported(), lse)};
+    const Supported supported = port.supported();
+    return {{out.begin(), out.end()}, detail::natural_lse(supported.lse, supported.lse_without_keys, lse)};
 }
 
 /// How a port did on a problem, with what is likely wrong where it failed.
