@@ -1,5 +1,6 @@
 // The conformance kit is judged: it passes a plain kernel, and of each that is wrong by one mistake it says so, and why.
 #include "mla/testing/conformance/mutants.hpp"
+#include "mla/testing/conformance/step_mutants.hpp"
 
 #include <gtest/gtest.h>
 
@@ -57,6 +58,38 @@ TEST_P(MutantTest, FailsAndIsDiagnosed) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Mutants, MutantTest, ::testing::ValuesIn(mutants()),
+                         [](const auto& instance) { return std::string(instance.param.name); });
+
+/// Calls f(problem, answer) for every problem of every step.
+template <class F>
+void for_each_step(F&& f) {
+    for (const MergeProblem& problem : merge_problems()) f(problem, merge_answer(problem));
+    for (const RopeProblem& problem : rope_problems()) f(problem, rope_answer(problem));
+    for (const NormProblem& problem : norm_problems()) f(problem, norm_answer(problem));
+    for (const StoreProblem& problem : store_problems()) f(problem, store_answer(problem));
+}
+
+TEST(ConformanceKitTest, PassesPlainSteps) {
+    PlainSteps steps;
+    for_each_step([&](const auto& problem, const StepAnswer& answer) {
+        const std::vector<double> found = run_step(steps, problem);
+        const StepJudgement judgement = judge_step(answer, found);
+        EXPECT_TRUE(judgement.passed()) << report(problem.name, answer, found, judgement);
+    });
+}
+
+class StepMutantTest : public ::testing::TestWithParam<StepMutant> {};
+
+TEST_P(StepMutantTest, FailsAndIsDiagnosed) {
+    PlainSteps steps(GetParam().mistake);
+    Diagnoses diagnoses;
+    for_each_step([&](const auto& problem, const StepAnswer& answer) {
+        diagnoses.add(judge_step(answer, run_step(steps, problem)).diagnoses);
+    });
+    EXPECT_EQ(diagnoses.most_likely().first, GetParam().diagnosis);
+}
+
+INSTANTIATE_TEST_SUITE_P(Mutants, StepMutantTest, ::testing::ValuesIn(step_mutants()),
                          [](const auto& instance) { return std::string(instance.param.name); });
 
 TEST(ConformanceKitTest, AnswersAreThoseOfTheReference) {

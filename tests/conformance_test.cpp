@@ -5,8 +5,12 @@
 #include <array>
 #include <vector>
 
+#include "mla/cache/rows.hpp"
 #include "mla/kernels/decode_absorbed.hpp"
 #include "mla/kernels/decode_sparse.hpp"
+#include "mla/math/rms_norm.hpp"
+#include "mla/math/rope.hpp"
+#include "mla/math/softmax_state.hpp"
 #include "mla/testing/tolerance.hpp"
 
 namespace mla {
@@ -79,6 +83,34 @@ class Kernels {
         with_element(problem.layout.kind, [&]<CacheElement C>() {
             problem.paged() ? attend_in(problem, paged<C>(problem), out, lse)
                             : attend_in(problem, contiguous<C>(problem), out, lse);
+        });
+    }
+
+    static void merge(const testing::MergeProblem& problem, MatrixView<A> out, A* lse) {
+        const std::vector<A> second(problem.second_out.begin(), problem.second_out.end());
+        const std::vector<A> second_lse(problem.second_lse.begin(), problem.second_lse.end());
+        std::copy(problem.first_out.begin(), problem.first_out.end(), out.data);
+        std::copy(problem.first_lse.begin(), problem.first_lse.end(), lse);
+        mla::merge(out, lse, MatrixView<const A>(second.data(), problem.rows, problem.dim), second_lse.data());
+    }
+    static void rotate(const testing::RopeProblem& problem, MatrixView<A> x) {
+        const RotaryEmbedding rope(problem.rope, problem.dim);
+        std::vector<A> angles(static_cast<std::size_t>(problem.dim));
+        for (Index t = 0; t < x.rows; ++t) {
+            rope.angles(problem.positions[static_cast<std::size_t>(t)], angles.data());
+            rope.rotate(angles.data(), x.row(t));
+        }
+    }
+    static void rms_norm(const testing::NormProblem& problem, MatrixView<A> x) {
+        const std::vector<A> weight(problem.weight.begin(), problem.weight.end());
+        mla::rms_norm(x, weight.data(), problem.eps);
+    }
+    static void store(const testing::StoreProblem& problem, std::byte* rows) {
+        const std::vector<A> tokens(problem.values.begin(), problem.values.end());
+        with_element(problem.row.kind, [&]<CacheElement C>() {
+            const RowFormat<C> format{problem.row.latent_dim, problem.row.rope_dim};
+            append(MatrixView<const A>(tokens.data(), problem.tokens, format.values()), format,
+                   MatrixView<C>(reinterpret_cast<C*>(rows), problem.tokens, format.elements()));
         });
     }
 

@@ -45,7 +45,7 @@ struct AttentionCase {
     Index heads = 16;
     Index latent_dim = 64;
     Index rope_dim = 16;
-    std::vector<RequestSize> requests;
+    std::vector<RequestSize> requests = {};
     Distribution scores = Distribution::gaussian;
     bool sinks = false;           ///< a logit a head
     bool infinite_sinks = false;  ///< those of the first two heads are −inf and +inf

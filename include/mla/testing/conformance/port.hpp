@@ -12,6 +12,10 @@
 
 #include "mla/core/views.hpp"
 #include "mla/testing/conformance/diagnosis.hpp"
+#include "mla/testing/conformance/merge_step.hpp"
+#include "mla/testing/conformance/norm_step.hpp"
+#include "mla/testing/conformance/rope_step.hpp"
+#include "mla/testing/conformance/store_step.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 
@@ -42,6 +46,28 @@ concept AttentionPort = requires(P& port, const AttentionProblem& problem, Heads
     { P::name } -> std::convertible_to<std::string>;
     { port.supported() } -> std::same_as<Supported>;
     port.attend(problem, out, lse);
+};
+
+/// The steps around attention, each of which a port may have or not.
+/// merge(problem, out [rows, dim], lse [rows]): the merged parts, LSE natural, −inf for rows that neither part saw a key of.
+template <class P>
+concept MergePort = requires(P& port, const MergeProblem& problem, MatrixView<typename P::Output> out, typename P::Output* lse) {
+    port.merge(problem, out, lse);
+};
+/// rotate(problem, x [T, Dr]): in place.
+template <class P>
+concept RopePort = requires(P& port, const RopeProblem& problem, MatrixView<typename P::Output> x) {
+    port.rotate(problem, x);
+};
+/// rms_norm(problem, x [T, n]): in place.
+template <class P>
+concept NormPort = requires(P& port, const NormProblem& problem, MatrixView<typename P::Output> x) {
+    port.rms_norm(problem, x);
+};
+/// store(problem, rows): tokens as rows of problem.row.bytes() each.
+template <class P>
+concept StorePort = requires(P& port, const StoreProblem& problem, std::byte* rows) {
+    port.store(problem, rows);
 };
 
 /// Why a case in a layout is none for a port, or nothing.

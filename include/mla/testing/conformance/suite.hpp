@@ -7,13 +7,17 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
-#include "mla/testing/conformance/port.hpp"
+#include "mla/testing/conformance/run_step.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 
@@ -64,10 +68,57 @@ class SupportsSomething : public ::testing::Test {
     }
 };
 
+/// A step's problem, computed by a port and held against its answer.
+template <class Port, class Problem>
+class StepConformance : public ::testing::Test {
+  public:
+    StepConformance(std::string name, Problem problem, StepAnswer answer)
+        : name_(std::move(name)), problem_(std::move(problem)), answer_(std::move(answer)) {}
+
+    void TestBody() override {
+        Port port;
+        const std::vector<double> found = run_step(port, problem_);
+        const StepJudgement judgement = judge_step(answer_, found);
+        EXPECT_TRUE(judgement.passed()) << report(name_, answer_, found, judgement);
+    }
+
+  private:
+    std::string name_;
+    Problem problem_;
+    StepAnswer answer_;
+};
+
+/// Registers the steps that a port has: calls add(name, factory of a test) for each.
+template <AttentionPort Port, class Add>
+int register_steps(Add&& add) {
+    int count = 0;
+    const auto all = [&](const char* step, const auto& problems, auto&& answer) {
+        for (const auto& problem : problems) {
+            const std::string name = std::string(step) + "/" + problem.name;
+            using Problem = std::remove_cvref_t<decltype(problem)>;
+            add(name, [=] {
+                return static_cast<::testing::Test*>(new StepConformance<Port, Problem>(name, problem, answer(problem)));
+            });
+            ++count;
+        }
+    };
+    if constexpr (MergePort<Port>) all("merge", merge_problems(), merge_answer);
+    if constexpr (RopePort<Port>) all("rope", rope_problems(), rope_answer);
+    if constexpr (NormPort<Port>) all("rms_norm", norm_problems(), norm_answer);
+    if constexpr (StorePort<Port>) {
+        std::vector<StoreProblem> problems = store_problems();
+        const std::vector<reference::RowKind> kinds = Port().supported().kinds;
+        std::erase_if(problems,
+                      [&](const StoreProblem& p) { return std::find(kinds.begin(), kinds.end(), p.row.kind) == kinds.end(); });
+        all("store", problems, store_answer);
+    }
+    return count;
+}
+
 }  // namespace detail
 
 /// Registers every case in every layout, up to the tier that MLA_CONFORMANCE_TIER names, as a test of a port: by name
-/// "<port>.<case>/<kind of row>[/pages_<size>]". Returns how many.
+/// "<port>.<case>/<kind of row>[/pages_<size>]"; and the steps around attention that it has. Returns how many.
 template <AttentionPort Port>
 int register_conformance() {
     const std::string port = Port::name;
@@ -75,7 +126,7 @@ int register_conformance() {
         ::testing::RegisterTest(port.c_str(), test.c_str(), nullptr, nullptr, __FILE__, __LINE__, make);
     };
     add("SupportsSomething", [] { return static_cast<::testing::Test*>(new detail::SupportsSomething<Port>()); });
-    int count = 0;
+    int count = detail::register_steps<Port>(add);
     for (const AttentionCase& c : attention_cases()) {
         if (c.tier > wanted_tier()) continue;
         for (const CacheLayout& layout : cache_layouts()) {
