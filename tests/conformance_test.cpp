@@ -12,6 +12,7 @@
 #include "mla/math/rope.hpp"
 #include "mla/math/softmax_state.hpp"
 #include "mla/testing/tolerance.hpp"
+#include "support/kernels.hpp"
 
 namespace mla {
 namespace {
@@ -63,16 +64,21 @@ class Kernels {
     [[nodiscard]] static testing::Supported supported() {
         testing::Supported supported;
         supported.kinds.assign(reference::row_kinds.begin(), reference::row_kinds.end());
-        supported.rounding = [](RowKind kind) {
+        supported.expanded = true;
+        supported.rounding = [](const AttentionProblem& problem) {
+            const RowKind kind = problem.layout.kind;
             testing::Rounding rounding;
             rounding.sums = testing::unit_roundoff<A>;
-            if (std::is_same_v<A, double> || P == Precision::full) return rounding;
-            if (kind == RowKind::bf16 || kind == RowKind::fp8 || kind == RowKind::fp8_v4)
-                rounding.probabilities = testing::unit_roundoff<bf16>;
-            if (kind == RowKind::int8) {
+            const bool wide = kind == RowKind::fp64 || kind == RowKind::fp32 || kind == RowKind::fp16;
+            if (std::is_same_v<A, double> || P == Precision::full || wide) return rounding;
+            if (problem.about.expanded()) {
+                rounding.probabilities = rounding.decompressed = testing::unit_roundoff<bf16>;
+            } else if (kind == RowKind::int8) {
                 rounding.probability_step = 0.5 / 32767.0;
                 rounding.queries = 0.5 / 8191.0;
                 rounding.keys = 0.5 / 4095.0;
+            } else {
+                rounding.probabilities = testing::unit_roundoff<bf16>;
             }
             return rounding;
         };
@@ -119,8 +125,9 @@ class Kernels {
     void attend_in(const AttentionProblem& problem, const Batch& caches, HeadsView<A> out, MatrixView<A> lse) {
         const std::vector<A> queries(problem.queries.begin(), problem.queries.end());
         const std::vector<A> sinks(problem.sinks.begin(), problem.sinks.end());
-        const HeadsView<const A> q(queries.data(), problem.tokens(), problem.about.heads, problem.row.values());
+        const HeadsView<const A> q(queries.data(), problem.tokens(), problem.about.heads, problem.about.query_dim());
         const auto scale = static_cast<A>(problem.scale);
+        if (problem.about.expanded()) return expand(problem, q, caches, sinks, out, lse);
         if (problem.about.selected > 0) {
             decode_sparse<A>(q, caches, problem.query_begin, {problem.selection.data(), problem.tokens(), problem.about.selected},
                              scale, out, lse, workspace_, SerialExecutor{}, {.sinks = sinks, .precision = P});
@@ -132,6 +139,23 @@ class Kernels {
                                problem.queries_of(r), problem.queries_of(r));
         decode_absorbed<A>(q, caches, problem.query_begin, scale, out, lse, workspace_, SerialExecutor{},
                            {.sinks = sinks, .trees = trees, .precision = P});
+    }
+
+    /// A request at a time; W_UK and W_UV packed a matrix a head.
+    template <LatentBatch Batch>
+    void expand(const AttentionProblem& problem, const HeadsView<const A>& q, const Batch& caches, const std::vector<A>& sinks,
+                const HeadsView<A>& out, const MatrixView<A>& lse) {
+        const testing::AttentionCase& c = problem.about;
+        const std::vector<A> kv_b(problem.kv_b.begin(), problem.kv_b.end());
+        const PackedExpansion<A> weights({kv_b.data(), c.heads * (c.nope_dim + c.value_dim), c.latent_dim}, c.heads, c.nope_dim,
+                                         c.value_dim);
+        for (Index r = 0; r < problem.requests(); ++r) {
+            const Index first = problem.first_query(r), count = problem.queries_of(r);
+            if (count == 0) continue;
+            prefill_expanded<A>(q.token_range(first, count), caches[static_cast<std::size_t>(r)], weights.weights(),
+                                static_cast<A>(problem.scale), out.token_range(first, count), lse.row_range(first, count),
+                                workspace_, SerialExecutor{}, sinks, P);
+        }
     }
 
     Workspace workspace_;

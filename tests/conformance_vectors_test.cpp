@@ -24,7 +24,7 @@ using io::StoredTensor;
 /// A result: the answer of a problem in a floating type, after `change`.
 struct Result {
     AttentionProblem problem = problem_of("ragged_batch", {reference::RowKind::bf16, 16});
-    Answer answer = solve(read(problem), problem.about.latent_dim);
+    Answer answer = solve(problem);
     std::vector<StoredTensor> tensors = {out_in<double>("F64"), lse_in<double>("F64")};
 
     template <class T>
@@ -76,7 +76,7 @@ TEST(VectorTest, HoldsTheProblemAndItsAnswer) {
             };
             EXPECT_TRUE(same("queries", problem.queries.data()));
             EXPECT_TRUE(same("memory", problem.memory.data()));
-            EXPECT_TRUE(same("expected_out", solve(read(problem), problem.about.latent_dim).out.values.data()));
+            EXPECT_TRUE(same("expected_out", solve(problem).out.values.data()));
             EXPECT_EQ(file.contains("block_tables"), layout.page_size > 0);
             EXPECT_EQ(file.contains("sinks"), problem.about.sinks);
             EXPECT_EQ(file.contains("selection"), problem.about.selected > 0);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Absorbed attention in NumPy, in float32, as a port that is held to the conformance vectors.
+"""Absorbed and expanded attention in NumPy, in float32, as a port that is held to the conformance vectors.
 
 usage: numpy_port.py VECTORS RESULTS
 
@@ -51,9 +51,20 @@ def rows(about, bytes_):
     return values if narrow == 0 else np.concatenate([narrow_values(about, bytes_), values], axis=1)
 
 
-def attend(q, keys, latent_dim, scale, mask, sinks):
-    """out [T, H, Dc] and LSE [T, H] of queries [T, H, Dc + Dr] over keys [L, Dc + Dr]."""
-    scores = np.where(mask[:, None], np.einsum("thd,ld->thl", q, keys) * np.float32(scale), -np.inf)
+def heads(about, cached, kv_b):
+    """Keys [H, L, query_dim] and values [H, L, out_dim]: the rows themselves for all heads, or what kv_b makes of them."""
+    latent = cached[:, : about["latent_dim"]]
+    if kv_b is None:
+        return cached[None], latent[None]
+    nope = about["nope_dim"]
+    rope = np.broadcast_to(cached[:, about["latent_dim"] :], (len(kv_b), len(cached), about["rope_dim"]))
+    return np.concatenate([latent @ kv_b[:, :nope].swapaxes(1, 2), rope], axis=2), latent @ kv_b[:, nope:].swapaxes(1, 2)
+
+
+def attend(q, keys, values, scale, mask, sinks):
+    """out [T, H, out_dim] and LSE [T, H] of queries [T, H, query_dim]."""
+    products = (q.swapaxes(0, 1) @ keys.swapaxes(1, 2)).swapaxes(0, 1)
+    scores = np.where(mask[:, None], products * np.float32(scale), -np.inf)
     largest = scores.max(axis=2, initial=-np.inf)
     p = np.exp(scores - np.where(np.isinf(largest), 0, largest)[:, :, None])
     total = p.sum(axis=2)
@@ -61,22 +72,21 @@ def attend(q, keys, latent_dim, scale, mask, sinks):
         lse = np.where(total > 0, largest + np.log(total), -np.inf)
         total = total + (0 if sinks is None else np.exp(sinks - np.where(np.isinf(largest), 0, largest)))
     p = p / np.where(total > 0, total, 1)[:, :, None]
-    return np.einsum("thl,lc->thc", p, keys[:, :latent_dim]), lse
+    return (p.swapaxes(0, 1).astype(np.float32) @ values).swapaxes(0, 1), lse
 
 
 def solve(vector, about):
     queries = vector["queries"]
-    out = np.zeros((*queries.shape[:2], about["latent_dim"]), np.float32)
+    out = np.zeros((*queries.shape[:2], about["value_dim"] or about["latent_dim"]), np.float32)
     lse = np.full(queries.shape[:2], -np.inf, np.float32)
     for r, length in enumerate(vector["lengths"]):
         first, end = vector["query_begin"][r : r + 2]
         if first == end or length == 0:
             continue
-        keys = rows(about, vector["memory"][vectors.row_numbers(vector, about, r)])
+        cached = rows(about, vector["memory"][vectors.row_numbers(vector, about, r)])
+        keys, values = heads(about, cached, vector.get("kv_b"))
         mask = vectors.visible(vector, about, r)
-        out[first:end], lse[first:end] = attend(
-            queries[first:end], keys, about["latent_dim"], about["scale"], mask, vector.get("sinks")
-        )
+        out[first:end], lse[first:end] = attend(queries[first:end], keys, values, about["scale"], mask, vector.get("sinks"))
     return {"out": out, "lse": lse}
 
 

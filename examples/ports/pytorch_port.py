@@ -46,7 +46,7 @@ def main():
     solved = left_out = 0
     for path in sorted(source.glob("*.safetensors")):
         vector, about = vectors.read(path)
-        if about["kind"] not in DTYPES or "sinks" in vector:
+        if about["kind"] not in DTYPES or "sinks" in vector or "kv_b" in vector:
             left_out += 1
             continue
         vectors.write(target / path.name, solve(vector, about))

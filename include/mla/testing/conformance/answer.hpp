@@ -14,16 +14,19 @@ namespace mla::inline MLA_ISA::testing {
 /// A problem as it is to be read: for each request queries, keys, values, and the keys that each query attends to. A mistake is
 /// another reading (faults.hpp).
 struct RequestReading {
-    reference::Matrix queries;             ///< [T·H, Dc+Dr], row t·H + h
-    reference::Matrix keys;                ///< [L, Dc+Dr]
-    reference::Matrix values;              ///< [L, Dc]
+    reference::Matrix queries;             ///< [T·H, query_dim], row t·H + h
+    reference::Matrix keys;                ///< [L, Dc+Dr]; in the expanded form its latents are still to be decompressed
+    reference::Matrix values;              ///< [L, Dc], likewise
     std::vector<std::vector<Index>> seen;  ///< [T] keys, each as often as it counts
 };
 struct Reading {
     std::vector<RequestReading> requests;
     Index heads = 1;
     double scale = 1.0;
-    std::vector<double> sinks;  ///< [H], or empty
+    std::vector<double> sinks;                     ///< [H], or empty
+    Index nope_dim = 0;                            ///< 0: absorbed
+    std::vector<reference::Matrix> key_weights;    ///< [H]: W_UK [Dn, Dc] of the expanded form
+    std::vector<reference::Matrix> value_weights;  ///< [H]: W_UV [Dv, Dc]
 };
 
 /// The tokens that query `t` of a request attends to.
@@ -41,14 +44,39 @@ struct Reading {
     return keys;
 }
 
+namespace detail {
+
+/// The halves of kv_b, a matrix a head.
+inline void read_expansion(const AttentionProblem& problem, Reading& reading) {
+    const AttentionCase& c = problem.about;
+    if (!c.expanded()) return;
+    reading.nope_dim = c.nope_dim;
+    const float* row = problem.kv_b.data();
+    const auto take = [&](Index rows) {
+        reference::Matrix matrix(rows, c.latent_dim, {row, row + rows * c.latent_dim});
+        row += rows * c.latent_dim;
+        return matrix;
+    };
+    for (Index h = 0; h < c.heads; ++h) {
+        reading.key_weights.push_back(take(c.nope_dim));
+        reading.value_weights.push_back(take(c.value_dim));
+    }
+}
+
+}  // namespace detail
+
 /// The problem read as it should be.
 [[nodiscard]] inline Reading read(const AttentionProblem& problem) {
     const AttentionCase& c = problem.about;
-    Reading reading{{}, c.heads, problem.scale, {problem.sinks.begin(), problem.sinks.end()}};
+    Reading reading;
+    reading.heads = c.heads;
+    reading.scale = problem.scale;
+    reading.sinks.assign(problem.sinks.begin(), problem.sinks.end());
+    detail::read_expansion(problem, reading);
     for (Index r = 0; r < problem.requests(); ++r) {
         const Index rows = problem.queries_of(r) * c.heads;
-        const auto* const first = problem.queries.data() + problem.first_query(r) * c.heads * problem.row.values();
-        RequestReading request{{rows, problem.row.values(), {first, first + rows * problem.row.values()}},
+        const auto* const first = problem.queries.data() + problem.first_query(r) * c.heads * c.query_dim();
+        RequestReading request{{rows, c.query_dim(), {first, first + rows * c.query_dim()}},
                                problem.rows[static_cast<std::size_t>(r)],
                                reference::columns(problem.rows[static_cast<std::size_t>(r)], 0, c.latent_dim),
                                {}};
@@ -67,36 +95,83 @@ struct Answer {
     reference::Matrix reach;      ///< the largest p times √(Σ v²): the same of errors in proportion to that p
     std::vector<double> products;  ///< [T·H]: the largest ‖q∘k‖ of a row, scaled: what errors of its scores are in proportion to
     std::vector<double> sharpness;  ///< [T·H]: scale · max|q| · max‖k‖, to which those of quantised queries and keys are
+    std::vector<double> largest;    ///< [T·H]: the largest score of a row
+    std::vector<double> key_terms;  ///< [T·H], expanded: the largest ‖q∘‖w∘c‖‖ of a row, scaled
+    reference::Matrix value_terms;  ///< expanded: Σ p·‖w∘c‖ of each output
     Index summed = 0;               ///< the most keys that a query sees
+    Index decompressed = 0;         ///< values that are summed for one of a key or a value: Dc in the expanded form
 };
 
 namespace detail {
 
-/// Row `row` of a request, into row `to` of the answer.
-inline void attend_row(const Reading& reading, const RequestReading& request, Index row, Index to, Answer& answer) {
-    const Index dim = request.keys.cols;
-    const double* const query = request.queries.row(row);
-    const std::vector<Index>& seen = request.seen[static_cast<std::size_t>(row / reading.heads)];
-    const auto place = static_cast<std::size_t>(to);
-    double largest = -std::numeric_limits<double>::infinity();
+/// What a head of a request attends to: keys [L, query_dim], values [L, out_dim]; in the expanded form also ‖w∘c‖ of each, to
+/// which the error of a sum of Dc products is in proportion, however small the sum is.
+struct HeadRows {
+    reference::Matrix keys;
+    reference::Matrix values;
+    reference::Matrix key_terms = {};
+    reference::Matrix value_terms = {};
+};
+
+/// √(Σ (w[o, i]·x[t, i])²): x [T, in], weight [out, in] -> [T, out]
+[[nodiscard]] inline reference::Matrix term_norms(const reference::Matrix& x, const reference::Matrix& weight) {
+    const auto squared = [](reference::Matrix matrix) {
+        for (double& value : matrix.values) value *= value;
+        return matrix;
+    };
+    reference::Matrix norms = reference::linear(squared(x), squared(weight));
+    for (double& value : norms.values) value = std::sqrt(value);
+    return norms;
+}
+
+/// k_nope = W_UK c, v = W_UV c; the rope key is the same for all heads.
+[[nodiscard]] inline HeadRows head_rows(const Reading& reading, const RequestReading& request, Index head) {
+    if (reading.nope_dim == 0) return {request.keys, request.values};
+    const auto h = static_cast<std::size_t>(head);
+    const Index Dc = reading.key_weights[h].cols;
+    const reference::Matrix latents = reference::columns(request.keys, 0, Dc);
+    const reference::Matrix rope = reference::columns(request.keys, Dc, request.keys.cols - Dc);
+    return {reference::beside(reference::linear(latents, reading.key_weights[h]), rope),
+            reference::linear(request.values, reading.value_weights[h]), term_norms(latents, reading.key_weights[h]),
+            term_norms(request.values, reading.value_weights[h])};
+}
+
+/// A row's scores; and, into the answer, what their errors are in proportion to.
+[[nodiscard]] inline std::vector<double> row_scores(const Reading& reading, const HeadRows& rows, const double* query,
+                                                    const std::vector<Index>& seen, std::size_t place, Answer& answer) {
+    const Index dim = rows.keys.cols;
     std::vector<double> scores;
     double most_query = 0.0;
     for (Index i = 0; i < dim; ++i) most_query = std::max(most_query, std::abs(query[i]));
     for (const Index s : seen) {
-        const double* const key = request.keys.row(s);
+        const double* const key = rows.keys.row(s);
         double products = 0.0, squares = 0.0;
         for (Index i = 0; i < dim; ++i) {
             products += query[i] * key[i] * query[i] * key[i];
             squares += key[i] * key[i];
         }
+        double terms = 0.0;
+        for (Index i = 0; i < rows.key_terms.cols; ++i) terms += std::pow(query[i] * rows.key_terms(s, i), 2);
+        answer.key_terms[place] = std::max(answer.key_terms[place], std::abs(reading.scale) * std::sqrt(terms));
         scores.push_back(reading.scale * reference::dot(query, key, dim));
-        largest = std::max(largest, scores.back());
         answer.products[place] = std::max(answer.products[place], std::abs(reading.scale) * std::sqrt(products));
         answer.sharpness[place] = std::max(answer.sharpness[place], std::abs(reading.scale) * most_query * std::sqrt(squares));
     }
+    return scores;
+}
+
+/// Row `row` of a request, into row `to` of the answer.
+inline void attend_row(const Reading& reading, const RequestReading& request, const HeadRows& rows, Index row, Index to,
+                       Answer& answer) {
+    const std::vector<Index>& seen = request.seen[static_cast<std::size_t>(row / reading.heads)];
+    const auto place = static_cast<std::size_t>(to);
+    const std::vector<double> scores = row_scores(reading, rows, request.queries.row(row), seen, place, answer);
+    double largest = -std::numeric_limits<double>::infinity();
+    for (const double score : scores) largest = std::max(largest, score);
     double sum = 0.0;
     for (const double score : scores) sum += std::exp(score - largest);
     answer.lse[place] = seen.empty() ? -std::numeric_limits<double>::infinity() : largest + std::log(sum);
+    answer.largest[place] = largest;
     answer.summed = std::max(answer.summed, static_cast<Index>(seen.size()));
     // A sink is one more logit, without a value; the LSE leaves it out.
     const double sink =
@@ -105,15 +180,16 @@ inline void attend_row(const Reading& reading, const RequestReading& request, In
     for (std::size_t i = 0; i < seen.size(); ++i) {
         const double p = std::exp(scores[i] - largest) / (sum + sink);
         most = std::max(most, p);
-        const double* const value = request.values.row(seen[i]);
-        for (Index c = 0; c < request.values.cols; ++c) {
+        const double* const value = rows.values.row(seen[i]);
+        for (Index c = 0; c < rows.values.cols; ++c) {
             answer.out(to, c) += p * value[c];
             answer.magnitude(to, c) += p * std::abs(value[c]);
             answer.spread(to, c) += p * p * value[c] * value[c];
             answer.reach(to, c) += value[c] * value[c];
+            if (rows.value_terms.cols > 0) answer.value_terms(to, c) += p * rows.value_terms(seen[i], c);
         }
     }
-    for (Index c = 0; c < request.values.cols; ++c) {
+    for (Index c = 0; c < rows.values.cols; ++c) {
         answer.spread(to, c) = std::sqrt(answer.spread(to, c));
         answer.reach(to, c) = most * std::sqrt(answer.reach(to, c));
     }
@@ -122,18 +198,28 @@ inline void attend_row(const Reading& reading, const RequestReading& request, In
 }  // namespace detail
 
 /// softmax(scale · q·k) v of every row over the keys that it sees.
-[[nodiscard]] inline Answer solve(const Reading& reading, Index latent_dim) {
+[[nodiscard]] inline Answer solve(const Reading& reading, Index out_dim) {
     Index rows = 0;
     for (const RequestReading& request : reading.requests) rows += request.queries.rows;
     const auto count = static_cast<std::size_t>(rows);
-    const reference::Matrix zeros(rows, latent_dim);
-    Answer answer{zeros, std::vector<double>(count), zeros, zeros, zeros, std::vector<double>(count), std::vector<double>(count),
-                  0};
-    Index to = 0;
-    for (const RequestReading& request : reading.requests)
-        for (Index row = 0; row < request.queries.rows; ++row) detail::attend_row(reading, request, row, to++, answer);
+    const reference::Matrix zeros(rows, out_dim);
+    const std::vector<double> none(count);
+    const bool expanded = reading.nope_dim > 0;
+    Answer answer{zeros, none, zeros, zeros, zeros, none, none, none, none, expanded ? zeros : reference::Matrix(), 0, 0};
+    if (expanded) answer.decompressed = reading.key_weights.front().cols;
+    Index first = 0;
+    for (const RequestReading& request : reading.requests) {
+        // Absorbed, all heads read the same rows.
+        for (Index h = 0; h < (expanded ? reading.heads : 1) && request.queries.rows > 0; ++h) {
+            const detail::HeadRows read = detail::head_rows(reading, request, h);
+            for (Index row = h; row < request.queries.rows; row += expanded ? reading.heads : 1)
+                detail::attend_row(reading, request, read, row, first + row, answer);
+        }
+        first += request.queries.rows;
+    }
     return answer;
 }
+[[nodiscard]] inline Answer solve(const AttentionProblem& problem) { return solve(read(problem), problem.about.out_dim()); }
 
 /// What an implementation rounds, as it declares: unit roundoffs, relative to what is rounded. Inputs are given as they are
 /// stored.
@@ -143,6 +229,7 @@ struct Rounding {
     double probability_step = 0.0;  ///< error of a probability over the largest of its row: where they are quantised
     double queries = 0.0;           ///< error of a query's value over the largest of the query: where queries are quantised
     double keys = 0.0;              ///< error of a key's value over the key's norm, likewise
+    double decompressed = 0.0;      ///< of keys and values of the expanded form, where they are rounded
     double outputs = 0.0;           ///< of the type in which outputs are handed over
 };
 
@@ -156,23 +243,27 @@ struct Bounds {
     double norm = 0.0;        ///< of all outputs' errors together
 };
 
-[[nodiscard]] inline Bounds bounds_of(const Answer& answer, Index row_dim, const Rounding& rounding) {
+[[nodiscard]] inline Bounds bounds_of(const Answer& answer, Index query_dim, const Rounding& rounding) {
     constexpr double smallest = 0x1p-126;  // what is below may be taken for 0
-    const double dot = rounding.sums * (2.0 + std::sqrt(static_cast<double>(row_dim)));
-    const double sum = rounding.sums * (2.0 + std::sqrt(static_cast<double>(answer.summed)));
+    const auto sum_of = [&](Index terms) { return rounding.sums * (2.0 + std::sqrt(static_cast<double>(terms))); };
+    const bool expanded = answer.decompressed > 0;
+    const double decompression = expanded ? sum_of(answer.decompressed) : 0.0;
+    const double dot = sum_of(query_dim) + rounding.decompressed;
+    const double sum = sum_of(answer.summed) + rounding.decompressed;
     Bounds bounds{reference::Matrix(answer.out.rows, answer.out.cols), std::vector<double>(answer.lse.size()), 0.0};
     double squares = 0.0;
     for (Index r = 0; r < answer.out.rows; ++r) {
         const auto row = static_cast<std::size_t>(r);
         const double lse = std::isfinite(answer.lse[row]) ? std::abs(answer.lse[row]) : 0.0;
-        const double score =
-            dot * answer.products[row] + rounding.sums * lse + (rounding.queries + rounding.keys) * answer.sharpness[row];
+        const double score = dot * answer.products[row] + rounding.sums * lse +
+                             (rounding.queries + rounding.keys) * answer.sharpness[row] + decompression * answer.key_terms[row];
         const double term = 2.0 * score + rounding.probabilities;
         bounds.lse[row] = 3.0 * (score + sum + rounding.probabilities +
                                  rounding.probability_step * std::sqrt(static_cast<double>(answer.summed)));
         for (Index c = 0; c < answer.out.cols; ++c) {
             const double own = rounding.outputs * std::abs(answer.out(r, c));
-            const double steps = rounding.probability_step * answer.reach(r, c);
+            const double steps =
+                rounding.probability_step * answer.reach(r, c) + (expanded ? decompression * answer.value_terms(r, c) : 0.0);
             bounds.out(r, c) = 3.0 * (answer.magnitude(r, c) * (term + sum) + steps + own) + smallest;
             const double expected = answer.spread(r, c) * term + steps + own + smallest +
                                     std::max(answer.spread(r, c), std::abs(answer.out(r, c))) * sum;

@@ -45,13 +45,20 @@ struct AttentionCase {
     Index heads = 16;
     Index latent_dim = 64;
     Index rope_dim = 16;
+    Index nope_dim =
+        0;  ///< 0: absorbed, queries on the latents themselves; else expanded: on keys and values that kv_b makes of them
+    Index value_dim = 0;  ///< of an expanded case
     std::vector<RequestSize> requests = {};
     Distribution scores = Distribution::gaussian;
     bool sinks = false;           ///< a logit a head
     bool infinite_sinks = false;  ///< those of the first two heads are −inf and +inf
     bool tree = false;            ///< queries of a request see each other by a mask
     Index selected = 0;           ///< sparse: keys listed for each query, −1 and repeated ones among them; 0: dense
-    bool far_pages = false;       ///< pages lie more than 2^31 elements apart
+    bool wild_table = false;      ///< entries of a block table that no token uses name no page of the pool
+
+    [[nodiscard]] bool expanded() const noexcept { return nope_dim > 0; }
+    [[nodiscard]] Index query_dim() const noexcept { return (expanded() ? nope_dim : latent_dim) + rope_dim; }
+    [[nodiscard]] Index out_dim() const noexcept { return expanded() ? value_dim : latent_dim; }
 };
 
 /// The seed of a case's data, from its name (FNV-1a).
@@ -80,6 +87,8 @@ struct AttentionCase {
          .latent_dim = 48,
          .rope_dim = 8,
          .requests = {{1, 20}, {1, 140}, {0, 17}, {3, 64}, {1, 63}, {2, 65}, {0, 0}, {1, 1}}});
+    add({.name = "wild_table_entries", .heads = 3, .requests = {{1, 20}, {2, 48}, {1, 0}}, .wild_table = true});
+    add({.name = "several_scales", .heads = 3, .latent_dim = 300, .requests = {{2, 40}, {1, 30}}});
     add({.name = "prompt", .heads = 4, .latent_dim = 48, .rope_dim = 8, .requests = {{40, 40}}});
     add({.name = "chunk_of_a_prompt", .heads = 4, .latent_dim = 48, .rope_dim = 8, .requests = {{23, 90}, {1, 12}}});
     add({.name = "peaked", .heads = 8, .requests = {{2, 150}}, .scores = Distribution::peaked});
@@ -94,6 +103,23 @@ struct AttentionCase {
     add({.name = "selected", .heads = 8, .requests = {{1, 200}, {2, 90}}, .selected = 40});
     add({.name = "selected_few_tokens", .heads = 8, .requests = {{1, 5}, {3, 7}, {1, 0}}, .selected = 20});
     add({.name = "selected_with_sinks", .heads = 5, .requests = {{2, 120}}, .sinks = true, .selected = 33});
+    const auto expanded = [&](AttentionCase c, Index nope, Index value) {
+        c.name = "expanded_" + c.name;
+        c.nope_dim = nope;
+        c.value_dim = value;
+        add(std::move(c));
+    };
+    expanded({.name = "prompt", .heads = 3, .latent_dim = 48, .rope_dim = 8, .requests = {{40, 40}}}, 24, 16);
+    expanded({.name = "chunk", .heads = 3, .latent_dim = 48, .rope_dim = 8, .requests = {{23, 130}}}, 16, 24);
+    expanded({.name = "odd_dims", .heads = 5, .latent_dim = 33, .rope_dim = 6, .requests = {{7, 50}}}, 13, 11);
+    expanded({.name = "without_rope", .heads = 4, .rope_dim = 0, .requests = {{9, 30}}}, 16, 16);
+    expanded({.name = "batch", .heads = 4, .latent_dim = 48, .rope_dim = 8, .requests = {{5, 5}, {0, 9}, {1, 70}, {12, 33}}}, 24,
+             16);
+    expanded({.name = "more_queries_than_keys", .heads = 3, .latent_dim = 48, .rope_dim = 8, .requests = {{7, 3}, {2, 0}}}, 24,
+             16);
+    expanded({.name = "peaked", .heads = 3, .requests = {{12, 90}}, .scores = Distribution::peaked}, 24, 16);
+    expanded({.name = "far_below_zero", .heads = 3, .requests = {{9, 60}}, .scores = Distribution::far_below_zero}, 24, 16);
+    expanded({.name = "sinks", .heads = 5, .latent_dim = 48, .rope_dim = 8, .requests = {{11, 40}}, .sinks = true}, 24, 16);
     add({.name = "deepseek_decode", .heads = 128, .latent_dim = 512, .rope_dim = 64, .requests = {{1, 300}}});
     for (const Index heads : {3, 16, 63, 64, 128})
         add({.name = "deepseek_batch_" + std::to_string(heads) + "_heads",
@@ -103,6 +129,8 @@ struct AttentionCase {
              .rope_dim = 64,
              .requests = {{1, 20}, {2, 140}, {1, 1000}, {4, 64}, {0, 10}, {1, 4096}}});
     add({.name = "deepseek_prompt", .tier = Tier::standard, .latent_dim = 512, .rope_dim = 64, .requests = {{200, 333}}});
+    expanded({.name = "deepseek_prompt", .tier = Tier::standard, .latent_dim = 512, .rope_dim = 64, .requests = {{200, 333}}},
+             128, 128);
     add({.name = "deepseek_selected",
          .tier = Tier::standard,
          .heads = 64,
@@ -117,13 +145,6 @@ struct AttentionCase {
          .requests = {{1, 65536}},
          .scores = Distribution::flat});
     add({.name = "long_context", .tier = Tier::stress, .latent_dim = 512, .rope_dim = 64, .requests = {{1, 65536}, {1, 7}}});
-    add({.name = "far_pages",
-         .tier = Tier::stress,
-         .heads = 4,
-         .latent_dim = 512,
-         .rope_dim = 64,
-         .requests = {{1, 150}},
-         .far_pages = true});
     return cases;
 }
 

@@ -28,7 +28,7 @@ namespace detail {
 /// The names of the mistakes of `attention_faults` whose answers the results are, the likelier first.
 [[nodiscard]] inline std::vector<std::string> diagnose(const AttentionProblem& problem, const Answer& right,
                                                        const Rounding& rounding, const Found& found) {
-    const Bounds bounds = bounds_of(right, problem.row.values(), rounding);
+    const Bounds bounds = bounds_of(right, problem.about.query_dim(), rounding);
     double lse_bound = 0.0;
     for (const double bound : bounds.lse) lse_bound += bound * bound;
     lse_bound = std::sqrt(lse_bound);

@@ -2,6 +2,7 @@
 // is likely wrong. The list is open: add a mistake that you made.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <numbers>
@@ -23,7 +24,7 @@ struct Fault {
 [[nodiscard]] inline Answer answer_with(const AttentionProblem& problem, const Fault& fault) {
     Reading reading = read(problem);
     if (fault.misread) fault.misread(problem, reading);
-    Answer answer = solve(reading, problem.about.latent_dim);
+    Answer answer = solve(reading, problem.about.out_dim());
     if (fault.misreport) fault.misreport(problem, reading, answer);
     return answer;
 }
@@ -63,11 +64,11 @@ void for_each_request(Reading& reading, F&& f) {
 /// A mistake in how the rope part of queries is laid out: value i comes from place(i, Dr).
 [[nodiscard]] inline auto rope_places(std::function<Index(Index, Index)> place) {
     return [place = std::move(place)](const AttentionProblem& problem, Reading& reading) {
-        const Index Dc = problem.about.latent_dim, Dr = problem.about.rope_dim;
+        const Index Dr = problem.about.rope_dim, first = problem.about.query_dim() - Dr;
         for_each_request(reading, [&](RequestReading& request, Index) {
             const reference::Matrix right = request.queries;
             for (Index row = 0; row < right.rows; ++row)
-                for (Index i = 0; i < Dr; ++i) request.queries(row, Dc + i) = right(row, Dc + place(i, Dr));
+                for (Index i = 0; i < Dr; ++i) request.queries(row, first + i) = right(row, first + place(i, Dr));
         });
     };
 }
@@ -131,7 +132,7 @@ inline void add_score_faults(std::vector<Fault>& faults) {
         return [factor](const AttentionProblem& problem, Reading& reading) { reading.scale = factor(problem); };
     };
     faults.push_back({"scores are not scaled", scaled([](const AttentionProblem&) { return 1.0; })});
-    faults.push_back({"scores are scaled by (Dc+Dr)^-1/2",
+    faults.push_back({"scores are scaled by the root of the row's width",
                       scaled([](const AttentionProblem& p) { return 1.0 / std::sqrt(static_cast<double>(p.row.values())); })});
     faults.push_back({"scores are scaled twice", scaled([](const AttentionProblem& p) { return p.scale * p.scale; })});
     faults.push_back(
@@ -144,8 +145,9 @@ inline void add_score_faults(std::vector<Fault>& faults) {
                       rope_places([](Index i, Index Dr) { return i < Dr / 2 ? 2 * i : 2 * (i - Dr / 2) + 1; })});
     const auto cleared = [](bool rope) {
         return [rope](const AttentionProblem& problem, Reading& reading) {
-            const Index begin = rope ? problem.about.latent_dim : 0;
-            const Index end = rope ? problem.row.values() : problem.about.latent_dim;
+            const Index middle = problem.about.query_dim() - problem.about.rope_dim;
+            const Index begin = rope ? middle : 0;
+            const Index end = rope ? problem.about.query_dim() : middle;
             for_each_request(reading, [&](RequestReading& request, Index) {
                 for (Index row = 0; row < request.queries.rows; ++row)
                     for (Index i = begin; i < end; ++i) request.queries(row, i) = 0.0;
@@ -191,6 +193,18 @@ inline void add_mask_faults(std::vector<Fault>& faults) {
 }
 
 inline void add_cache_faults(std::vector<Fault>& faults) {
+    faults.push_back({"a row past the length is read", [](const AttentionProblem&, Reading& reading) {
+                          for_each_request(reading, [&](RequestReading& request, Index) {
+                              const auto poison = [](reference::Matrix& matrix) {
+                                  reference::append_rows(matrix, {1, matrix.cols,
+                                                                  std::vector<double>(static_cast<std::size_t>(matrix.cols),
+                                                                                      std::numeric_limits<double>::quiet_NaN())});
+                              };
+                              poison(request.keys);
+                              poison(request.values);
+                              for (std::vector<Index>& seen : request.seen) seen.push_back(request.keys.rows - 1);
+                          });
+                      }});
     faults.push_back({"values are the end of the row", [](const AttentionProblem& problem, Reading& reading) {
                           for_each_request(reading, [&](RequestReading& request, Index) {
                               request.values = reference::columns(request.keys, problem.about.rope_dim, problem.about.latent_dim);
@@ -216,18 +230,27 @@ inline void add_cache_faults(std::vector<Fault>& faults) {
                       scales_read([](const reference::RowGeometry& row, const std::byte* bytes, Index) {
                           return reference::detail::scale_of(row, bytes, 0);
                       })});
-    faults.push_back({"a row past the length is read", [](const AttentionProblem& problem, Reading& reading) {
-                          for_each_request(reading, [&](RequestReading& request, Index) {
-                              const auto poison = [](reference::Matrix& matrix) {
-                                  reference::append_rows(matrix, {1, matrix.cols,
-                                                                  std::vector<double>(static_cast<std::size_t>(matrix.cols),
-                                                                                      std::numeric_limits<double>::quiet_NaN())});
-                              };
-                              poison(request.keys);
-                              poison(request.values);
-                              for (std::vector<Index>& seen : request.seen) seen.push_back(request.keys.rows - 1);
-                          });
-                          static_cast<void>(problem);
+}
+
+inline void add_expansion_faults(std::vector<Fault>& faults) {
+    faults.push_back(
+        {"kv_b is read as the keys of all heads, then their values", [](const AttentionProblem& problem, Reading& reading) {
+             const AttentionCase& c = problem.about;
+             const auto rows = [&](Index first, Index count) {
+                 const float* const from = problem.kv_b.data() + first * c.latent_dim;
+                 return reference::Matrix(count, c.latent_dim, {from, from + count * c.latent_dim});
+             };
+             for (std::size_t h = 0; h < reading.key_weights.size(); ++h) {
+                 const auto head = static_cast<Index>(h);
+                 reading.key_weights[h] = rows(head * c.nope_dim, c.nope_dim);
+                 reading.value_weights[h] = rows(c.heads * c.nope_dim + head * c.value_dim, c.value_dim);
+             }
+         }});
+    faults.push_back({"a head takes the keys and values of the next", [](const AttentionProblem&, Reading& reading) {
+                          if (reading.key_weights.empty()) return;
+                          std::rotate(reading.key_weights.begin(), reading.key_weights.begin() + 1, reading.key_weights.end());
+                          std::rotate(reading.value_weights.begin(), reading.value_weights.begin() + 1,
+                                      reading.value_weights.end());
                       }});
 }
 
@@ -281,6 +304,12 @@ inline void add_result_faults(std::vector<Fault>& faults) {
     faults.push_back({"LSE is to base 2", {}, each_lse([](const auto&, const auto&, const Answer& answer, std::size_t row) {
                           return answer.lse[row] * std::numbers::log2e;
                       })});
+    faults.push_back({"LSE is the maximum plus the binary logarithm of the sum",
+                      {},
+                      each_lse([](const auto&, const auto&, const Answer& answer, std::size_t row) {
+                          if (std::isinf(answer.lse[row])) return answer.lse[row];
+                          return answer.largest[row] + (answer.lse[row] - answer.largest[row]) * std::numbers::log2e;
+                      })});
     faults.push_back({"LSE of a row without keys is +inf",
                       {},
                       each_lse([infinity](const auto&, const auto&, const Answer& answer, std::size_t row) {
@@ -310,22 +339,15 @@ inline void add_result_faults(std::vector<Fault>& faults) {
                               std::fill_n(answer.out.row(r), answer.out.cols, std::numeric_limits<double>::quiet_NaN());
                           }
                       }});
-    faults.push_back({"outputs are not divided by their sum of exponentials",
-                      {},
-                      [](const AttentionProblem&, const Reading& reading, Answer& answer) {
-                          Index to = 0;
-                          for (const RequestReading& request : reading.requests)
-                              for (Index row = 0; row < request.queries.rows; ++row, ++to) {
-                                  double largest = -std::numeric_limits<double>::infinity();
-                                  for (const Index s : request.seen[static_cast<std::size_t>(row / reading.heads)])
-                                      largest = std::max(
-                                          largest, reading.scale * reference::dot(request.queries.row(row), request.keys.row(s),
-                                                                                  request.keys.cols));
-                                  const double sum = std::exp(answer.lse[static_cast<std::size_t>(to)] - largest);
-                                  for (Index c = 0; c < answer.out.cols; ++c)
-                                      if (answer.out(to, c) != 0.0) answer.out(to, c) *= sum;
-                              }
-                      }});
+    faults.push_back(
+        {"outputs are not divided by their sum of exponentials", {}, [](const AttentionProblem&, const Reading&, Answer& answer) {
+             for (Index r = 0; r < answer.out.rows; ++r) {
+                 const auto row = static_cast<std::size_t>(r);
+                 if (std::isinf(answer.lse[row])) continue;
+                 const double sum = std::exp(answer.lse[row] - answer.largest[row]);
+                 for (Index c = 0; c < answer.out.cols; ++c) answer.out(r, c) *= sum;
+             }
+         }});
     faults.push_back(
         {"heads and queries are swapped in the output", {}, [](const AttentionProblem& problem, const Reading&, Answer& answer) {
              const Answer right = answer;
@@ -359,15 +381,15 @@ inline void add_merge_faults(std::vector<Fault>& faults) {
     faults.push_back({"two halves of the keys are merged by their mean",
                       {},
                       [](const AttentionProblem& problem, const Reading& reading, Answer& answer) {
-                          const Answer first = solve(half_of(reading, false), problem.about.latent_dim);
-                          const Answer second = solve(half_of(reading, true), problem.about.latent_dim);
+                          const Answer first = solve(half_of(reading, false), problem.about.out_dim());
+                          const Answer second = solve(half_of(reading, true), problem.about.out_dim());
                           for (std::size_t i = 0; i < answer.out.values.size(); ++i)
                               answer.out.values[i] = (first.out.values[i] + second.out.values[i]) / 2.0;
                       }});
     faults.push_back({"a merge with a part that saw no key gives NaN",
                       {},
                       [](const AttentionProblem& problem, const Reading& reading, Answer& answer) {
-                          const Answer first = solve(half_of(reading, false), problem.about.latent_dim);
+                          const Answer first = solve(half_of(reading, false), problem.about.out_dim());
                           for (Index r = 0; r < answer.out.rows; ++r)
                               if (std::isinf(first.lse[static_cast<std::size_t>(r)])) {
                                   std::fill_n(answer.out.row(r), answer.out.cols, std::numeric_limits<double>::quiet_NaN());
@@ -384,6 +406,7 @@ inline void add_merge_faults(std::vector<Fault>& faults) {
     detail::add_score_faults(faults);
     detail::add_mask_faults(faults);
     detail::add_cache_faults(faults);
+    detail::add_expansion_faults(faults);
     detail::add_selection_faults(faults);
     detail::add_result_faults(faults);
     detail::add_merge_faults(faults);

@@ -60,7 +60,7 @@ namespace detail {
                                      const Found& found) {
     require_equal("found.out.size()", found.out.size(), "values of the outputs", answer.out.values.size());
     if (!found.lse.empty()) require_equal("found.lse.size()", found.lse.size(), "rows", answer.lse.size());
-    const Bounds bounds = bounds_of(answer, problem.row.values(), rounding);
+    const Bounds bounds = bounds_of(answer, problem.about.query_dim(), rounding);
     Judgement judgement;
     judgement.norm_bound = bounds.norm;
     judgement.error_norm = detail::distance(found.out, answer.out.values);

@@ -49,6 +49,7 @@ enum class Mistake : std::uint8_t {
     minus_one_is_first_token,
     selection_not_read,
     lse_to_base_2,
+    lse_max_plus_log2,
     lse_infinite_without_keys,
     lse_zero_without_keys,
     lse_with_sink,
@@ -66,6 +67,8 @@ enum class Mistake : std::uint8_t {
     sums_in_bf16,
     lse_not_written,
     one_value_off,
+    kv_b_keys_first,
+    kv_b_of_next_head,
 };
 
 struct Mutant {
@@ -77,7 +80,7 @@ struct Mutant {
 [[nodiscard]] inline std::vector<Mutant> mutants() {
     return {
         {Mistake::not_scaled, "not_scaled", "scores are not scaled"},
-        {Mistake::scaled_by_width, "scaled_by_width", "scores are scaled by (Dc+Dr)^-1/2"},
+        {Mistake::scaled_by_width, "scaled_by_width", "scores are scaled by the root of the row's width"},
         {Mistake::scaled_twice, "scaled_twice", "scores are scaled twice"},
         {Mistake::exp2_of_scores, "exp2_of_scores", "exp2 of scores without log2(e)"},
         {Mistake::exp_of_log2_scores, "exp_of_log2_scores", "exp of scores times log2(e)"},
@@ -108,6 +111,7 @@ struct Mutant {
         {Mistake::minus_one_is_first_token, "minus_one_is_first_token", "−1 in a selection is read as the first token"},
         {Mistake::selection_not_read, "selection_not_read", "the selection is not looked at"},
         {Mistake::lse_to_base_2, "lse_to_base_2", "LSE is to base 2"},
+        {Mistake::lse_max_plus_log2, "lse_max_plus_log2", "LSE is the maximum plus the binary logarithm of the sum"},
         {Mistake::lse_infinite_without_keys, "lse_infinite_without_keys", "LSE of a row without keys is +inf"},
         {Mistake::lse_zero_without_keys, "lse_zero_without_keys", "LSE of a row without keys is 0"},
         {Mistake::lse_with_sink, "lse_with_sink", "LSE counts the sink"},
@@ -125,6 +129,8 @@ struct Mutant {
         {Mistake::sums_in_bf16, "sums_in_bf16"},
         {Mistake::lse_not_written, "lse_not_written"},
         {Mistake::one_value_off, "one_value_off"},
+        {Mistake::kv_b_keys_first, "kv_b_keys_first", "kv_b is read as the keys of all heads, then their values"},
+        {Mistake::kv_b_of_next_head, "kv_b_of_next_head", "a head takes the keys and values of the next"},
     };
 }
 
@@ -138,6 +144,7 @@ class PlainKernel {
 
     [[nodiscard]] static Supported supported() {
         Supported supported;
+        supported.expanded = true;
         supported.kinds.assign(reference::row_kinds.begin(), reference::row_kinds.end());
         return supported;
     }
@@ -168,7 +175,8 @@ class PlainKernel {
     };
     /// A key that a query sees, as often as it counts.
     struct Key {
-        std::vector<double> values;
+        std::vector<double> key;
+        std::vector<double> value;
         double score = 0.0;
     };
 
@@ -188,7 +196,7 @@ class PlainKernel {
             if (is(Mistake::table_backwards)) entry = used - 1 - entry;
             const Index page = is(Mistake::table_not_read) ? entry : problem.block_table(r)[entry];
             row = page * size + token % size;
-            if (token == problem.length(r) && token % size == 0) row = problem.pages * size - 1;  // a page that nobody has
+            if (page >= problem.pages) row = problem.pages * size - 1;  // what another kernel would fall over
         } else {
             row = problem.first_rows[static_cast<std::size_t>(r)] + token;
         }
@@ -261,16 +269,17 @@ class PlainKernel {
     }
 
     [[nodiscard]] std::vector<double> query_of(const AttentionProblem& problem, Index query, Index h) const {
-        const Index dim = problem.row.values(), Dc = problem.about.latent_dim, Dr = problem.about.rope_dim;
+        const Index dim = problem.about.query_dim(), Dr = problem.about.rope_dim, first = dim - Dr;
         const float* const from = problem.queries.data() + (query * problem.about.heads + h) * dim;
         std::vector<double> values(from, from + dim);
         for (Index i = 0; i < Dr; ++i) {
             Index place = i;
             if (is(Mistake::query_rope_in_halves)) place = i % 2 * (Dr / 2) + i / 2;
             if (is(Mistake::query_rope_in_pairs)) place = i < Dr / 2 ? 2 * i : 2 * (i - Dr / 2) + 1;
-            values[static_cast<std::size_t>(Dc + i)] = is(Mistake::rope_left_out) ? 0.0 : static_cast<double>(from[Dc + place]);
+            values[static_cast<std::size_t>(first + i)] =
+                is(Mistake::rope_left_out) ? 0.0 : static_cast<double>(from[first + place]);
         }
-        if (is(Mistake::latent_left_out)) std::fill_n(values.begin(), Dc, 0.0);
+        if (is(Mistake::latent_left_out)) std::fill_n(values.begin(), first, 0.0);
         return values;
     }
 
@@ -283,13 +292,37 @@ class PlainKernel {
         return problem.scale;
     }
 
+    /// What a head scores a row by, and what it takes of it: the row and its latent, or what kv_b makes of them.
+    [[nodiscard]] Key key_of(const AttentionProblem& problem, Index h, std::vector<double> row) const {
+        const AttentionCase& c = problem.about;
+        const auto latent = row.begin() + (is(Mistake::values_from_the_end) ? c.rope_dim : 0);
+        std::vector<double> value(latent, latent + c.latent_dim);
+        if (!c.expanded()) return {std::move(row), std::move(value)};
+        if (is(Mistake::kv_b_of_next_head)) h = (h + 1) % c.heads;
+        const bool keys_first = is(Mistake::kv_b_keys_first);
+        const Index first_key = keys_first ? h * c.nope_dim : h * (c.nope_dim + c.value_dim);
+        const Index first_value = keys_first ? c.heads * c.nope_dim + h * c.value_dim : first_key + c.nope_dim;
+        const auto project = [&](Index first, Index rows, const std::vector<double>& x) {
+            std::vector<double> y(static_cast<std::size_t>(rows));
+            for (Index i = 0; i < rows; ++i)
+                for (Index k = 0; k < c.latent_dim; ++k)
+                    y[static_cast<std::size_t>(i)] +=
+                        static_cast<double>(problem.kv_b[static_cast<std::size_t>((first + i) * c.latent_dim + k)]) *
+                        x[static_cast<std::size_t>(k)];
+            return y;
+        };
+        std::vector<double> key = project(first_key, c.nope_dim, row);
+        key.insert(key.end(), row.begin() + c.latent_dim, row.end());
+        return {std::move(key), project(first_value, c.value_dim, value)};
+    }
+
     [[nodiscard]] std::vector<Key> keys_of(const AttentionProblem& problem, Index r, Index t, Index h) const {
         const std::vector<double> query = query_of(problem, problem.first_query(r) + t, h);
         std::vector<Key> keys;
         for (const Index token : tokens_of(problem, r, t)) {
-            Key key{read(problem, row_of(problem, r, token))};
+            Key key = key_of(problem, h, read(problem, row_of(problem, r, token)));
             for (std::size_t i = 0; i < query.size(); ++i) {
-                key.score += query[i] * key.values[i];
+                key.score += query[i] * key.key[i];
                 if (is(Mistake::sums_in_bf16)) key.score = static_cast<double>(round_to<bf16>(key.score));
             }
             key.score *= scale_of(problem);
@@ -323,7 +356,7 @@ class PlainKernel {
 
     [[nodiscard]] Row softmax(const AttentionProblem& problem, const std::vector<Key>& keys, double sink) const {
         constexpr double infinity = std::numeric_limits<double>::infinity();
-        Row row{std::vector<double>(static_cast<std::size_t>(problem.about.latent_dim)), -infinity};
+        Row row{std::vector<double>(static_cast<std::size_t>(problem.about.out_dim())), -infinity};
         if (keys.empty()) {
             if (is(Mistake::nan_without_keys))
                 std::fill(row.out.begin(), row.out.end(), std::numeric_limits<double>::quiet_NaN());
@@ -347,12 +380,10 @@ class PlainKernel {
         }
         double total = 0.0;
         for (const double p : probabilities) total += p;
-        row.lse = largest + std::log(total);
+        row.lse = largest + (is(Mistake::lse_max_plus_log2) ? std::log2(total) : std::log(total));
         const double divisor = is(Mistake::not_divided_by_sum) ? 1.0 : total + std::exp(sink - largest);
-        const Index offset = is(Mistake::values_from_the_end) ? problem.about.rope_dim : 0;
         for (std::size_t k = 0; k < keys.size(); ++k)
-            for (std::size_t c = 0; c < row.out.size(); ++c)
-                row.out[c] += probabilities[k] / divisor * keys[k].values[c + static_cast<std::size_t>(offset)];
+            for (std::size_t c = 0; c < row.out.size(); ++c) row.out[c] += probabilities[k] / divisor * keys[k].value[c];
         if (is(Mistake::lse_to_base_2)) row.lse *= std::numbers::log2e;
         if (is(Mistake::lse_with_sink)) {
             const double most = std::max(row.lse, sink);

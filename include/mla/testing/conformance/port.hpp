@@ -26,20 +26,24 @@ enum class LseReport : std::uint8_t { none, natural, base2 };
 struct Supported {
     std::vector<reference::RowKind> kinds;
     std::function<bool(Index)> page_size = [](Index) { return true; };  ///< tokens a page; 0: rows in one piece
-    std::function<bool(const AttentionCase&)> geometry = [](const AttentionCase&) { return true; };  ///< heads, Dc, Dr
+    /// What of a case's heads and dimensions is beyond the port, or nothing.
+    std::function<std::string(const AttentionCase&)> geometry = [](const AttentionCase&) { return std::string(); };
     bool batches = true;          ///< several requests in a call
     bool several_queries = true;  ///< of a request: prompts, chunks, drafts
     bool fewer_keys = true;       ///< than queries, and requests without any
     bool sinks = true;
     bool trees = true;
-    bool selections = true;  ///< sparse attention
+    bool wild_tables = true;  ///< whether entries of a block table that no token uses may be anything
+    bool selections = true;   ///< sparse attention
+    bool absorbed = true;     ///< decode on the latents themselves
+    bool expanded = false;    ///< prefill on keys and values that kv_b makes of them
     LseReport lse = LseReport::natural;
     double lse_without_keys = -std::numeric_limits<double>::infinity();  ///< as reported
-    std::function<Rounding(reference::RowKind)> rounding = [](reference::RowKind) { return Rounding{}; };
+    std::function<Rounding(const AttentionProblem&)> rounding = [](const AttentionProblem&) { return Rounding{}; };
 };
 
-/// A port: `Output` is float or double, the type that it hands results over in; `attend` writes out [T, H, Dc] and lse [T, H] of
-/// a problem, which gives it everything that a kernel needs.
+/// A port: `Output` is float or double, the type that it hands results over in; `attend` writes out [T, H, out_dim] and lse [T,
+/// H] of a problem, which gives it everything that a kernel needs.
 template <class P>
 concept AttentionPort = requires(P& port, const AttentionProblem& problem, HeadsView<typename P::Output> out,
                                  MatrixView<typename P::Output> lse) {
@@ -77,12 +81,14 @@ concept StorePort = requires(P& port, const StoreProblem& problem, std::byte* ro
         return std::string(name(layout.kind)) + " rows";
     if (!port.page_size(layout.page_size))
         return layout.page_size == 0 ? "rows in one piece" : "pages of " + std::to_string(layout.page_size);
-    if (!port.geometry(c)) return "geometry";
+    if (!(c.expanded() ? port.expanded : port.absorbed)) return c.expanded() ? "the expanded form" : "the absorbed form";
+    if (std::string reason = port.geometry(c); !reason.empty()) return reason;
     if (!port.batches && c.requests.size() > 1) return "batches";
     if (!port.several_queries && any([](const RequestSize& r) { return r.queries != 1; })) return "several queries a request";
     if (!port.fewer_keys && any([](const RequestSize& r) { return r.length < r.queries; })) return "fewer keys than queries";
     if (!port.sinks && c.sinks) return "sinks";
     if (!port.trees && c.tree) return "trees";
+    if (!port.wild_tables && c.wild_table) return "wild entries of block tables";
     if (!port.selections && c.selected > 0) return "selections";
     return {};
 }
@@ -120,12 +126,12 @@ template <AttentionPort Port>
     constexpr std::size_t behind = 64;
     const auto sentinel = static_cast<Output>(-12345);
     const auto rows = static_cast<std::size_t>(problem.tokens() * problem.about.heads);
-    const std::size_t values = rows * static_cast<std::size_t>(problem.about.latent_dim);
+    const std::size_t values = rows * static_cast<std::size_t>(problem.about.out_dim());
     std::vector<Output> out(values, std::numeric_limits<Output>::quiet_NaN());
     std::vector<Output> lse(rows, std::numeric_limits<Output>::quiet_NaN());
     out.resize(values + behind, sentinel);
     lse.resize(rows + behind, sentinel);
-    port.attend(problem, HeadsView<Output>(out.data(), problem.tokens(), problem.about.heads, problem.about.latent_dim),
+    port.attend(problem, HeadsView<Output>(out.data(), problem.tokens(), problem.about.heads, problem.about.out_dim()),
                 MatrixView<Output>(lse.data(), problem.tokens(), problem.about.heads));
     const auto kept = [&](const std::vector<Output>& array, std::size_t size) {
         return std::all_of(array.begin() + static_cast<Index>(size), array.end(), [&](Output v) { return v == sentinel; });
@@ -147,8 +153,8 @@ struct PortJudgement {
 template <AttentionPort Port>
 [[nodiscard]] PortJudgement judge_port(Port& port, const AttentionProblem& problem, bool explained = true) {
     const PortResult result = run_port(port, problem);
-    const Answer answer = solve(read(problem), problem.about.latent_dim);
-    const Rounding rounding = port.supported().rounding(problem.layout.kind);
+    const Answer answer = solve(problem);
+    const Rounding rounding = port.supported().rounding(problem);
     PortJudgement judged{judge(problem, answer, rounding, result.found()), {}};
     if (!judged.judgement.passed && explained) judged.diagnoses = diagnose(problem, answer, rounding, result.found());
     return judged;

@@ -23,7 +23,8 @@ struct CacheLayout {
     Index page_size = 0;  ///< tokens; 0: every request's rows in one piece
 };
 
-/// What stands in entries of a block table that no token uses.
+/// What stands in entries of a block table that no token uses, in a case of its own: elsewhere a page of NaN, which a mistake may
+/// read without ending the program.
 inline constexpr std::int32_t unused_page = 2147480000;
 
 /// A case in a layout. Memory that belongs to no token holds NaN, or what is read as NaN.
@@ -31,9 +32,10 @@ struct AttentionProblem {
     AttentionCase about;
     CacheLayout layout;
     reference::RowGeometry row{};
-    double scale = 1.0;                     ///< of the scores, exact in float; not (Dc+Dr)^-1/2
-    std::vector<float> queries;             ///< [T, H, Dc+Dr], exact in bf16 and in fp16
-    std::vector<float> sinks;               ///< [H], or empty
+    double scale = 1.0;          ///< of the scores, exact in float; not (Dc+Dr)^-1/2
+    std::vector<float> queries;  ///< [T, H, query_dim], exact in bf16 and in fp16
+    std::vector<float> kv_b;     ///< [H, Dn+Dv, Dc] of an expanded case, as in a checkpoint: W_UK above W_UV; exact likewise
+    std::vector<float> sinks;    ///< [H], or empty
     std::vector<std::int32_t> query_begin;  ///< [R + 1]
     std::vector<std::int32_t> lengths;      ///< [R]
     std::vector<std::int32_t> selection;    ///< [T, selected]: slots, −1 for none; of a sparse case
@@ -92,7 +94,7 @@ namespace detail {
 
 inline void fill_queries(AttentionProblem& problem, Generator& generator) {
     const AttentionCase& c = problem.about;
-    const Index dim = c.latent_dim + c.rope_dim;
+    const Index dim = c.query_dim();
     for (Index i = 0; i < problem.tokens() * c.heads * dim; ++i)
         problem.queries.push_back(query_value(generator, query_sigma(c.scores)));
     if (is_far(c.scores)) {
@@ -100,6 +102,9 @@ inline void fill_queries(AttentionProblem& problem, Generator& generator) {
         for (Index r = 1; r <= problem.tokens() * c.heads; ++r)
             problem.queries[static_cast<std::size_t>(r * dim - 1)] = static_cast<float>(factor);
     }
+    const double fan_in = 1.0 / std::sqrt(static_cast<double>(c.latent_dim));
+    for (Index i = 0; c.expanded() && i < c.heads * (c.nope_dim + c.value_dim) * c.latent_dim; ++i)
+        problem.kv_b.push_back(query_value(generator, fan_in));
     if (!c.sinks) return;
     for (Index h = 0; h < c.heads; ++h) problem.sinks.push_back(static_cast<float>(2.0 * gaussian(generator)));
     if (!c.infinite_sinks) return;
@@ -160,7 +165,8 @@ inline void place_rows(AttentionProblem& problem, Generator& generator) {
         }
         problem.pages += spare;
         const std::vector<std::int32_t> order = shuffled(generator, problem.pages);
-        problem.block_tables.assign(static_cast<std::size_t>(problem.requests() * problem.table_width), unused_page);
+        problem.block_tables.assign(static_cast<std::size_t>(problem.requests() * problem.table_width),
+                                    problem.about.wild_table ? unused_page : order.back());
         auto page = order.begin();
         for (Index r = 0; r < problem.requests(); ++r)
             for (Index i = 0; i < divide_up(problem.length(r), size); ++i)
@@ -217,7 +223,7 @@ inline void fill_trees(AttentionProblem& problem, Generator& generator) {
     problem.layout = layout;
     problem.row = {layout.kind, c.latent_dim, c.rope_dim};
     problem.row_bytes = round_up(problem.row.bytes(), Index{8});
-    problem.scale = static_cast<double>(static_cast<float>(1.0 / std::sqrt(0.7 * static_cast<double>(problem.row.values()))));
+    problem.scale = static_cast<double>(static_cast<float>(1.0 / std::sqrt(0.7 * static_cast<double>(c.query_dim()))));
     problem.query_begin.push_back(0);
     for (const RequestSize& request : c.requests) {
         problem.query_begin.push_back(problem.query_begin.back() + static_cast<std::int32_t>(request.queries));

@@ -1,16 +1,17 @@
 // Problems and results as safetensors files, for ports that are not in C++: a file a problem, named by its case and layout.
 //
-//     queries       F32 [T, H, Dc+Dr]     exact in bf16 and fp16
+//     queries       F32 [T, H, Dc+Dr]     exact in bf16 and fp16; of an expanded case (nope_dim > 0) [T, H, Dn+Dr]
+//     kv_b          F32 [H, Dn+Dv, Dc]    of an expanded case, W_UK above W_UV; exact likewise
 //     memory        U8  [rows, row bytes] cached rows; what belongs to no token holds NaN
 //     block_tables  I32 [R, entries]      with pages; entries that no token uses name no page
 //     first_rows    I64 [R]               without pages: where a request's rows begin
 //     lengths       I32 [R]   query_begin I32 [R + 1]
 //     sinks         F32 [H]   selection   I32 [T, k]   tree_<r> U8 [T_r, T_r]   where the case has them
-//     expected_out  F64 [T, H, Dc]   expected_lse F64 [T, H]: natural logarithms, −inf for rows without keys
+//     expected_out  F64 [T, H, Dc], expanded [T, H, Dv]   expected_lse F64 [T, H]: natural logarithms, −inf for rows without keys
 //
-// The metadata's `mla_vector` is JSON: schema, case, tier, kind of row, page_size, heads, latent_dim, rope_dim, scale, row_bytes,
-// and where the parts of a row lie. A port answers with a file of the same name: `out` [T, H, Dc], of F64, F32, F16 or BF16, and,
-// if it has one, `lse` [T, H], of F64 or F32.
+// The metadata's `mla_vector` is JSON: schema, case, tier, kind of row, page_size, heads, dimensions, scale, row_bytes,
+// and where the parts of a row lie. A port answers with a file of the same name: `out` like expected_out, of F64, F32, F16 or
+// BF16, and, if it has one, `lse` [T, H], of F64 or F32.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -55,6 +56,8 @@ template <class T>
             {"heads", c.heads},
             {"latent_dim", c.latent_dim},
             {"rope_dim", c.rope_dim},
+            {"nope_dim", c.nope_dim},
+            {"value_dim", c.value_dim},
             {"scale", problem.scale},
             {"row_bytes", problem.row_bytes},
             {"narrow_values", row.narrow()},
@@ -72,7 +75,7 @@ template <class T>
     const auto add = [&](const char* name, const char* dtype, std::vector<Index> shape, const auto* values) {
         tensors.push_back(detail::stored(name, dtype, std::move(shape), values));
     };
-    add("queries", "F32", {T, H, problem.row.values()}, problem.queries.data());
+    add("queries", "F32", {T, H, problem.about.query_dim()}, problem.queries.data());
     add("memory", "U8", {static_cast<Index>(problem.memory.size()) / problem.row_bytes, problem.row_bytes},
         problem.memory.data());
     add("lengths", "I32", {R}, problem.lengths.data());
@@ -83,13 +86,15 @@ template <class T>
         const std::vector<std::int64_t> first(problem.first_rows.begin(), problem.first_rows.end());
         add("first_rows", "I64", {R}, first.data());
     }
+    if (problem.about.expanded())
+        add("kv_b", "F32", {H, problem.about.nope_dim + problem.about.value_dim, problem.about.latent_dim}, problem.kv_b.data());
     if (!problem.sinks.empty()) add("sinks", "F32", {H}, problem.sinks.data());
     if (problem.about.selected > 0) add("selection", "I32", {T, problem.about.selected}, problem.selection.data());
     for (std::size_t r = 0; r < problem.trees.size(); ++r) {
         const Index queries = problem.queries_of(static_cast<Index>(r));
         add(("tree_" + std::to_string(r)).c_str(), "U8", {queries, queries}, problem.trees[r].data());
     }
-    add("expected_out", "F64", {T, H, problem.about.latent_dim}, answer.out.values.data());
+    add("expected_out", "F64", {T, H, problem.about.out_dim()}, answer.out.values.data());
     add("expected_lse", "F64", {T, H}, answer.lse.data());
     return tensors;
 }
@@ -97,7 +102,7 @@ template <class T>
 /// @throws std::system_error when the file cannot be written
 inline void write_vector(const std::filesystem::path& folder, const AttentionCase& c, const CacheLayout& layout) {
     const AttentionProblem problem = make_problem(c, layout);
-    const Answer answer = solve(read(problem), c.latent_dim);
+    const Answer answer = solve(problem);
     io::write_safetensors(folder / (vector_name(c, layout) + ".safetensors"), vector_tensors(problem, answer),
                           {{"mla_vector", detail::vector_metadata(problem).dump()}});
 }
@@ -145,7 +150,7 @@ namespace detail {
     const io::Safetensors file(result);
     Rounding rounding = reading.rounding;
     const Index T = problem.tokens(), H = problem.about.heads;
-    const std::vector<double> out = detail::result_values(file, "out", {T, H, problem.about.latent_dim}, rounding.outputs);
+    const std::vector<double> out = detail::result_values(file, "out", {T, H, problem.about.out_dim()}, rounding.outputs);
     std::vector<double> lse;
     if (reading.lse != LseReport::none && file.contains("lse")) {
         if (const std::string& dtype = file.info("lse").dtype; dtype != "F64" && dtype != "F32")
@@ -153,7 +158,7 @@ namespace detail {
         double exact = 0.0;
         lse = detail::natural_lse(reading.lse, reading.lse_without_keys, detail::result_values(file, "lse", {T, H}, exact));
     }
-    const Answer answer = solve(read(problem), problem.about.latent_dim);
+    const Answer answer = solve(problem);
     PortJudgement judged{judge(problem, answer, rounding, {out, lse}), {}};
     if (!judged.judgement.passed) judged.diagnoses = diagnose(problem, answer, rounding, {out, lse});
     return judged;
