@@ -9,7 +9,7 @@
 
 #include "mla/attention.hpp"
 #include "mla/core/eigen_executor.hpp"
-#include "mla/testing/conformance.hpp"
+#include "mla/testing/shape_problems.hpp"
 #include "support/attention_result.hpp"
 #include "support/executors.hpp"
 #include "support/kernels.hpp"

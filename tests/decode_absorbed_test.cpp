@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "mla/testing/conformance.hpp"
+#include "mla/testing/shape_problems.hpp"
 #include "support/attention_result.hpp"
 #include "support/kernels.hpp"
 #include "support/thrown.hpp"
@@ -22,17 +22,17 @@ namespace {
 
 using testing::absorbed_problem;
 using testing::absorbed_shapes;
-using testing::AttentionProblem;
 using testing::AttentionShape;
 using testing::Generator;
 using testing::judge;
 using testing::Scores;
+using testing::ShapeProblem;
 using testing::Verdict;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 template <Storage C, Compute A>
-AttentionResult<A> run(const AttentionProblem<C, A>& problem) {
+AttentionResult<A> run(const ShapeProblem<C, A>& problem) {
     AttentionResult<A> result{problem.shape.T, problem.shape.H, problem.out_dim};
     decode(problem.q(), problem.cache(), problem.scale, result.out_view(), result.lse_view());
     return result;
@@ -113,7 +113,7 @@ TEST(DecodeAbsorbedTest, HeadsAndTokensMayLieAnyDistanceApart) {
 
 /// The values of the problem's cache as S, rows `stride` apart from `offset` on, give the bits of `expected`.
 template <Storage S, Storage C, Compute A>
-void expect_same_from(const AttentionProblem<C, A>& problem, Index stride, Index offset, const AttentionResult<A>& expected) {
+void expect_same_from(const ShapeProblem<C, A>& problem, Index stride, Index offset, const AttentionResult<A>& expected) {
     const auto& shape = problem.shape;
     std::vector<S> rows(static_cast<std::size_t>(shape.L * stride + offset), testing::round_to<S>(not_a_number<double>));
     for (Index s = 0; s < shape.L; ++s)

@@ -1,7 +1,7 @@
 // The attention kernels at every triple of sizes: what their own tests leave to pairs.
 #include <gtest/gtest.h>
 
-#include "mla/testing/conformance.hpp"
+#include "mla/testing/shape_problems.hpp"
 #include "support/kernels.hpp"
 
 namespace mla {

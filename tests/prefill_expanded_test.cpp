@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "mla/testing/conformance.hpp"
+#include "mla/testing/shape_problems.hpp"
 #include "support/attention_result.hpp"
 #include "support/kernels.hpp"
 #include "support/stored_rows.hpp"
@@ -21,17 +21,17 @@
 namespace mla {
 namespace {
 
-using testing::AttentionProblem;
 using testing::AttentionShape;
 using testing::expanded_problem;
 using testing::expanded_shapes;
 using testing::judge;
+using testing::ShapeProblem;
 using testing::Verdict;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 template <Storage C, Compute A>
-AttentionResult<A> run(const AttentionProblem<C, A>& problem, Precision precision = Precision::operand) {
+AttentionResult<A> run(const ShapeProblem<C, A>& problem, Precision precision = Precision::operand) {
     AttentionResult<A> result{problem.shape.T, problem.shape.H, problem.out_dim};
     prefill<C>(problem.q(), problem.cache(), problem.expansion(), problem.scale, result.out_view(), result.lse_view(), precision);
     return result;

@@ -14,7 +14,7 @@
 
 #include "mla/attention.hpp"
 #include "mla/cache/latent_cache.hpp"
-#include "mla/testing/conformance.hpp"
+#include "mla/testing/shape_problems.hpp"
 #include "support/attention_result.hpp"
 #include "support/kernels.hpp"
 #include "support/layer.hpp"

@@ -25,13 +25,13 @@ struct RopeProblem {
 [[nodiscard]] inline std::vector<RopeProblem> rope_problems() {
     std::vector<RopeProblem> problems;
     for (const RopePairing pairing : {RopePairing::interleaved, RopePairing::half_split}) {
-        const std::string layout = pairing == RopePairing::interleaved ? "pairs" : "halves";
+        const std::string layout = pairing == RopePairing::interleaved ? "_in_pairs" : "_in_halves";
         const auto add = [&](const std::string& name, Index dim, double base, std::int64_t first, auto scaling) {
             Rope rope;
             rope.pairing = pairing;
             rope.base = base;
             rope.scaling = scaling;
-            RopeProblem problem{name + "_in_" + layout, rope, dim, consecutive(first, 9), {}};
+            RopeProblem problem{name + layout, rope, dim, consecutive(first, 9), {}};
             Generator generator = detail::step_generator("rope_" + problem.name);
             problem.x = gaussian_values<float>(generator, 9 * dim);
             problems.push_back(std::move(problem));

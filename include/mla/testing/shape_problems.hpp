@@ -1,5 +1,6 @@
-// The conformance suite: problems of attention with their exact answers, for any implementation on any device. It needs no
-// test framework:
+// Grids of shapes: problems of attention with their exact answers by the sizes that meet in them, for kernels called with plain
+// views. Named cases, every kind of row, and what a failure looks like are those of testing/conformance. It needs no test
+// framework:
 //
 //     for (const AttentionShape& shape : absorbed_shapes()) {
 //         const auto problem = absorbed_problem<bf16>(shape);
@@ -26,7 +27,7 @@ namespace mla::inline MLA_ISA::testing {
 /// One problem and its answer. All inputs are values of C, so that an implementation that computes on C itself loses
 /// nothing on the way in. What lies beside the inputs is NaN: the padding of a cache row, and the rows after the last.
 template <Storage C, Compute A = compute_t<C>>
-struct AttentionProblem {
+struct ShapeProblem {
     AttentionShape shape;
     Index query_dim = 0;           ///< Dc+Dr absorbed, Dn+Dr expanded
     Index out_dim = 0;             ///< Dc absorbed, Dv expanded
@@ -78,7 +79,7 @@ template <Storage S>
 
 /// Queries and cache rows; returns the rows without padding.
 template <Storage C, Compute A>
-[[nodiscard]] reference::Matrix fill_inputs(AttentionProblem<C, A>& problem, Generator& generator) {
+[[nodiscard]] reference::Matrix fill_inputs(ShapeProblem<C, A>& problem, Generator& generator) {
     const AttentionShape& shape = problem.shape;
     const Index row_dim = shape.Dc + shape.Dr;
     const double sigma = shape.scores == Scores::peaked ? peaked_sigma : 1.0;
@@ -115,9 +116,9 @@ template <Compute A>
 /// Absorbed attention (decode): queries [T, H, Dc+Dr] on the cache rows themselves, outputs [T, H, Dc].
 /// Tolerance: sums of Dc+Dr products (scores) and of L (values); see layer_tolerance.
 template <Storage C, Compute A = compute_t<C>>
-[[nodiscard]] AttentionProblem<C, A> absorbed_problem(const AttentionShape& shape) {
+[[nodiscard]] ShapeProblem<C, A> absorbed_problem(const AttentionShape& shape) {
     require(shape.scores != Scores::large || shape.Dr > 0, "shape.Dr", shape.Dr, "positive where scores are large");
-    AttentionProblem<C, A> problem;
+    ShapeProblem<C, A> problem;
     problem.shape = shape;
     problem.query_dim = shape.Dc + shape.Dr;
     problem.out_dim = shape.Dc;
@@ -134,7 +135,7 @@ template <Storage C, Compute A = compute_t<C>>
 /// Expanded attention (prefill): queries [T, H, Dn+Dr] on keys and values that kv_b makes of the latents, outputs [T, H, Dv].
 /// Tolerance: sums of Dc (W_UK), Dn+Dr (scores), L (values) and Dc products (W_UV).
 template <Storage C, Compute A = compute_t<C>>
-[[nodiscard]] AttentionProblem<C, A> expanded_problem(const AttentionShape& shape) {
+[[nodiscard]] ShapeProblem<C, A> expanded_problem(const AttentionShape& shape) {
     Config config;
     config.num_attention_heads = shape.H;
     config.kv_lora_rank = shape.Dc;
@@ -143,7 +144,7 @@ template <Storage C, Compute A = compute_t<C>>
     config.v_head_dim = shape.Dv;
     require(shape.scores != Scores::large || (shape.Dr > 0 && config.softmax_scale() == detail::large_expanded.scale),
             "shape.Dn + shape.Dr", config.qk_head_dim(), "256, with shape.Dr positive, where scores are large");
-    AttentionProblem<C, A> problem;
+    ShapeProblem<C, A> problem;
     problem.shape = shape;
     problem.query_dim = config.qk_head_dim();
     problem.out_dim = shape.Dv;
@@ -193,7 +194,7 @@ template <Compute A>
 
 /// Calls `run(out, lse)` on arrays of NaN, each with a value behind it that must survive.
 template <Storage C, Compute A, class Run>
-[[nodiscard]] Verdict judge_outputs(const AttentionProblem<C, A>& problem, double allowance, Run run) {
+[[nodiscard]] Verdict judge_outputs(const ShapeProblem<C, A>& problem, double allowance, Run run) {
     const AttentionShape& shape = problem.shape;
     const Index rows = shape.T * shape.H;
     const auto sentinel = static_cast<A>(12345);
@@ -224,7 +225,7 @@ concept ExpandedKernel = std::invocable<Kernel&, HeadsView<const A>, LatentView<
 /// way: probabilities rounded to S, say, ask for rounded_probabilities<S>.
 template <Storage C, Compute A, class Kernel>
     requires AbsorbedKernel<Kernel, C, A>
-[[nodiscard]] Verdict judge(const AttentionProblem<C, A>& problem, Kernel&& kernel, double allowance = 0.0) {
+[[nodiscard]] Verdict judge(const ShapeProblem<C, A>& problem, Kernel&& kernel, double allowance = 0.0) {
     return detail::judge_outputs(problem, allowance, [&](HeadsView<A> out, MatrixView<A> lse) {
         kernel(problem.q(), problem.cache(), problem.scale, out, lse);
     });
@@ -232,7 +233,7 @@ template <Storage C, Compute A, class Kernel>
 
 template <Storage C, Compute A, class Kernel>
     requires ExpandedKernel<Kernel, C, A>
-[[nodiscard]] Verdict judge(const AttentionProblem<C, A>& problem, Kernel&& kernel, double allowance = 0.0) {
+[[nodiscard]] Verdict judge(const ShapeProblem<C, A>& problem, Kernel&& kernel, double allowance = 0.0) {
     return detail::judge_outputs(problem, allowance, [&](HeadsView<A> out, MatrixView<A> lse) {
         kernel(problem.q(), problem.cache(), problem.expansion(), problem.scale, out, lse);
     });
