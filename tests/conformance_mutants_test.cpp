@@ -91,6 +91,34 @@ TEST_P(StepMutantTest, FailsAndIsDiagnosed) {
 INSTANTIATE_TEST_SUITE_P(Mutants, StepMutantTest, ::testing::ValuesIn(step_mutants()),
                          [](const auto& instance) { return std::string(instance.param.name); });
 
+TEST(ConformanceKitTest, TellsRightSelectionsFromWrongOnes) {
+    const auto select = [](const SelectProblem& p, const SelectReading& reading) {
+        const reference::Matrix scores = select_scores(p, reading);
+        std::vector<std::int32_t> selection(static_cast<std::size_t>(p.queries * p.top_k), -1);
+        for (Index t = 0; t < p.queries; ++t) {
+            const std::vector<Index> keys = detail::chosen_keys(p, reading, scores, t);
+            std::transform(keys.rbegin(), keys.rend(), selection.begin() + t * p.top_k,
+                           [](Index s) { return static_cast<std::int32_t>(s); });
+        }
+        return selection;
+    };
+    for (const SelectProblem& problem : select_problems()) EXPECT_EQ(judge_selection(problem, select(problem, {})), "");
+    for (const SelectReading& mistake : select_mistakes()) {
+        int told = 0;
+        for (const SelectProblem& problem : select_problems())
+            told += judge_selection(problem, select(problem, mistake)).find("looks like: " + mistake.name) != std::string::npos
+                        ? 1
+                        : 0;
+        EXPECT_GT(told, 0) << mistake.name;
+    }
+    const SelectProblem problem = select_problems().front();
+    std::vector<std::int32_t> selection = select(problem, {});
+    selection[1] = selection[0];
+    EXPECT_NE(judge_selection(problem, selection).find("chooses a key twice"), std::string::npos);
+    selection[1] = -1;
+    EXPECT_NE(judge_selection(problem, selection).find("chooses 15 keys, must be 16"), std::string::npos);
+}
+
 TEST(ConformanceKitTest, AnswersAreThoseOfTheReference) {
     for (const AttentionProblem& problem : problems()) {
         const AttentionCase& c = problem.about;

@@ -8,6 +8,7 @@
 #include "mla/cache/rows.hpp"
 #include "mla/kernels/decode_absorbed.hpp"
 #include "mla/kernels/decode_sparse.hpp"
+#include "mla/kernels/select_keys.hpp"
 #include "mla/math/rms_norm.hpp"
 #include "mla/math/rope.hpp"
 #include "mla/math/softmax_state.hpp"
@@ -110,6 +111,18 @@ class Kernels {
     static void rms_norm(const testing::NormProblem& problem, MatrixView<A> x) {
         const std::vector<A> weight(problem.weight.begin(), problem.weight.end());
         mla::rms_norm(x, weight.data(), problem.eps);
+    }
+    /// Over keys in bf16, which hold them exactly.
+    void select(const testing::SelectProblem& problem, MatrixView<std::int32_t> selection) {
+        const std::vector<A> q(problem.q.begin(), problem.q.end());
+        const std::vector<A> weights(problem.weights.begin(), problem.weights.end());
+        std::vector<bf16> keys;
+        for (const float value : problem.k) keys.emplace_back(value);
+        const std::array<LatentView<bf16>, 1> views{{{keys.data(), problem.keys, problem.dim, 0, problem.dim}}};
+        const std::array<std::int32_t, 2> query_begin{0, static_cast<std::int32_t>(problem.queries)};
+        select_keys<A>({q.data(), problem.queries, problem.heads, problem.dim},
+                       MatrixView<const A>(weights.data(), problem.queries, problem.heads), views, query_begin, selection,
+                       workspace_, SerialExecutor{}, P);
     }
     static void store(const testing::StoreProblem& problem, std::byte* rows) {
         const std::vector<A> tokens(problem.values.begin(), problem.values.end());

@@ -54,6 +54,7 @@ struct AttentionCase {
     bool infinite_sinks = false;  ///< those of the first two heads are −inf and +inf
     bool tree = false;            ///< queries of a request see each other by a mask
     Index selected = 0;           ///< sparse: keys listed for each query, −1 and repeated ones among them; 0: dense
+    bool far_pages = false;       ///< pages of a pool lie up to 2^32 bytes and more apart
     bool wild_table = false;      ///< entries of a block table that no token uses name no page of the pool
 
     [[nodiscard]] bool expanded() const noexcept { return nope_dim > 0; }
@@ -145,6 +146,13 @@ struct AttentionCase {
          .requests = {{1, 65536}},
          .scores = Distribution::flat});
     add({.name = "long_context", .tier = Tier::stress, .latent_dim = 512, .rope_dim = 64, .requests = {{1, 65536}, {1, 7}}});
+    add({.name = "far_pages",
+         .tier = Tier::stress,
+         .heads = 4,
+         .latent_dim = 512,
+         .rope_dim = 64,
+         .requests = {{1, 150}, {2, 40}},
+         .far_pages = true});
     return cases;
 }
 

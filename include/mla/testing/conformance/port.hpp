@@ -15,6 +15,7 @@
 #include "mla/testing/conformance/merge_step.hpp"
 #include "mla/testing/conformance/norm_step.hpp"
 #include "mla/testing/conformance/rope_step.hpp"
+#include "mla/testing/conformance/select_step.hpp"
 #include "mla/testing/conformance/store_step.hpp"
 
 namespace mla::inline MLA_ISA::testing {
@@ -74,6 +75,12 @@ concept StorePort = requires(P& port, const StoreProblem& problem, std::byte* ro
     port.store(problem, rows);
 };
 
+/// select(problem, selection [T, top_k]): the numbers of the chosen keys in any order, −1 for none.
+template <class P>
+concept SelectPort = requires(P& port, const SelectProblem& problem, MatrixView<std::int32_t> selection) {
+    port.select(problem, selection);
+};
+
 /// Why a case in a layout is none for a port, or nothing.
 [[nodiscard]] inline std::string unsupported(const Supported& port, const AttentionCase& c, const CacheLayout& layout) {
     const auto any = [&](auto&& f) { return std::any_of(c.requests.begin(), c.requests.end(), f); };
@@ -88,6 +95,7 @@ concept StorePort = requires(P& port, const StoreProblem& problem, std::byte* ro
     if (!port.fewer_keys && any([](const RequestSize& r) { return r.length < r.queries; })) return "fewer keys than queries";
     if (!port.sinks && c.sinks) return "sinks";
     if (!port.trees && c.tree) return "trees";
+    if (c.far_pages && layout.page_size == 0) return "far pages without pages";
     if (!port.wild_tables && c.wild_table) return "wild entries of block tables";
     if (!port.selections && c.selected > 0) return "selections";
     return {};

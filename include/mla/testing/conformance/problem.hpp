@@ -5,7 +5,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
+#include <memory>
+#include <new>
 #include <span>
 #include <vector>
 
@@ -16,6 +19,26 @@
 #include "mla/testing/random.hpp"
 
 namespace mla::inline MLA_ISA::testing {
+
+/// Zeros that take no room until they are written to.
+class LazyMemory {
+  public:
+    LazyMemory() = default;
+    /// @throws std::bad_alloc when there is no address space for it
+    explicit LazyMemory(std::size_t bytes) : data_(static_cast<std::byte*>(std::calloc(bytes, 1))), size_(bytes) {
+        if (data_ == nullptr && bytes > 0) throw std::bad_alloc();
+    }
+    [[nodiscard]] std::byte* data() noexcept { return data_.get(); }
+    [[nodiscard]] const std::byte* data() const noexcept { return data_.get(); }
+    [[nodiscard]] std::size_t size() const noexcept { return size_; }
+
+  private:
+    struct Free {
+        void operator()(std::byte* data) const noexcept { std::free(data); }
+    };
+    std::unique_ptr<std::byte, Free> data_;
+    std::size_t size_ = 0;
+};
 
 /// How rows lie in memory.
 struct CacheLayout {
@@ -40,7 +63,7 @@ struct AttentionProblem {
     std::vector<std::int32_t> lengths;      ///< [R]
     std::vector<std::int32_t> selection;    ///< [T, selected]: slots, −1 for none; of a sparse case
     std::vector<std::vector<char>> trees;   ///< [R]: masks [T, T] of 0 and 1, of a case with trees
-    std::vector<std::byte> memory;          ///< rows, `row_bytes` apart
+    LazyMemory memory;                      ///< rows, `row_bytes` apart
     Index row_bytes = 0;
     Index pages = 0;                         ///< of the pool
     Index table_width = 0;                   ///< entries of a request's block table
@@ -152,11 +175,16 @@ inline void fill_rows(AttentionProblem& problem, Generator& generator) {
     return numbers;
 }
 
+/// Where pages lie: each as many times further than it need as leaves 2^32 bytes between the first and the last.
+[[nodiscard]] inline Index page_spread(const AttentionProblem& problem) {
+    if (!problem.about.far_pages) return 1;
+    return divide_up(Index{1} << 32, problem.layout.page_size * problem.row_bytes * (problem.pages - 1)) + 1;
+}
+
 /// Places rows: in pages that lie in a random order in a pool with some to spare, or each request's in one piece with a row
 /// between them.
 inline void place_rows(AttentionProblem& problem, Generator& generator) {
     constexpr Index spare = 3;
-    Index rows = 0;
     if (problem.paged()) {
         const Index size = problem.layout.page_size;
         for (const std::int32_t length : problem.lengths) {
@@ -164,21 +192,28 @@ inline void place_rows(AttentionProblem& problem, Generator& generator) {
             problem.pages += divide_up(length, size);
         }
         problem.pages += spare;
-        const std::vector<std::int32_t> order = shuffled(generator, problem.pages);
+        const Index spread = page_spread(problem);
+        std::vector<std::int32_t> order = shuffled(generator, problem.pages);
+        for (std::int32_t& page : order) page *= static_cast<std::int32_t>(spread);
+        problem.pages *= spread;
         problem.block_tables.assign(static_cast<std::size_t>(problem.requests() * problem.table_width),
                                     problem.about.wild_table ? unused_page : order.back());
         auto page = order.begin();
         for (Index r = 0; r < problem.requests(); ++r)
             for (Index i = 0; i < divide_up(problem.length(r), size); ++i)
                 problem.block_tables[static_cast<std::size_t>(r * problem.table_width + i)] = *page++;
-        rows = problem.pages * size;
-    } else {
-        for (const std::int32_t length : problem.lengths) {
-            problem.first_rows.push_back(rows);
-            rows += length + 1;
-        }
+        const Index page_bytes = size * problem.row_bytes;
+        problem.memory = LazyMemory(static_cast<std::size_t>(problem.pages * page_bytes));
+        for (const std::int32_t each : order) std::fill_n(problem.memory.data() + each * page_bytes, page_bytes, std::byte{0xff});
+        return;
     }
-    problem.memory.assign(static_cast<std::size_t>(rows * problem.row_bytes), std::byte{0xff});
+    Index rows = 0;
+    for (const std::int32_t length : problem.lengths) {
+        problem.first_rows.push_back(rows);
+        rows += length + 1;
+    }
+    problem.memory = LazyMemory(static_cast<std::size_t>(rows * problem.row_bytes));
+    std::fill_n(problem.memory.data(), problem.memory.size(), std::byte{0xff});
 }
 
 /// Lists for each query `selected` slots of keys that it sees, as many as there are, with −1 and repeated ones between them.

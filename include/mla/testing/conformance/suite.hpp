@@ -122,6 +122,23 @@ class StepConformance : public ::testing::Test {
     StepAnswer answer_;
 };
 
+/// A port's selection held against the scores.
+template <SelectPort Port>
+class SelectConformance : public ::testing::Test {
+  public:
+    explicit SelectConformance(SelectProblem problem) : problem_(std::move(problem)) {}
+
+    void TestBody() override {
+        Port port;
+        std::vector<std::int32_t> selection(static_cast<std::size_t>(problem_.queries * problem_.top_k), -2);
+        port.select(problem_, MatrixView<std::int32_t>(selection.data(), problem_.queries, problem_.top_k));
+        if (const std::string wrong = judge_selection(problem_, selection); !wrong.empty()) ADD_FAILURE() << wrong;
+    }
+
+  private:
+    SelectProblem problem_;
+};
+
 /// Registers the steps that a port has: calls add(name, factory of a test) for each.
 template <AttentionPort Port, class Add>
 int register_steps(Add&& add) {
@@ -139,6 +156,11 @@ int register_steps(Add&& add) {
     if constexpr (MergePort<Port>) all("merge", merge_problems(), merge_answer);
     if constexpr (RopePort<Port>) all("rope", rope_problems(), rope_answer);
     if constexpr (NormPort<Port>) all("rms_norm", norm_problems(), norm_answer);
+    if constexpr (SelectPort<Port>)
+        for (const SelectProblem& problem : select_problems()) {
+            add("select/" + problem.name, [=] { return static_cast<::testing::Test*>(new SelectConformance<Port>(problem)); });
+            ++count;
+        }
     if constexpr (StorePort<Port>) {
         std::vector<StoreProblem> problems = store_problems();
         const std::vector<reference::RowKind> kinds = Port().supported().kinds;
