@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <limits>
 #include <numbers>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,8 @@ struct Mutant {
     const char* name;
     const char* diagnosis = "";  ///< what the kit is to say of it; empty: that it fails
 };
+
+inline std::ostream& operator<<(std::ostream& stream, const Mutant& mutant) { return stream << mutant.name; }
 
 [[nodiscard]] inline std::vector<Mutant> mutants() {
     return {

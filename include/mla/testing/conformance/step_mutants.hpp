@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <numbers>
+#include <ostream>
 #include <vector>
 
 #include "mla/testing/conformance/run_step.hpp"
@@ -38,6 +39,8 @@ struct StepMutant {
     const char* name;
     const char* diagnosis;
 };
+
+inline std::ostream& operator<<(std::ostream& stream, const StepMutant& mutant) { return stream << mutant.name; }
 
 [[nodiscard]] inline std::vector<StepMutant> step_mutants() {
     return {
