@@ -1,5 +1,6 @@
 // The conformance kit is judged: it passes a plain kernel, and of each that is wrong by one mistake it says so, and why.
 #include "mla/testing/conformance/mutants.hpp"
+#include "mla/testing/conformance/port.hpp"
 #include "mla/testing/conformance/step_mutants.hpp"
 
 #include <gtest/gtest.h>
@@ -7,8 +8,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include "mla/reference/attention.hpp"
+#include "mla/reference/layer.hpp"
 
 namespace mla::testing {
 namespace {
@@ -119,25 +122,50 @@ TEST(ConformanceKitTest, TellsRightSelectionsFromWrongOnes) {
     EXPECT_NE(judge_selection(problem, selection).find("chooses 15 keys, must be 16"), std::string::npos);
 }
 
+TEST(ConformanceKitTest, FarPagesSpan32BitsOfBytes) {
+    const auto cases = attention_cases();
+    const auto far = std::find_if(cases.begin(), cases.end(), [](const AttentionCase& c) { return c.far_pages; });
+    ASSERT_NE(far, cases.end());
+    for (const CacheLayout& layout : cache_layouts()) {
+        if (layout.page_size == 0) continue;
+        const AttentionProblem problem = make_problem(*far, layout);
+        std::vector<Index> slots;
+        for (Index r = 0; r < problem.requests(); ++r)
+            for (Index s = 0; s < problem.length(r); ++s) slots.push_back(problem.slot_of(r, s));
+        const auto [first, last] = std::minmax_element(slots.begin(), slots.end());
+        EXPECT_GE((*last - *first) * problem.row_bytes, Index{1} << 32) << name(layout.kind) << " " << layout.page_size;
+    }
+}
+
+/// What the equations of the layer's reference give for a request.
+[[nodiscard]] reference::Attended reference_answer(const AttentionProblem& problem, const RequestReading& request,
+                                                   Index queries) {
+    const AttentionCase& c = problem.about;
+    const auto visible = [&](Index t, Index s) {
+        const auto& seen = request.seen[static_cast<std::size_t>(t)];
+        return std::find(seen.begin(), seen.end(), s) != seen.end();
+    };
+    if (!c.expanded())
+        return reference::attend_absorbed(request.queries, queries, c.heads, request.keys, c.latent_dim, problem.scale, visible);
+    const reference::Matrix kv_b = widened(problem.kv_b, c.heads * (c.nope_dim + c.value_dim), c.latent_dim);
+    const reference::ExpandedRows rows = reference::expand_rows(request.keys, kv_b, c.heads, c.nope_dim);
+    return reference::attend_masked(request.queries, rows.k, rows.v, queries, c.heads, c.heads, problem.scale, visible);
+}
+
 TEST(ConformanceKitTest, AnswersAreThoseOfTheReference) {
     for (const AttentionProblem& problem : problems()) {
         const AttentionCase& c = problem.about;
-        if (c.expanded()) continue;
         const Reading reading = read(problem);
         const Answer answer = solve(reading, c.out_dim());
         Index row = 0;
         for (Index r = 0; r < problem.requests(); ++r) {
             const RequestReading& request = reading.requests[static_cast<std::size_t>(r)];
-            auto expected = reference::attend_absorbed(request.queries, problem.queries_of(r), c.heads, request.keys,
-                                                       c.latent_dim, problem.scale, [&](Index t, Index s) {
-                                                           const auto& seen = request.seen[static_cast<std::size_t>(t)];
-                                                           return std::find(seen.begin(), seen.end(), s) != seen.end();
-                                                       });
+            auto expected = reference_answer(problem, request, problem.queries_of(r));
             if (!problem.sinks.empty()) expected = reference::with_sinks(std::move(expected), reading.sinks);
             for (Index i = 0; i < request.queries.rows; ++i, ++row) {
                 EXPECT_FALSE(!(detail::distance({&answer.lse[static_cast<std::size_t>(row)], 1},
                                                 {&expected.lse.values[static_cast<std::size_t>(i)], 1}) <= 1e-12));
-                const auto width = static_cast<std::size_t>(c.latent_dim);
+                const auto width = static_cast<std::size_t>(c.out_dim());
                 EXPECT_FALSE(!(detail::distance({answer.out.row(row), width}, {expected.output.row(i), width}) <= 1e-11))
                     << c.name;
             }

@@ -105,11 +105,15 @@ TEST(ResultTest, TheAnswerPassesInEveryType) {
 }
 
 TEST(ResultTest, IsJudgedAsItSaysItWasMade) {
-    Result result;
-    for (double& value : result.answer.lse) value = std::isinf(value) ? -value : value * std::numbers::log2e;
+    Result result{problem_of("decode_length_zero", {reference::RowKind::bf16, 16})};
+    const ResultReading positive{.lse = LseReport::base2, .lse_without_keys = std::numeric_limits<double>::infinity()};
+    for (double& value : result.answer.lse) value *= std::numbers::log2e;
     result.tensors[1] = result.lse_in<double>("F64");
-    EXPECT_TRUE(
-        result.judged({.lse = LseReport::base2, .lse_without_keys = std::numeric_limits<double>::infinity()}).judgement.passed);
+    EXPECT_TRUE(result.judged({.lse = LseReport::base2}).judgement.passed);
+    EXPECT_FALSE(result.judged(positive).judgement.passed) << "rows without keys are not reported as declared";
+    for (double& value : result.answer.lse) value = std::isinf(value) ? -value : value;
+    result.tensors[1] = result.lse_in<double>("F64");
+    EXPECT_TRUE(result.judged(positive).judgement.passed);
     EXPECT_TRUE(result.judged({.lse = LseReport::none}).judgement.passed);
     const PortJudgement natural = result.judged();
     EXPECT_FALSE(natural.judgement.passed);

@@ -55,7 +55,7 @@ struct Selection {
         std::vector<std::int32_t> all(static_cast<std::size_t>(length));
         std::iota(all.begin(), all.end(), 0);
         for (Index t = 0; t < rows; ++t) {
-            for (std::size_t i = all.size(); i > 1; --i) std::swap(all[i - 1], all[generator() % i]);
+            testing::shuffle(generator, all);
             std::copy_n(all.begin(), count, tokens.begin() + t * count);
         }
     }

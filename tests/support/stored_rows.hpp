@@ -84,7 +84,7 @@ struct ScatteredRows {
           table(static_cast<std::size_t>(pages)) {
         std::iota(table.begin(), table.end(), 0);
         testing::Generator generator(seed);
-        for (std::size_t i = table.size(); i > 1; --i) std::swap(table[i - 1], table[generator() % i]);
+        testing::shuffle(generator, table);
         for (Index t = 0; t < length; ++t)
             std::copy_n(rows.view().row(t), format.elements(),
                         pool.data() + table[static_cast<std::size_t>(t / page_size)] * page_stride() + t % page_size * stride);

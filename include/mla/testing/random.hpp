@@ -43,6 +43,12 @@ template <Storage S>
     return values;
 }
 
+/// Puts `values` in a random order (Fisher and Yates); std::shuffle differs between standard libraries.
+template <class V>
+void shuffle(Generator& generator, std::vector<V>& values) {
+    for (std::size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[generator() % i]);
+}
+
 /// Draws from N(0, 1), unrounded: [rows, cols].
 [[nodiscard]] inline reference::Matrix random_matrix(Generator& generator, Index rows, Index cols) {
     return {rows, cols, gaussian_values<double>(generator, rows * cols)};

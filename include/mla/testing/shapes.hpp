@@ -6,11 +6,11 @@
 #include <bit>
 #include <cstdint>
 #include <ostream>
-#include <random>
 #include <set>
 #include <vector>
 
 #include "mla/core/types.hpp"
+#include "mla/testing/random.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 
@@ -67,9 +67,8 @@ inline constexpr double cheap = 4e6;
 /// Of `candidates` as many as are needed for every `strength` values of different axes that meet in one of them to meet in
 /// one that is kept. Candidates are tried in a random order, the cheap ones first.
 [[nodiscard]] inline std::vector<AttentionShape> covering(std::vector<AttentionShape> candidates, int strength) {
-    std::mt19937_64 generator(20);
-    // Not std::shuffle, which differs between standard libraries.
-    for (std::size_t i = candidates.size(); i > 1; --i) std::swap(candidates[i - 1], candidates[generator() % i]);
+    Generator generator(20);
+    shuffle(generator, candidates);
     std::stable_sort(candidates.begin(), candidates.end(), [](const AttentionShape& a, const AttentionShape& b) {
         return std::max(a.cost(), cheap) < std::max(b.cost(), cheap);
     });

@@ -211,9 +211,9 @@ inline void attend_row(const Reading& reading, const RequestReading& request, co
     for (const RequestReading& request : reading.requests) {
         // Absorbed, all heads read the same rows.
         for (Index h = 0; h < (expanded ? reading.heads : 1) && request.queries.rows > 0; ++h) {
-            const detail::HeadRows read = detail::head_rows(reading, request, h);
+            const detail::HeadRows head = detail::head_rows(reading, request, h);
             for (Index row = h; row < request.queries.rows; row += expanded ? reading.heads : 1)
-                detail::attend_row(reading, request, read, row, first + row, answer);
+                detail::attend_row(reading, request, head, row, first + row, answer);
         }
         first += request.queries.rows;
     }
@@ -233,6 +233,13 @@ struct Rounding {
     double outputs = 0.0;           ///< of the type in which outputs are handed over
 };
 
+namespace detail {
+
+/// The smallest normal float; what is below may be taken for 0.
+inline constexpr double smallest_normal = 0x1p-126;
+
+}  // namespace detail
+
 /// How far outputs and LSE may lie from the answer. Rounding errors being independent, a sum of n products errs by u·√n times the
 /// root of the sum of their squares, with 2 more for what is rounded once; a score's error e moves each probability by 2e of
 /// itself at most. Elements are held to three times what is expected of their own terms' magnitudes, all together to the root of
@@ -244,7 +251,6 @@ struct Bounds {
 };
 
 [[nodiscard]] inline Bounds bounds_of(const Answer& answer, Index query_dim, const Rounding& rounding) {
-    constexpr double smallest = 0x1p-126;  // what is below may be taken for 0
     const auto sum_of = [&](Index terms) { return rounding.sums * (2.0 + std::sqrt(static_cast<double>(terms))); };
     const bool expanded = answer.decompressed > 0;
     const double decompression = expanded ? sum_of(answer.decompressed) : 0.0;
@@ -264,8 +270,8 @@ struct Bounds {
             const double own = rounding.outputs * std::abs(answer.out(r, c));
             const double steps =
                 rounding.probability_step * answer.reach(r, c) + (expanded ? decompression * answer.value_terms(r, c) : 0.0);
-            bounds.out(r, c) = 3.0 * (answer.magnitude(r, c) * (term + sum) + steps + own) + smallest;
-            const double expected = answer.spread(r, c) * term + steps + own + smallest +
+            bounds.out(r, c) = 3.0 * (answer.magnitude(r, c) * (term + sum) + steps + own) + detail::smallest_normal;
+            const double expected = answer.spread(r, c) * term + steps + own + detail::smallest_normal +
                                     std::max(answer.spread(r, c), std::abs(answer.out(r, c))) * sum;
             squares += expected * expected;
         }

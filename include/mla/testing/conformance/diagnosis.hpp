@@ -83,8 +83,7 @@ class Diagnoses {
         worst->value < 0 ? text << "LSE" : text << "value " << worst->value;
         text << ": expected " << worst->expected << ", found " << worst->found << ", bound " << worst->bound;
     }
-    text << "\n  " << (diagnoses.empty() ? "no known mistake gives these results" : "looks like: ");
-    for (std::size_t i = 0; i < diagnoses.size(); ++i) text << (i > 0 ? "; or: " : "") << diagnoses[i];
+    text << "\n  " << detail::likeness(diagnoses);
     return text.str();
 }
 

@@ -5,6 +5,8 @@
 #include <limits>
 #include <optional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "mla/testing/conformance/answer.hpp"
 
@@ -35,6 +37,14 @@ struct Found {
 };
 
 namespace detail {
+
+/// What failed results look like, as a phrase.
+[[nodiscard]] inline std::string likeness(const std::vector<std::string>& diagnoses) {
+    if (diagnoses.empty()) return "no known mistake gives these results";
+    std::string text = "looks like: " + diagnoses.front();
+    for (std::size_t i = 1; i < diagnoses.size(); ++i) text += "; or: " + diagnoses[i];
+    return text;
+}
 
 /// How many times its bound a value is off: 0 where it is equal, or NaN like what is expected; infinite where only one is finite.
 [[nodiscard]] inline double excess(double found, double expected, double bound) {

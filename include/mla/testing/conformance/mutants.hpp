@@ -371,11 +371,9 @@ class PlainKernel {
         double largest = is(Mistake::maximum_from_zero) ? 0.0 : -infinity;
         for (const Key& key : keys) largest = std::max(largest, key.score);
         if (is(Mistake::no_maximum)) largest = 0.0;
-        float sum = 0.0F;  // exponentials in float, which overflow and vanish
         std::vector<double> probabilities;
         for (const Key& key : keys) {
-            const float p = std::exp(static_cast<float>(key.score - largest));
-            sum += p;
+            const float p = std::exp(static_cast<float>(key.score - largest));  // overflows and vanishes
             probabilities.push_back(is(Mistake::probabilities_in_eight_bits)
                                         ? std::nearbyint(static_cast<double>(p) * 127.0) / 127.0
                                         : std::exp(key.score - largest));

@@ -103,15 +103,17 @@ concept SelectPort = requires(P& port, const SelectProblem& problem, MatrixView<
 
 namespace detail {
 
-/// LSE as natural logarithms, −inf for rows without keys. `without_keys`: what is reported for those.
+/// LSE as natural logarithms, −inf for rows without keys. `without_keys`: what is reported for those; another value's −inf is
+/// none of a row with keys, and becomes NaN.
 template <class Output>
 [[nodiscard]] std::vector<double> natural_lse(LseReport report, double without_keys, const std::vector<Output>& reported) {
     std::vector<double> lse;
     if (report == LseReport::none) return lse;
+    constexpr double none = -std::numeric_limits<double>::infinity();
     for (const Output output : reported) {
         const auto value = static_cast<double>(output);
         const double natural = value * (report == LseReport::base2 ? std::numbers::ln2 : 1.0);
-        lse.push_back(value == without_keys ? -std::numeric_limits<double>::infinity() : natural);
+        lse.push_back(value == without_keys ? none : value == none ? std::numeric_limits<double>::quiet_NaN() : natural);
     }
     return lse;
 }
@@ -158,14 +160,19 @@ struct PortJudgement {
 };
 
 /// `explained`: whether a failure is to be diagnosed, which takes a hundred times as long as to see it.
+[[nodiscard]] inline PortJudgement judge_found(const AttentionProblem& problem, const Rounding& rounding, const Found& found,
+                                               bool explained = true) {
+    const Answer answer = solve(problem);
+    PortJudgement judged{judge(problem, answer, rounding, found), {}};
+    if (!judged.judgement.passed && explained) judged.diagnoses = diagnose(problem, answer, rounding, found);
+    return judged;
+}
+
+/// Lets a port compute a problem and judges what it found.
 template <AttentionPort Port>
 [[nodiscard]] PortJudgement judge_port(Port& port, const AttentionProblem& problem, bool explained = true) {
     const PortResult result = run_port(port, problem);
-    const Answer answer = solve(problem);
-    const Rounding rounding = port.supported().rounding(problem);
-    PortJudgement judged{judge(problem, answer, rounding, result.found()), {}};
-    if (!judged.judgement.passed && explained) judged.diagnoses = diagnose(problem, answer, rounding, result.found());
-    return judged;
+    return judge_found(problem, port.supported().rounding(problem), result.found(), explained);
 }
 
 /// The layouts that every case is laid out in: each kind of row in one piece and in pages of 16, bf16 in pages of 1 and 64 too.

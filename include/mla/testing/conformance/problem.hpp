@@ -167,46 +167,47 @@ inline void fill_rows(AttentionProblem& problem, Generator& generator) {
     }
 }
 
-/// Numbers 0 … count − 1 in a random order; not std::shuffle, which differs between standard libraries.
+/// Numbers 0 … count − 1 in a random order.
 [[nodiscard]] inline std::vector<std::int32_t> shuffled(Generator& generator, Index count) {
     std::vector<std::int32_t> numbers(static_cast<std::size_t>(count));
     for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<std::int32_t>(i);
-    for (std::size_t i = numbers.size(); i > 1; --i) std::swap(numbers[i - 1], numbers[generator() % i]);
+    shuffle(generator, numbers);
     return numbers;
 }
 
-/// Where pages lie: each as many times further than it need as leaves 2^32 bytes between the first and the last.
-[[nodiscard]] inline Index page_spread(const AttentionProblem& problem) {
+/// Where pages lie: each as many times further than it need as leaves 2^32 bytes between the first and the last of `used` ones,
+/// whichever numbers they get.
+[[nodiscard]] inline Index page_spread(const AttentionProblem& problem, Index used) {
     if (!problem.about.far_pages) return 1;
-    return divide_up(Index{1} << 32, problem.layout.page_size * problem.row_bytes * (problem.pages - 1)) + 1;
+    return divide_up(Index{1} << 32, problem.layout.page_size * problem.row_bytes * (used - 1)) + 1;
 }
 
-/// Places rows: in pages that lie in a random order in a pool with some to spare, or each request's in one piece with a row
-/// between them.
-inline void place_rows(AttentionProblem& problem, Generator& generator) {
+/// Places rows in pages that lie in a random order in a pool with some to spare.
+inline void place_in_pages(AttentionProblem& problem, Generator& generator) {
     constexpr Index spare = 3;
-    if (problem.paged()) {
-        const Index size = problem.layout.page_size;
-        for (const std::int32_t length : problem.lengths) {
-            problem.table_width = std::max(problem.table_width, divide_up(length, size) + 1);
-            problem.pages += divide_up(length, size);
-        }
-        problem.pages += spare;
-        const Index spread = page_spread(problem);
-        std::vector<std::int32_t> order = shuffled(generator, problem.pages);
-        for (std::int32_t& page : order) page *= static_cast<std::int32_t>(spread);
-        problem.pages *= spread;
-        problem.block_tables.assign(static_cast<std::size_t>(problem.requests() * problem.table_width),
-                                    problem.about.wild_table ? unused_page : order.back());
-        auto page = order.begin();
-        for (Index r = 0; r < problem.requests(); ++r)
-            for (Index i = 0; i < divide_up(problem.length(r), size); ++i)
-                problem.block_tables[static_cast<std::size_t>(r * problem.table_width + i)] = *page++;
-        const Index page_bytes = size * problem.row_bytes;
-        problem.memory = LazyMemory(static_cast<std::size_t>(problem.pages * page_bytes));
-        for (const std::int32_t each : order) std::fill_n(problem.memory.data() + each * page_bytes, page_bytes, std::byte{0xff});
-        return;
+    const Index size = problem.layout.page_size;
+    Index used = 0;
+    for (const std::int32_t length : problem.lengths) {
+        problem.table_width = std::max(problem.table_width, divide_up(length, size) + 1);
+        used += divide_up(length, size);
     }
+    const Index spread = page_spread(problem, used);
+    std::vector<std::int32_t> order = shuffled(generator, used + spare);
+    for (std::int32_t& page : order) page *= static_cast<std::int32_t>(spread);
+    problem.pages = (used + spare) * spread;
+    problem.block_tables.assign(static_cast<std::size_t>(problem.requests() * problem.table_width),
+                                problem.about.wild_table ? unused_page : order.back());
+    auto page = order.begin();
+    for (Index r = 0; r < problem.requests(); ++r)
+        for (Index i = 0; i < divide_up(problem.length(r), size); ++i)
+            problem.block_tables[static_cast<std::size_t>(r * problem.table_width + i)] = *page++;
+    const Index page_bytes = size * problem.row_bytes;
+    problem.memory = LazyMemory(static_cast<std::size_t>(problem.pages * page_bytes));
+    for (const std::int32_t each : order) std::fill_n(problem.memory.data() + each * page_bytes, page_bytes, std::byte{0xff});
+}
+
+/// Places each request's rows in one piece, with a row between two of them.
+inline void place_in_pieces(AttentionProblem& problem) {
     Index rows = 0;
     for (const std::int32_t length : problem.lengths) {
         problem.first_rows.push_back(rows);
@@ -268,7 +269,10 @@ inline void fill_trees(AttentionProblem& problem, Generator& generator) {
     detail::fill_queries(problem, generator);
     detail::fill_trees(problem, generator);
     Generator places(seed_of(c) + 1);
-    detail::place_rows(problem, places);
+    if (problem.paged())
+        detail::place_in_pages(problem, places);
+    else
+        detail::place_in_pieces(problem);
     detail::fill_rows(problem, generator);
     detail::fill_selection(problem, places);
     return problem;

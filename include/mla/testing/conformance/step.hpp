@@ -16,7 +16,7 @@
 
 namespace mla::inline MLA_ISA::testing {
 
-/// What a step should give. Inputs of the steps below are floats; a port that takes bf16 finds them exact in it, but for rows.
+/// What a step should give. Inputs of the steps are floats, not all of them exact in narrower types.
 struct StepAnswer {
     std::vector<double> values;
     std::vector<double> bounds;                                         ///< of each value, for sums in float
@@ -63,15 +63,13 @@ struct StepJudgement {
     const std::size_t i = judgement.worst;
     text << name << ": " << judgement.wrong << " of " << found.size() << " wrong\n  worst: number " << i << ": expected "
          << answer.values[i] << ", found " << found[i] << ", bound " << answer.bounds[i] << "\n  "
-         << (judgement.diagnoses.empty() ? "no known mistake gives these results" : "looks like: ");
-    for (std::size_t d = 0; d < judgement.diagnoses.size(); ++d) text << (d > 0 ? "; or: " : "") << judgement.diagnoses[d];
+         << detail::likeness(judgement.diagnoses);
     return text.str();
 }
 
 namespace detail {
 
 inline constexpr double float_roundoff = 0x1p-24;
-inline constexpr double smallest_normal = 0x1p-126;
 
 [[nodiscard]] inline Generator step_generator(const std::string& name) { return Generator(seed_of({.name = name})); }
 

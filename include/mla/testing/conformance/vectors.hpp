@@ -158,10 +158,7 @@ namespace detail {
         double exact = 0.0;
         lse = detail::natural_lse(reading.lse, reading.lse_without_keys, detail::result_values(file, "lse", {T, H}, exact));
     }
-    const Answer answer = solve(problem);
-    PortJudgement judged{judge(problem, answer, rounding, {out, lse}), {}};
-    if (!judged.judgement.passed) judged.diagnoses = diagnose(problem, answer, rounding, {out, lse});
-    return judged;
+    return judge_found(problem, rounding, {out, lse});
 }
 
 }  // namespace mla::inline MLA_ISA::testing
