@@ -2,9 +2,13 @@
 // keys of its own, all queries over keys that all share.
 #pragma once
 
+#include <algorithm>
+
+#include "mla/core/function_ref.hpp"
 #include "mla/kernels/attention_kernels.hpp"
 #include "mla/kernels/batch.hpp"
 #include "mla/kernels/block_source.hpp"
+#include "mla/kernels/row_list.hpp"
 #include "mla/kernels/segment.hpp"
 
 namespace mla::inline MLA_ISA::detail {
