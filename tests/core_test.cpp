@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mla/core/errors.hpp"
+#include "mla/core/tensor_ref.hpp"
 #include "mla/core/views.hpp"
 #include "support/thrown.hpp"
 #include "support/type_lists.hpp"
@@ -190,10 +191,57 @@ TEST(TensorRefTest, RowRangesOfFp8KeepTheirBlocks) {
     });
 }
 
-TEST(TensorRefTest, CountsFp8WithoutScalesAsItIs) {
-    const mla::fp8 value(-0.40625F);
-    TensorRef(&value, mla::DType::f8_e4m3, 1, 1, 1).visit([](const auto& element) {
-        EXPECT_EQ(static_cast<float>(element(0, 0)), -0.40625F);
+/// Every element of ranges cut out of a matrix, some at odd places, is the whole matrix's.
+void expect_ranges(const TensorRef& whole) {
+    for (const auto& [row, col] : {std::pair<Index, Index>{0, 0}, {3, 64}, {50, 1}, {100, 127}, {129, 255}}) {
+        const TensorRef part = whole.column_range(col / 2, whole.cols - col / 2)
+                                   .row_range(row, whole.rows - row)
+                                   .column_range(col - col / 2, whole.cols - col);
+        whole.visit([&, r0 = row, c0 = col](const auto& of_whole) {
+            part.visit([&](const auto& of_part) {
+                for (Index r = 0; r < part.rows; ++r)
+                    for (Index c = 0; c < part.cols; ++c)
+                        ASSERT_EQ(static_cast<double>(of_part(r, c)), static_cast<double>(of_whole(r0 + r, c0 + c)))
+                            << r << ", " << c;
+            });
+        });
+    }
+}
+
+TEST(TensorRefTest, RangesOfEveryTypeKeepTheirScales) {
+    std::vector<std::uint8_t> bytes(130 * 300 * 8);
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 37 % 61);
+    std::vector<float> scales(130 * 300);
+    for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(i % 97) + 0.5F;
+    for (const auto type : {mla::DType::f64, mla::DType::f32, mla::DType::bf16, mla::DType::f16})
+        expect_ranges(TensorRef(bytes.data(), type, 130, 300, 300));
+    using mla::BlockScales;
+    const auto f32 = mla::DType::f32;
+    for (const BlockScales& each :
+         {BlockScales(scales.data(), 3), BlockScales(scales.data(), f32, 32, 48, 7), BlockScales::per_row(scales.data(), f32),
+          BlockScales::per_tensor(scales.data(), f32), BlockScales::per_group(scales.data(), f32, 32, 10)})
+        for (const auto type : {mla::DType::f8_e4m3, mla::DType::i8, mla::DType::i4})
+            expect_ranges(TensorRef(bytes.data(), type, 130, 300, 300, each));
+}
+
+TEST(TensorRefTest, ReadsScalesOfEveryType) {
+    const float f32 = 0.375F;
+    const mla::bf16 narrow(0.375F);
+    const mla::fp16 half(0.375F);
+    const auto power = mla::ue8m0::at_least(0.2F);
+    EXPECT_EQ(mla::BlockScales::per_tensor(&f32, mla::DType::f32)(7, 9), 0.375F);
+    EXPECT_EQ(mla::BlockScales::per_tensor(&narrow, mla::DType::bf16)(7, 9), 0.375F);
+    EXPECT_EQ(mla::BlockScales::per_tensor(&half, mla::DType::f16)(7, 9), 0.375F);
+    EXPECT_EQ(mla::BlockScales::per_tensor(&power, mla::DType::f8_e8m0)(7, 9), 0.25F);
+}
+
+TEST(TensorRefTest, Int4IsTwoInAByteTheFirstInItsLowerHalf) {
+    const std::uint8_t bytes[2] = {0xF0, 0x87};
+    const float scale = 0.5F;
+    const TensorRef tensor(bytes, mla::DType::i4, 1, 4, 4, mla::BlockScales::per_tensor(&scale, mla::DType::f32));
+    tensor.visit([](const auto& element) {
+        const double expected[] = {-4.0, 3.5, -0.5, 0.0};
+        for (Index c = 0; c < 4; ++c) EXPECT_EQ(static_cast<double>(element(0, c)), expected[c]);
     });
 }
 

@@ -47,7 +47,7 @@ TYPED_TEST(EigenTest, AMatrixIsSeenAsItLies) {
     fill(matrix);
     const TensorRef tensor = tensor_ref(matrix);
     EXPECT_EQ(tensor.data, matrix.data());
-    EXPECT_EQ(mla::size_of(tensor.dtype), static_cast<Index>(sizeof(TypeParam)));
+    EXPECT_EQ(mla::bits_of(tensor.dtype), static_cast<Index>(8 * sizeof(TypeParam)));
     expect_filled(tensor, 3, 5);
 }
 

@@ -169,7 +169,7 @@ template <class S>
 void expect_dtype(DType type, const std::string& name) {
     EXPECT_EQ(mla::dtype_of<S>, type);
     EXPECT_EQ(mla::name(type), name);
-    EXPECT_EQ(mla::size_of(type), static_cast<mla::Index>(sizeof(S)));
+    EXPECT_EQ(mla::bits_of(type), static_cast<mla::Index>(8 * sizeof(S)));
 }
 
 TEST(DTypeTest, NamesAndSizesFollowTheStorageType) {
@@ -178,7 +178,7 @@ TEST(DTypeTest, NamesAndSizesFollowTheStorageType) {
     expect_dtype<bf16>(DType::bf16, "bf16");
     expect_dtype<fp16>(DType::f16, "fp16");
     EXPECT_EQ(mla::name(DType::f8_e4m3), std::string("fp8"));
-    EXPECT_EQ(mla::size_of(DType::f8_e4m3), 1);
+    EXPECT_EQ(mla::bits_of(DType::f8_e4m3), 8);
 }
 
 TEST(RoundingTest, RoundsUpToWholeSteps) {

@@ -4,6 +4,7 @@
 #include <Eigen/Core>
 
 #include "mla/core/errors.hpp"
+#include "mla/core/tensor_ref.hpp"
 #include "mla/core/views.hpp"
 
 namespace mla::inline MLA_ISA {

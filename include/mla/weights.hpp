@@ -6,7 +6,7 @@
 
 #include "mla/config.hpp"
 #include "mla/core/errors.hpp"
-#include "mla/core/views.hpp"
+#include "mla/core/tensor_ref.hpp"
 
 namespace mla::inline MLA_ISA {
 
@@ -122,11 +122,13 @@ inline std::ostream& operator<<(std::ostream& stream, const TensorShape& shape) 
 
 }  // namespace detail
 
-/// @throws std::invalid_argument unless the tensor `name` is there and is [rows, cols]
+/// @throws std::invalid_argument unless the tensor `name` is there and is [rows, cols], with scales where its type asks for them
 inline void require_tensor(const char* name, const TensorRef& found, Index rows, Index cols) {
     const detail::TensorShape expected{rows, cols};
     if (found.empty()) throw_invalid(name, "missing", expected);
     if (found.rows != rows || found.cols != cols) throw_invalid(name, detail::TensorShape{found.rows, found.cols}, expected);
+    if (is_quantised(found.dtype) && found.scales.empty())
+        throw_invalid((std::string(name) + " scales").c_str(), "missing", std::string("there, beside ") + mla::name(found.dtype));
     if (found.stride < cols) require_at_least((std::string(name) + " row stride").c_str(), found.stride, cols);
 }
 

@@ -30,7 +30,7 @@ using io::StoredTensor;
     std::vector<Index> shape = {tensor.cols};
     if (tensor.rows > 1) shape.insert(shape.begin(), tensor.rows);
     const auto* first = static_cast<const char*>(tensor.data);
-    return {std::move(name), dtype, shape, as_bytes(first, tensor.rows * tensor.cols * size_of(tensor.dtype))};
+    return {std::move(name), dtype, shape, as_bytes(first, tensor.rows * tensor.cols * bits_of(tensor.dtype) / 8)};
 }
 
 /// The tensors of a layer under the names of published checkpoints.

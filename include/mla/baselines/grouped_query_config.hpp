@@ -2,7 +2,7 @@
 #pragma once
 
 #include "mla/config.hpp"
-#include "mla/core/views.hpp"
+#include "mla/core/tensor_ref.hpp"
 
 namespace mla::inline MLA_ISA::baselines {
 

@@ -126,8 +126,17 @@ enum class Precision : std::uint8_t {
     return precision == Precision::operand ? "operand" : "full";
 }
 
-/// The run-time name of a storage type, or of fp8, in which weights come but are not kept.
-enum class DType : std::uint8_t { f64, f32, bf16, f16, f8_e4m3 };
+/// The run-time name of a type in which numbers come: a storage type, or of a quantised weight or its scales.
+enum class DType : std::uint8_t {
+    f64,
+    f32,
+    bf16,
+    f16,
+    f8_e4m3,
+    i8,
+    i4,       ///< two in a byte, the first in its lower half, each 8 more than what it stands for
+    f8_e8m0,  ///< powers of two: of scales only
+};
 
 template <Storage S>
 inline constexpr DType dtype_of = std::is_same_v<S, double>  ? DType::f64
@@ -142,12 +151,30 @@ inline constexpr DType dtype_of = std::is_same_v<S, double>  ? DType::f64
         case DType::bf16: return "bf16";
         case DType::f16: return "fp16";
         case DType::f8_e4m3: return "fp8";
+        case DType::i8: return "int8";
+        case DType::i4: return "int4";
+        case DType::f8_e8m0: return "ue8m0";
     }
     return "unknown";
 }
 
-[[nodiscard]] constexpr Index size_of(DType type) noexcept {
-    return type == DType::f64 ? 8 : type == DType::f32 ? 4 : type == DType::f8_e4m3 ? 1 : 2;
+[[nodiscard]] constexpr Index bits_of(DType type) noexcept {
+    switch (type) {
+        case DType::f64: return 64;
+        case DType::f32: return 32;
+        case DType::bf16:
+        case DType::f16: return 16;
+        case DType::f8_e4m3:
+        case DType::i8:
+        case DType::f8_e8m0: return 8;
+        case DType::i4: return 4;
+    }
+    return 0;
+}
+
+/// Whether numbers of a type are nothing without scales.
+[[nodiscard]] constexpr bool is_quantised(DType type) noexcept {
+    return type == DType::f8_e4m3 || type == DType::i8 || type == DType::i4;
 }
 
 /// Least multiple of `step` that is not below `value`.

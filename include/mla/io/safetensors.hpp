@@ -13,7 +13,7 @@
 #include <string_view>
 #include <utility>
 
-#include "mla/core/views.hpp"
+#include "mla/core/tensor_ref.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/io/mapped_file.hpp"
 #include "mla/io/safetensors_header.hpp"
@@ -123,7 +123,7 @@ class Safetensors {
     }
 
     [[nodiscard]] const void* aligned(std::string_view name, std::span<const std::byte> bytes, DType type) {
-        const auto alignment = static_cast<std::uintptr_t>(size_of(type));
+        const auto alignment = static_cast<std::uintptr_t>(bits_of(type) / 8);
         if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment == 0) return bytes.data();
         auto copy = copies_.find(name);
         if (copy == copies_.end()) {

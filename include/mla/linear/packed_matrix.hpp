@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "mla/core/errors.hpp"
-#include "mla/core/views.hpp"
+#include "mla/core/tensor_ref.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/linear/panels.hpp"
 

@@ -6,7 +6,7 @@
 
 #include "mla/core/errors.hpp"
 #include "mla/core/types.hpp"
-#include "mla/core/views.hpp"
+#include "mla/core/tensor_ref.hpp"
 
 namespace mla::inline MLA_ISA::reference {
 
