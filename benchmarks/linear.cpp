@@ -6,10 +6,11 @@
 namespace mla::bench {
 namespace {
 
-template <Storage S>
+template <Weight S>
 void add_linear(const presets::Preset& preset) {
     for (const Shape& shape : shapes(preset.config())) {
-        const std::string weights = std::string(preset.name) + "/" + shape.name + "/" + name(dtype_of<S>);
+        if (QuantisedWeight<S> && shape.heads > 1) continue;  // which stay wider
+        const std::string weights = std::string(preset.name) + "/" + shape.name + "/" + Format<S>::name;
         for (const Index tokens : {Index{1}, Index{8}, Index{64}, Index{512}})
             for (const Index threads : thread_counts())
                 add_case("linear/" + weights + part("T", tokens) + part("threads", threads),
@@ -18,7 +19,8 @@ void add_linear(const presets::Preset& preset) {
 }
 
 void add_cases(const Presets& wanted) {
-    for (const presets::Preset& preset : wanted) for_each_type(FloatStorageTypes{}, [&]<class S>() { add_linear<S>(preset); });
+    for (const presets::Preset& preset : wanted)
+        for_each_type(Without<double, WeightTypes>{}, [&]<class S>() { add_linear<S>(preset); });
 }
 
 }  // namespace

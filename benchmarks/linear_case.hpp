@@ -34,14 +34,22 @@ struct Shape {
     return all;
 }
 
+/// Bytes of a packed matrix of S, with its scales.
+template <Weight S>
+[[nodiscard]] double weight_bytes(const Shape& shape) {
+    double bytes = static_cast<double>(sizeof(S)) / static_cast<double>(Format<S>::panel_values);
+    if constexpr (QuantisedWeight<S>) bytes += sizeof(float) / static_cast<double>(Format<S>::made_scale_step);
+    return static_cast<double>(shape.heads * shape.in * shape.out) * bytes;
+}
+
 /// As many packed copies as make the weights cold.
-template <Storage S>
+template <Weight S>
 [[nodiscard]] std::shared_ptr<Ring<PackedMatrix<S>>> packed_weights(const std::string& name, const Shape& shape) {
     return shared_by<Ring<PackedMatrix<S>>>(name, name, [&] {
-        RandomTensors<S> tensors;
+        RandomTensors<std::conditional_t<QuantisedWeight<S>, bf16, S>> tensors;
         const TensorRef weight = tensors.add(shape.heads * shape.out, shape.in);
-        const double bytes = static_cast<double>(shape.heads * shape.in * shape.out) * sizeof(S);
-        return std::make_shared<Ring<PackedMatrix<S>>>(cold_copies(bytes), [&] {
+        return std::make_shared<Ring<PackedMatrix<S>>>(cold_copies(weight_bytes<S>(shape)), [&] {
+            if (shape.heads == 1) return PackedMatrix<S>(weight);
             PackedMatrix<S> packed(shape.heads, shape.in, shape.out);
             for (Index h = 0; h < shape.heads; ++h) packed.pack(h, weight.row_range(h * shape.out, shape.out));
             return packed;
@@ -50,15 +58,15 @@ template <Storage S>
 }
 
 /// What multiplying `tokens` rows with a matrix of S amounts to.
-template <Storage S>
+template <Weight S>
 [[nodiscard]] Work linear_work(const Shape& shape, Index tokens, Index threads) {
     return {.flops = 2.0 * static_cast<double>(tokens * shape.heads * shape.in * shape.out),
-            .bytes = static_cast<double>(shape.heads * shape.in * shape.out) * sizeof(S),
-            .peak = dot_rate<S>,
+            .bytes = weight_bytes<S>(shape),
+            .peak = dot_rate<std::conditional_t<QuantisedWeight<S>, bf16, S>>,
             .threads = threads};
 }
 
-template <Storage S>
+template <Weight S>
 class LinearCase : public Case {
   public:
     LinearCase(const std::string& weights, const Shape& shape, Index tokens, Index threads)

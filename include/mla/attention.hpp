@@ -32,21 +32,22 @@
 
 namespace mla::inline MLA_ISA {
 
-/// One MLA layer with weights stored as T (double, float, bf16 or fp16). Activations are float, or double when T is double; what
-/// is rounded of them to meet weights of bf16 and caches of bf16 or less is the layer's `Precision`. DcStatic and DrStatic fix
-/// kv_lora_rank and qk_rope_head_dim at compile time, or are mla::Dynamic. Owns its packed weights and nothing that changes from
-/// call to call, so that threads may share it.
+/// One MLA layer with weights stored as T (double, float, bf16 or fp16), its projections perhaps as fp8, int8 or int4.
+/// Activations are float, or double when T is double; what is rounded of them to meet weights of bf16 and caches of bf16 or less
+/// is the layer's `Precision`. DcStatic and DrStatic fix kv_lora_rank and qk_rope_head_dim at compile time, or are mla::Dynamic.
+/// Owns its packed weights and nothing that changes from call to call, so that threads may share it.
 template <Storage T, int DcStatic = Dynamic, int DrStatic = (DcStatic == Dynamic ? Dynamic : 64)>
 class Attention {
   public:
     using Activation = compute_t<T>;
     using Matrix = RowMatrix<Activation>;
 
-    /// Packs the weights once; the tensors are not needed afterwards.
+    /// Packs the weights once, as `packing` says, over the executor; the tensors are not needed afterwards.
     /// @throws std::invalid_argument when the config is invalid, contradicts DcStatic or DrStatic, or a tensor is missing or
     /// misshapen
-    Attention(const Config& config, const AttentionWeights& weights, Precision precision = Precision::operand)
-        : Attention(checked(config, weights), weights, precision, Checked{}) {}
+    Attention(const Config& config, const AttentionWeights& weights, Precision precision = Precision::operand,
+              const PackOptions& packing = {}, ExecutorRef executor = SerialExecutor{})
+        : Attention(checked(config, weights), weights, precision, detail::Packer{packing, executor}) {}
 
     [[nodiscard]] const Config& config() const noexcept { return config_; }
     [[nodiscard]] Precision precision() const noexcept { return precision_; }
@@ -127,7 +128,6 @@ class Attention {
 
   private:
     using A = Activation;
-    struct Checked {};
 
     /// Activations between the steps of a call.
     struct Scratch {
@@ -208,16 +208,16 @@ class Attention {
         return config;
     }
 
-    Attention(const Config& config, const AttentionWeights& weights, Precision precision, Checked)
+    Attention(const Config& config, const AttentionWeights& weights, Precision precision, const detail::Packer& pack)
         : config_(config),
           precision_(precision),
           rope_(config.rope, config.qk_rope_head_dim),
-          queries_(config, weights, precision),
-          latents_(config, weights, precision),
-          heads_(config, weights.kv_b_proj),
-          output_(config, weights, precision) {
+          queries_(config, weights, precision, pack),
+          latents_(config, weights, precision, pack),
+          heads_(config, weights.kv_b_proj, pack.executor),
+          output_(config, weights, precision, pack) {
         if (config.sinks) sinks_ = detail::to_vector<A>(weights.sinks);
-        if (config.indexer.heads > 0) indexer_.emplace(config, weights.indexer, precision);
+        if (config.indexer.heads > 0) indexer_.emplace(config, weights.indexer, precision, pack.options.indexer, pack.executor);
     }
 
     template <LatentStore Cache>

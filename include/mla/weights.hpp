@@ -1,6 +1,7 @@
 // The weights of a layer as they lie in a checkpoint: references, not owned, of any storage type.
 #pragma once
 
+#include <cstdint>
 #include <ostream>
 #include <string>
 
@@ -108,6 +109,32 @@ void for_each_tensor(const Config& config, Weights& weights, F&& f) {
     if (config.sinks) f("sinks", weights.sinks, Index{1}, heads);
     if (config.indexer.heads > 0) for_each_indexer_tensor(config, weights.indexer, f);
 }
+
+/// What a matrix is kept as in its panels. Of fp8, int8 and int4 the codes and scales of a weight that is stored so are kept as
+/// they are; of any other they are made, with one scale for 128 neighbours of a row (int4: 32).
+enum class Packing : std::uint8_t {
+    as_stored,   ///< fp8, int8 and int4 where the weight is one, with blocks of whole eights; else the layer's type
+    layer_type,  ///< the layer's type: quantised weights are multiplied out, and rounded to it
+    fp8,
+    int8,
+    int4,
+};
+
+/// A recipe for the matrices of a layer. W_UK and W_UV, the halves of kv_b_proj, are kept in the layer's type. A layer of double
+/// keeps all in double.
+struct PackOptions {
+    Packing q_a_proj = Packing::as_stored;
+    Packing q_b_proj = Packing::as_stored;  ///< or q_proj, or q_gate_proj
+    Packing kv_a_proj_with_mqa = Packing::as_stored;
+    Packing o_proj = Packing::as_stored;
+    Packing gate_proj = Packing::as_stored;
+    Packing indexer = Packing::as_stored;  ///< all of its projections
+
+    /// The same for all.
+    [[nodiscard]] static constexpr PackOptions all(Packing packing) noexcept {
+        return {packing, packing, packing, packing, packing, packing};
+    }
+};
 
 namespace detail {
 

@@ -137,6 +137,8 @@ struct MultiplyPanels {
     const void* panels;  ///< panel 0 of the matrix
     Index panel_begin;
     Index panel_end;
+    const A* scales;   ///< of panel 0, a vector of a panel's columns for each scale_step of its rows; null without
+    Index scale_step;  ///< a multiple of 8
 };
 
 template <class A>
@@ -157,7 +159,7 @@ struct NormKernels {
 
 /// How many formats formats/formats.hpp lists, of caches and of weights.
 inline constexpr int cache_formats = 7;
-inline constexpr int weight_formats = 4;
+inline constexpr int weight_formats = 7;
 
 /// All functions of a target for one type computed in. Formats stand in the order of their list, precisions in that of
 /// `Precision`; weights that are computed in another type have none.

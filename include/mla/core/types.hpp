@@ -97,6 +97,19 @@ struct int8 {
     constexpr operator float() const noexcept { return static_cast<float>(bits); }
 };
 
+/// Storage of eight signed numbers of four bits, the first in the lowest, that stand for multiples of a scale kept elsewhere.
+struct int4x8 {
+    std::uint32_t bits = 0;
+
+    [[nodiscard]] constexpr std::int32_t operator[](Index i) const noexcept {
+        return static_cast<std::int32_t>(bits << static_cast<unsigned>(28 - 4 * i)) >> 28U;
+    }
+    constexpr void set(Index i, std::int32_t value) noexcept {
+        const auto shift = static_cast<unsigned>(4 * i);
+        bits = (bits & ~(15U << shift)) | (static_cast<std::uint32_t>(value) & 15U) << shift;
+    }
+};
+
 static_assert(std::is_trivially_copyable_v<bf16> && sizeof(bf16) == 2);
 static_assert(std::is_trivially_copyable_v<fp16> && sizeof(fp16) == 2);
 static_assert(std::is_trivially_copyable_v<int8> && sizeof(int8) == 1);
@@ -112,7 +125,7 @@ concept Storage = is_listed<S, StorageTypes>;
 template <class A>
 concept Compute = std::is_same_v<A, double> || std::is_same_v<A, float>;
 
-template <Storage S>
+template <class S>
 using compute_t = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 /// What a product rounds of its operands, where weights or cache are bf16 or narrower. The caller's choice, the same on every

@@ -71,6 +71,8 @@ struct StorageFormat {
     static constexpr Index row_alignment = sizeof(C);
     /// Values of k that lie side by side in a panel of packed weights.
     static constexpr int panel_interleave = 1;
+    using PanelElement = C;
+    static constexpr Index panel_values = 1;
 
     [[nodiscard]] static constexpr Index elements(Index latent_dim, Index rope_dim) noexcept { return latent_dim + rope_dim; }
 

@@ -2,12 +2,14 @@
 // cache").
 #pragma once
 
+#include "mla/formats/quantised_weight.hpp"
 #include "mla/formats/scaled_format.hpp"
 
 namespace mla::inline MLA_ISA {
 
 template <>
-struct Format<fp8> : detail::ScaledFormat<fp8, 128, 448> {
+struct Format<fp8> : detail::ScaledFormat<fp8, 128, 448>,
+                     detail::QuantisedWeightFormat<fp8, simd::Fp8Code, DType::f8_e4m3, 448, 128> {
     static constexpr const char* name = "fp8";
 
     template <class Target, Compute A, Precision P>

@@ -3,12 +3,14 @@
 // bytes as they are, rope keys, queries and probabilities as multiples of a step.
 #pragma once
 
+#include "mla/formats/quantised_weight.hpp"
 #include "mla/formats/scaled_format.hpp"
 
 namespace mla::inline MLA_ISA {
 
 template <>
-struct Format<int8> : detail::ScaledFormat<int8, std::numeric_limits<Index>::max(), 127> {
+struct Format<int8> : detail::ScaledFormat<int8, std::numeric_limits<Index>::max(), 127>,
+                      detail::QuantisedWeightFormat<int8, int8, DType::i8, 127, 128> {
     static constexpr const char* name = "int8";
 
     template <class Target, Compute A, Precision P>

@@ -15,16 +15,16 @@ struct HeadProjections {
         expand_key;         ///< a head: c Dc → Dn; the transpose of absorb_key, since a product reads its matrix in one order
     PackedMatrix<T> value;  ///< a head: c Dc → Dv
 
-    HeadProjections(const Config& config, const TensorRef& kv_b)
+    HeadProjections(const Config& config, const TensorRef& kv_b, ExecutorRef executor)
         : absorb_key(config.num_attention_heads, config.qk_nope_head_dim, config.kv_lora_rank),
           expand_key(config.num_attention_heads, config.kv_lora_rank, config.qk_nope_head_dim),
           value(config.num_attention_heads, config.kv_lora_rank, config.v_head_dim) {
         const Index stride = config.qk_nope_head_dim + config.v_head_dim;
         for (Index h = 0; h < config.num_attention_heads; ++h) {
             const TensorRef key = kv_b.row_range(h * stride, config.qk_nope_head_dim);
-            absorb_key.pack_transposed(h, key);
-            expand_key.pack(h, key);
-            value.pack(h, kv_b.row_range(h * stride + config.qk_nope_head_dim, config.v_head_dim));
+            absorb_key.pack_transposed(h, key, executor);
+            expand_key.pack(h, key, executor);
+            value.pack(h, kv_b.row_range(h * stride + config.qk_nope_head_dim, config.v_head_dim), executor);
         }
     }
 

@@ -61,10 +61,11 @@ class Indexer {
   public:
     using Activation = compute_t<T>;
 
-    /// Packs the weights once; the tensors are not needed afterwards.
+    /// Packs the weights once, over the executor; the tensors are not needed afterwards.
     /// @throws std::invalid_argument when the config is invalid or has no indexer, or a tensor is missing or misshapen
-    Indexer(const Config& config, const IndexerWeights& weights, Precision precision = Precision::operand)
-        : Indexer(checked(config, weights), weights, precision, 0) {}
+    Indexer(const Config& config, const IndexerWeights& weights, Precision precision = Precision::operand,
+            Packing packing = Packing::as_stored, ExecutorRef executor = SerialExecutor{})
+        : Indexer(Checked{checked(config, weights)}, weights, precision, packing, executor) {}
 
     [[nodiscard]] const IndexerConfig& config() const noexcept { return config_.indexer; }
     /// Bytes of packed weights.
@@ -189,30 +190,34 @@ class Indexer {
         return config;
     }
 
-    Indexer(const Config& config, const IndexerWeights& weights, Precision precision, int)
-        : config_(config),
+    struct Checked {
+        const Config& config;
+    };
+
+    Indexer(const Checked& checked, const IndexerWeights& weights, Precision precision, Packing packing, ExecutorRef executor)
+        : config_(checked.config),
           precision_(precision),
-          rope_(rope_of(config), config.qk_rope_head_dim),
-          query_(weights.wq_b),
-          key_(weights.wk),
-          head_weights_(weights.weights_proj),
+          rope_(rope_of(config_), config_.qk_rope_head_dim),
+          query_(weights.wq_b, packing, executor),
+          key_(weights.wk, packing, executor),
+          head_weights_(weights.weights_proj, packing, executor),
           norm_(detail::to_vector<A>(weights.k_norm)),
           norm_bias_(detail::to_vector<A>(weights.k_norm_bias)) {
-        if (config.q_lora_rank == 0) {
+        if (config_.q_lora_rank == 0) {
             input_norm_ = detail::to_vector<A>(weights.q_input_norm);
             input_norm_bias_ = detail::to_vector<A>(weights.q_input_norm_bias);
         }
-        if (config.indexer.pool > 1) {
-            pool_gate_ = detail::Projection<T>(weights.pool_gate);
-            pool_positions_.resize(static_cast<std::size_t>(config.indexer.pool * config.indexer.head_dim));
+        if (config_.indexer.pool > 1) {
+            const Index dim = config_.indexer.head_dim;
+            pool_gate_ = detail::Projection<T>(weights.pool_gate, packing, executor);
+            pool_positions_.resize(static_cast<std::size_t>(config_.indexer.pool * dim));
             weights.pool_positions.visit([&](const auto& element) {
-                for (Index p = 0; p < config.indexer.pool; ++p)
-                    for (Index c = 0; c < config.indexer.head_dim; ++c)
-                        pool_positions_[static_cast<std::size_t>(p * config.indexer.head_dim + c)] =
-                            simd::convert<A>(element(p, c));
+                for (Index p = 0; p < config_.indexer.pool; ++p)
+                    for (Index c = 0; c < dim; ++c)
+                        pool_positions_[static_cast<std::size_t>(p * dim + c)] = simd::convert<A>(element(p, c));
             });
         }
-        if (config.learned_query_scale) scale_ = detail::QueryScale<A>(weights.query_scale, weights.query_scale_bias);
+        if (config_.learned_query_scale) scale_ = detail::QueryScale<A>(weights.query_scale, weights.query_scale_bias);
     }
 
     [[nodiscard]] static Rope rope_of(const Config& config) {

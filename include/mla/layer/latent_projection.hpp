@@ -18,10 +18,11 @@ class LatentProjection {
     using A = compute_t<T>;
 
   public:
-    LatentProjection(const Config& config, const AttentionWeights& weights, Precision precision)
+    LatentProjection(const Config& config, const AttentionWeights& weights, Precision precision, const Packer& pack)
         : config_(config), precision_(precision) {
         if (config.shares_cache) return;
-        down_ = Projection<T>(weights.kv_a_proj_with_mqa, config.attention_bias, weights.kv_a_bias);
+        down_ = Projection<T>(weights.kv_a_proj_with_mqa, pack.options.kv_a_proj_with_mqa, pack.executor, config.attention_bias,
+                              weights.kv_a_bias);
         norm_ = to_vector<A>(weights.kv_a_layernorm);
         if (config.rope_key_norm) rope_norm_ = to_vector<A>(weights.k_rope_layernorm);
     }

@@ -15,9 +15,11 @@ class OutputProjection {
     using A = compute_t<T>;
 
   public:
-    OutputProjection(const Config& config, const AttentionWeights& weights, Precision precision)
-        : config_(config), precision_(precision), out_(weights.o_proj, config.attention_bias, weights.o_bias) {
-        if (has_gate_projection()) gate_ = Projection<T>(weights.gate_proj);
+    OutputProjection(const Config& config, const AttentionWeights& weights, Precision precision, const Packer& pack)
+        : config_(config),
+          precision_(precision),
+          out_(weights.o_proj, pack.options.o_proj, pack.executor, config.attention_bias, weights.o_bias) {
+        if (has_gate_projection()) gate_ = Projection<T>(weights.gate_proj, pack.options.gate_proj, pack.executor);
     }
 
     [[nodiscard]] std::size_t bytes() const noexcept { return gate_.bytes() + out_.bytes(); }

@@ -28,16 +28,16 @@ class QueryProjection {
         HeadsView<A> heads;    ///< [T, H, Dn+Dr], with a gate [T, H, Dn+Dr+Dv]
     };
 
-    QueryProjection(const Config& config, const AttentionWeights& weights, Precision precision)
+    QueryProjection(const Config& config, const AttentionWeights& weights, Precision precision, const Packer& pack)
         : config_(config), precision_(precision) {
         if (config.learned_query_scale) scale_ = QueryScale<A>(weights.query_scale, weights.query_scale_bias);
         if (config.q_lora_rank == 0) {
-            up_ = Projection<T>(weights.q_proj);
+            up_ = Projection<T>(weights.q_proj, pack.options.q_b_proj, pack.executor);
             return;
         }
-        down_ = Projection<T>(weights.q_a_proj, config.attention_bias, weights.q_a_bias);
+        down_ = Projection<T>(weights.q_a_proj, pack.options.q_a_proj, pack.executor, config.attention_bias, weights.q_a_bias);
         norm_ = to_vector<A>(weights.q_a_layernorm);
-        up_ = Projection<T>(has_gate() ? weights.q_gate_proj : weights.q_b_proj);
+        up_ = Projection<T>(has_gate() ? weights.q_gate_proj : weights.q_b_proj, pack.options.q_b_proj, pack.executor);
     }
 
     [[nodiscard]] std::size_t bytes() const noexcept { return down_.bytes() + up_.bytes(); }

@@ -4,16 +4,22 @@
 #include <algorithm>
 
 #include "mla/core/errors.hpp"
+#include "mla/core/executor.hpp"
 #include "mla/core/tensor_ref.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/linear/panels.hpp"
+#include "mla/linear/quantise.hpp"
 
 namespace mla::inline MLA_ISA {
 
 /// `count` matrices [in, out] (one a head, or a single one) in panels [panel][in / interleave][panel_columns][interleave], stored
 /// as S. The last panel of a matrix, and the last row of a panel, are filled up with zeros. A product reads each panel front to
 /// back, once.
-template <Storage S>
+///
+/// Panels of fp8, int8 and int4 hold codes, and beside them scales: a weight that a checkpoint stores so keeps both, of others
+/// they are made, with a scale for each 128 values of a row (int4: 32). Their products multiply exact codes, and sums of them by
+/// scales.
+template <Weight S>
 class PackedMatrix {
   public:
     PackedMatrix() = default;
@@ -22,19 +28,37 @@ class PackedMatrix {
     PackedMatrix(Index count, Index in, Index out)
         : count_(count), in_(in), out_(out), data_(detail::allocate_aligned<S>(count * panels() * panel_elements())) {}
 
-    /// A single matrix from a weight [out, in], as checkpoints store it.
-    explicit PackedMatrix(const TensorRef& weight) : PackedMatrix(1, weight.cols, weight.rows) { pack(0, weight); }
+    /// A single matrix from a weight [out, in], as checkpoints store it; panels are shared out over the executor.
+    explicit PackedMatrix(const TensorRef& weight, ExecutorRef executor = SerialExecutor{})
+        : PackedMatrix(1, weight.cols, weight.rows) {
+        if constexpr (QuantisedWeight<S>) {
+            scale_step_ = detail::keeps<S>(weight) ? detail::kept_scale_step(weight.scales) : Format<S>::made_scale_step;
+            scales_ = detail::allocate_aligned<float>(panels() * scale_stride());
+        }
+        pack(0, weight, executor);
+    }
 
     /// Packs matrix `index` from a weight [out, in].
-    void pack(Index index, const TensorRef& weight) {
+    void pack(Index index, const TensorRef& weight, ExecutorRef executor = SerialExecutor{}) {
         require_shape(weight, out_, in_);
-        weight.visit([&](const auto& element) { fill(index, [element](Index k, Index n) { return element(n, k); }); });
+        if constexpr (QuantisedWeight<S>) {
+            for_each_item(executor, panels(), [&](Index panel, Index) {
+                const Index first = panel * panel_columns<S>;
+                detail::fill_panel<S>(weight, first, std::min(panel_columns<S>, out_ - first), scale_step_,
+                                      panel_of(index, panel), scales_.get() + panel * scale_stride());
+            });
+        } else {
+            weight.visit([&](const auto& element) {
+                fill(
+                    index, [element](Index k, Index n) { return element(n, k); }, executor);
+            });
+        }
     }
 
     /// Packs matrix `index` from the transpose of a weight [in, out].
-    void pack_transposed(Index index, const TensorRef& weight) {
+    void pack_transposed(Index index, const TensorRef& weight, ExecutorRef executor = SerialExecutor{}) requires Storage<S> {
         require_shape(weight, in_, out_);
-        weight.visit([&](const auto& element) { fill(index, element); });
+        weight.visit([&](const auto& element) { fill(index, element, executor); });
     }
 
     [[nodiscard]] Index count() const noexcept { return count_; }
@@ -46,13 +70,21 @@ class PackedMatrix {
     [[nodiscard]] const S* panel(Index index, Index panel) const noexcept {
         return data_.get() + (index * panels() + panel) * panel_elements();
     }
+    /// The scales of a matrix, [panel][k / scale_step][panel_columns]; null of weights that have none.
+    [[nodiscard]] const compute_t<S>* scales([[maybe_unused]] Index index) const noexcept {
+        if constexpr (QuantisedWeight<S>) return scales_.get();
+        return nullptr;
+    }
+    /// Rows k that one scale is for.
+    [[nodiscard]] Index scale_step() const noexcept { return scale_step_; }
     /// Where W[k, n] lies in a panel whose first column is n = 0.
-    [[nodiscard]] static constexpr Index place(Index k, Index n) noexcept {
+    [[nodiscard]] static constexpr Index place(Index k, Index n) noexcept requires Storage<S> {
         constexpr Index side_by_side = Format<S>::panel_interleave;
         return (k / side_by_side * panel_columns<S> + n) * side_by_side + k % side_by_side;
     }
     [[nodiscard]] std::size_t bytes() const noexcept {
-        return static_cast<std::size_t>(count_ * panels() * panel_elements()) * sizeof(S);
+        return static_cast<std::size_t>(count_ * panels() * panel_elements()) * sizeof(S) +
+               static_cast<std::size_t>(scales_ ? panels() * scale_stride() : 0) * sizeof(float);
     }
 
   private:
@@ -61,24 +93,31 @@ class PackedMatrix {
         require_equal("packed weight columns", weight.cols, "columns", cols);
     }
 
+    [[nodiscard]] S* panel_of(Index index, Index panel) noexcept {
+        return data_.get() + (index * panels() + panel) * panel_elements();
+    }
+    /// Scales of a panel.
+    [[nodiscard]] Index scale_stride() const noexcept { return divide_up(in_, scale_step_) * panel_columns<S>; }
+
     /// From `element(in, out)`.
     template <class Element>
-    void fill(Index index, const Element element) {
+    void fill(Index index, const Element& element, ExecutorRef executor) {
+        for_each_item(executor, panels(), [&](Index panel, Index) { fill_panel(panel_of(index, panel), panel, element); });
+    }
+    template <class Element>
+    void fill_panel(S* target, Index panel, const Element& element) const noexcept {
         // Blocks of k keep the 32 rows that a panel gathers in cache while they are read.
         constexpr Index block = 64;
-        for (Index panel = 0; panel < panels(); ++panel) {
-            S* const target = data_.get() + (index * panels() + panel) * panel_elements();
-            std::fill(target + in_ / Format<S>::panel_interleave * Format<S>::panel_interleave * panel_columns<S>,
-                      target + panel_elements(), S(0.0F));
-            const Index first = panel * panel_columns<S>;
-            const Index columns = std::min(panel_columns<S>, out_ - first);
-            for (Index begin = 0; begin < in_; begin += block) {
-                const Index end = std::min(begin + block, in_);
-                for (Index n = 0; n < columns; ++n)
-                    for (Index k = begin; k < end; ++k) target[place(k, n)] = simd::convert<S>(element(k, first + n));
-                for (Index n = columns; n < panel_columns<S>; ++n)
-                    for (Index k = begin; k < end; ++k) target[place(k, n)] = S(0.0F);
-            }
+        std::fill(target + in_ / Format<S>::panel_interleave * Format<S>::panel_interleave * panel_columns<S>,
+                  target + panel_elements(), S(0.0F));
+        const Index first = panel * panel_columns<S>;
+        const Index columns = std::min(panel_columns<S>, out_ - first);
+        for (Index begin = 0; begin < in_; begin += block) {
+            const Index end = std::min(begin + block, in_);
+            for (Index n = 0; n < columns; ++n)
+                for (Index k = begin; k < end; ++k) target[place(k, n)] = simd::convert<S>(element(k, first + n));
+            for (Index n = columns; n < panel_columns<S>; ++n)
+                for (Index k = begin; k < end; ++k) target[place(k, n)] = S(0.0F);
         }
     }
 
@@ -86,6 +125,8 @@ class PackedMatrix {
     Index in_ = 0;
     Index out_ = 0;
     detail::AlignedArray<S> data_;
+    Index scale_step_ = most_scale_step;
+    detail::AlignedArray<float> scales_;  ///< of a quantised matrix, which is the only one
 };
 
 }  // namespace mla::inline MLA_ISA

@@ -132,11 +132,33 @@ template <class Target, int Part>
     return Atoms<Target>::template load_interleaved<Part>(source);
 }
 
+/// The value of place Part of each of `lanes` groups of eight at any address.
+template <class Target, int Part>
+[[nodiscard]] MLA_ALWAYS_INLINE Batch<Target, float> load_interleaved(const int4x8* source) {
+    return Atoms<Target>::template load_interleaved<Part>(source);
+}
+
+/// Two vectors of numbers that bf16 holds exactly, paired lane by lane.
+template <class Target>
+[[nodiscard]] MLA_ALWAYS_INLINE PackedBatch<Target> pair_lanes_exactly(const Batch<Target, float>& first,
+                                                                       const Batch<Target, float>& second) {
+    using Bits = PackedBatch<Target>;
+    return (std::bit_cast<Bits>(first) >> 16) | (std::bit_cast<Bits>(second) & Bits(0xffff0000U));
+}
+
+/// Whether a target loads two vectors of S at less than twice the cost of one, in order.
+template <class Target, class S>
+inline constexpr bool loads_in_twos = requires(const S* source, Batch<Target, float>& vector) {
+    Atoms<Target>::load_two(source, vector, vector);
+};
+
 /// Loads two vectors of neighbouring elements at any address, in order or split by parity.
 template <class Target, Compute A, Loadable S>
 MLA_ALWAYS_INLINE void load_two(const S* source, Batch<Target, A>& first, Batch<Target, A>& second) {
     if constexpr (loads_by_parity<A, S>) {
         Atoms<Target>::load_by_parity(source, first, second);
+    } else if constexpr (loads_in_twos<Target, S>) {
+        Atoms<Target>::load_two(source, first, second);
     } else {
         first = load<Target, A>(source);
         second = load<Target, A>(source + lanes<Target, A>);

@@ -112,6 +112,13 @@ struct PortableAtoms {
         return Batch<Target, float>::load_aligned(values);
     }
 
+    template <int Part>
+    static MLA_ALWAYS_INLINE Batch<Target, float> load_interleaved(const int4x8* source) {
+        alignas(64) float values[extent<lanes<Target, float>>];
+        for (Index i = 0; i < lanes<Target, float>; ++i) values[i] = static_cast<float>(source[i][Part]);
+        return Batch<Target, float>::load_aligned(values);
+    }
+
     static MLA_ALWAYS_INLINE void load_by_parity(const bf16* source, Batch<Target, float>& first, Batch<Target, float>& second) {
         first = Atoms<Target>::template load_interleaved<0>(source);
         second = Atoms<Target>::template load_interleaved<1>(source);

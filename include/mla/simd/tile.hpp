@@ -123,6 +123,28 @@ struct Tile {
         });
     }
 
+    MLA_ALWAYS_INLINE void scale(A factor) {
+        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
+            unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = sum[m][n] * Batch<Target, A>(factor); });
+        });
+    }
+
+    /// C[m, n] = sum · factor[n], or that added to it. The factors of the column's vector lie at factors.at(column).
+    template <class Factors>
+    MLA_ALWAYS_INLINE void store_by_column(A* c, Index stride, const Factors& factors) const {
+        each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+            (value * Batch<Target, A>::load_unaligned(factors.at(n * width))).store_unaligned(c + m * stride + n * width);
+        });
+    }
+    template <class Factors>
+    MLA_ALWAYS_INLINE void add_by_column_to(A* c, Index stride, const Factors& factors) const {
+        each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
+            A* cell = c + m * stride + n * width;
+            const auto factor = Batch<Target, A>::load_unaligned(factors.at(n * width));
+            simd::fma<Target, A>(value, factor, Batch<Target, A>::load_unaligned(cell)).store_unaligned(cell);
+        });
+    }
+
     // The same for sums of integers that stand for multiples of step[m]. Each is rounded twice, so that scores have the same bits
     // on every target.
 
@@ -157,7 +179,8 @@ struct Tile {
     }
 
     /// Adds the products for k in [0, depth), in units, and moves a and b on past them. The vector of B[k, n …] lies at b.row(k)
-    /// + b.offset(n), or is interleaved there with the next k's, or, of Rows::by_parity, split with its neighbour by parity.
+    /// + b.offset(n), or is interleaved there with the next k's; of Rows::in_twos it is loaded with its neighbour, and split with
+    /// it by parity where that pays.
     ///
     /// Pairs are added in order. In a pass of single values the second of every two comes first: so does VDPBF16PS add those of a
     /// pair, and as products of two bf16 are exact in float, a target without it makes the very sums of one that has it.
@@ -186,6 +209,11 @@ struct Tile {
     /// The same, with a step of prefetching every `Every` units.
     template <Index Every, class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply(Index depth, Operand a, Rows b, Prefetch& next) {
+        multiply_past<Every>(depth, a, b, next);
+    }
+    /// The same, moving a and b on.
+    template <Index Every, class Operand, class Rows>
+    MLA_ALWAYS_INLINE void multiply_past(Index depth, Operand& a, Rows& b, Prefetch& next) {
         for (; depth > 0; depth -= Every) {
             multiply(std::min(depth, Every), a, b);
             next.step();
@@ -206,7 +234,7 @@ struct Tile {
             }
         };
         decltype(vector(Index{0})) right[extent<N>];
-        if constexpr (requires { Rows::by_parity; }) {
+        if constexpr (requires { Rows::in_twos; }) {
             unroll<N / 2>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA {
                 load_two<Target, A>(row + b.offset(2 * n * width), right[2 * n], right[2 * n + 1]);
             });

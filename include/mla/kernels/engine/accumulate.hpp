@@ -50,7 +50,7 @@ MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<typename
     simd::Tile<Target, typename Operand::Sum, M, N> tile;
     tile.clear();
     tile.template multiply<AttentionTile<Target, A>::value_step>(units, p, values, next);
-    if constexpr (requires { Rows::by_parity; }) tile.interleave_columns();
+    if constexpr (requires { Rows::in_twos; }) tile.interleave_columns();
     if constexpr (Operand::integers) {
         tile.add_steps_to_scaled(out, out_stride, rescale, step);
     } else {

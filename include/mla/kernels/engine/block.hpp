@@ -46,7 +46,7 @@ struct ListedRows {
 /// The same of K that a tile converts as it loads them, two vectors at a time split by parity.
 template <class K>
 struct ParityRows : ListedRows<K> {
-    static constexpr bool by_parity = true;
+    static constexpr bool in_twos = true;
 };
 
 /// A block of tokens whose keys and values are units where they lie: rows of keys, and rows of one unit a value, where a unit of

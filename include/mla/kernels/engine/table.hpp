@@ -22,10 +22,10 @@ constexpr void add_cache_format(abi::Kernels<A>& kernels) noexcept {
     kernels.rows[index] = rows_of<Target, A, C>;
 }
 
-template <class Target, Compute A, Storage S>
+template <class Target, Compute A, Weight S>
 constexpr void add_weight_format(abi::Kernels<A>& kernels) noexcept {
     if constexpr (std::is_same_v<compute_t<S>, A>) {
-        constexpr int index = index_of<S, StorageTypes>;
+        constexpr int index = index_of<S, WeightTypes>;
         kernels.linear[index][0] = linear_of<Target, S, Precision::operand>;
         kernels.linear[index][1] = linear_of<Target, S, Precision::full>;
     }
@@ -38,7 +38,7 @@ template <class Target, Compute A>
     kernels.norm = norm_of<Target, A>;
     kernels.gate = gate_of<Target, A>;
     for_each_type(CacheTypes{}, [&]<class C>() { add_cache_format<Target, A, C>(kernels); });
-    for_each_type(StorageTypes{}, [&]<class S>() { add_weight_format<Target, A, S>(kernels); });
+    for_each_type(WeightTypes{}, [&]<class S>() { add_weight_format<Target, A, S>(kernels); });
     return kernels;
 }
 

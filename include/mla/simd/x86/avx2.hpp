@@ -15,6 +15,11 @@ MLA_ALWAYS_INLINE __m256i fp8_as_halves(__m128i bytes) {
     return _mm256_or_si256(placed, _mm256_and_si256(is_nan, _mm256_set1_epi16(0x7e00)));
 }
 
+/// Sixteen that are no NaN, likewise.
+MLA_ALWAYS_INLINE __m256i fp8_codes_as_halves(__m128i bytes) {
+    return _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16(-0x4001));
+}
+
 template <class Target>
 struct Avx2Atoms : PortableAtoms<Target> {
     using Portable = PortableAtoms<Target>;
@@ -71,10 +76,19 @@ struct Avx2Atoms : PortableAtoms<Target> {
         } else if constexpr (std::is_same_v<S, int8>) {
             const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source));
             return Batch<Target, A>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+        } else if constexpr (std::is_same_v<S, Fp8Code>) {
+            const __m256i halves = fp8_codes_as_halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
+            return Batch<Target, A>(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
         } else {
             const __m256i halves = fp8_as_halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(source)));
             return Batch<Target, A>(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_set1_ps(256.0F)));
         }
+    }
+
+    static MLA_ALWAYS_INLINE void load_two(const Fp8Code* source, Batch<Target, float>& first, Batch<Target, float>& second) {
+        const __m256i halves = fp8_codes_as_halves(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+        first = Batch<Target, float>(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
+        second = Batch<Target, float>(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
     }
 
     template <Compute A, class S>
@@ -93,6 +107,12 @@ struct Avx2Atoms : PortableAtoms<Target> {
         if constexpr (Part == 0) return Batch<Target, float>(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
         // A mask would take a register that a tile lacks.
         return Batch<Target, float>(_mm256_castsi256_ps(_mm256_blend_epi16(_mm256_setzero_si256(), pairs, 0xaa)));
+    }
+
+    template <int Part>
+    static MLA_ALWAYS_INLINE Batch<Target, float> load_interleaved(const int4x8* source) {
+        const __m256i groups = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+        return Batch<Target, float>(_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(groups, 28 - 4 * Part), 28)));
     }
 
     static MLA_ALWAYS_INLINE void store_narrow(std::int16_t* target, const Batch<Target, std::int32_t>& values) {

@@ -75,6 +75,9 @@ struct Avx512Atoms : PortableAtoms<Target> {
         } else if constexpr (std::is_same_v<S, int8>) {
             const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
             return Batch<Target, A>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+        } else if constexpr (std::is_same_v<S, Fp8Code>) {
+            const __m256i halves = fp8_codes_as_halves(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+            return Batch<Target, A>(_mm512_cvtph_ps(halves));
         } else {
             const __m256i halves = fp8_as_halves(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
             return Batch<Target, A>(_mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0F)));
@@ -109,6 +112,15 @@ struct Avx512Atoms : PortableAtoms<Target> {
         if constexpr (Part == 0)
             return Batch<Target, float>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(source), 16)));
         return Batch<Target, float>(_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(0xaaaaaaaaU, source)));
+    }
+
+    /// A permutation takes the lowest four bits of each lane, so that a table of sixteen floats decodes them.
+    template <int Part>
+    static MLA_ALWAYS_INLINE Batch<Target, float> load_interleaved(const int4x8* source) {
+        const __m512 table = _mm512_setr_ps(0.0F, 1.0F, 2.0F, 3.0F, 4.0F, 5.0F, 6.0F, 7.0F, -8.0F, -7.0F, -6.0F, -5.0F, -4.0F,
+                                            -3.0F, -2.0F, -1.0F);
+        const __m512i groups = _mm512_loadu_si512(source);
+        return Batch<Target, float>(_mm512_permutexvar_ps(_mm512_srli_epi32(groups, 4 * Part), table));
     }
 
     static MLA_ALWAYS_INLINE void load_by_parity(const bf16* source, Batch<Target, float>& first, Batch<Target, float>& second) {
