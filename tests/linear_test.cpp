@@ -121,7 +121,8 @@ TYPED_TEST(LinearTest, PacksScaledFp8FromAnyRowsOn) {
     const TensorRef part = TensorRef(weight.data(), rows, in, {scales.data(), 2}).row_range(first, rows - first);
     const auto expected = [&](Index k, Index n) {
         const float scale = scales[static_cast<std::size_t>((first + n) / 128 * 2 + k / 128)];
-        const float value = static_cast<float>(weight[static_cast<std::size_t>((first + n) * in + k)]) * scale;
+        using A = compute_t<TypeParam>;
+        const A value = static_cast<A>(weight[static_cast<std::size_t>((first + n) * in + k)]) * static_cast<A>(scale);
         return static_cast<double>(mla::testing::round_to<TypeParam>(static_cast<double>(value)));
     };
     expect_packed(PackedMatrix<TypeParam>(part), 0, expected);

@@ -43,6 +43,11 @@ struct BlockScales {
     }
 
     [[nodiscard]] constexpr bool empty() const noexcept { return data == nullptr; }
+    /// Of the columns that share a scale with one, the end.
+    [[nodiscard]] constexpr Index block_end(Index col) const noexcept {
+        if (block_cols == all) return all;
+        return ((first_col + col) / block_cols + 1) * block_cols - first_col;
+    }
     [[nodiscard]] constexpr float operator()(Index row, Index col) const noexcept {
         const Index at = (first_row + row) / block_rows * stride + (first_col + col) / block_cols;
         switch (dtype) {

@@ -16,6 +16,18 @@ struct Format<fp8> : detail::ScaledFormat<fp8, 128, 448>,
     using Operand =
         std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Rounded, operands::Plain<A>>;
 
+    static constexpr bool has_nan = true;
+    [[nodiscard]] static constexpr bool is_nan(fp8 code) noexcept { return (code.bits & 0x7fU) == 0x7fU; }
+    /// Whether one of `count` codes is, a multiple of eight: 1 more, only their magnitudes reach the highest bit.
+    [[nodiscard]] static bool any_nan(const fp8* codes, Index count) noexcept {
+        std::uint64_t carried = 0;
+        for (Index i = 0; i < count; i += 8) {
+            std::uint64_t eight = 0;
+            std::memcpy(&eight, codes + i, sizeof eight);
+            carried |= (eight & 0x7f7f7f7f7f7f7f7fU) + 0x0101010101010101U;
+        }
+        return (carried & 0x8080808080808080U) != 0;
+    }
     [[nodiscard]] static fp8 nearest(float value) noexcept { return fp8(value); }
 };
 

@@ -16,6 +16,7 @@ struct QuantisedWeightFormat {
     static constexpr Index made_scale_step = Made;
     static constexpr int panel_interleave = 1;
     static constexpr Index panel_values = 1;
+    static constexpr bool has_nan = false;
 
     /// Stores the code nearest to a number as row k of one column of a panel, whose rows are `columns` wide.
     static void set_code(W* column, Index columns, Index k, float number) noexcept {

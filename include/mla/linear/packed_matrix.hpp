@@ -7,6 +7,7 @@
 #include "mla/core/executor.hpp"
 #include "mla/core/tensor_ref.hpp"
 #include "mla/core/workspace.hpp"
+#include "mla/linear/pack_panel.hpp"
 #include "mla/linear/panels.hpp"
 #include "mla/linear/quantise.hpp"
 
@@ -48,9 +49,9 @@ class PackedMatrix {
                                       panel_of(index, panel), scales_.get() + panel * scale_stride());
             });
         } else {
-            weight.visit([&](const auto& element) {
-                fill(
-                    index, [element](Index k, Index n) { return element(n, k); }, executor);
+            for_each_item(executor, panels(), [&](Index panel, Index) {
+                const Index first = panel * panel_columns<S>;
+                detail::fill_panel<S>(weight, first, std::min(panel_columns<S>, out_ - first), panel_of(index, panel));
             });
         }
     }
@@ -58,7 +59,10 @@ class PackedMatrix {
     /// Packs matrix `index` from the transpose of a weight [in, out].
     void pack_transposed(Index index, const TensorRef& weight, ExecutorRef executor = SerialExecutor{}) requires Storage<S> {
         require_shape(weight, in_, out_);
-        weight.visit([&](const auto& element) { fill(index, element, executor); });
+        for_each_item(executor, panels(), [&](Index panel, Index) {
+            const Index first = panel * panel_columns<S>;
+            detail::fill_transposed_panel<S>(weight, first, std::min(panel_columns<S>, out_ - first), panel_of(index, panel));
+        });
     }
 
     [[nodiscard]] Index count() const noexcept { return count_; }
@@ -98,28 +102,6 @@ class PackedMatrix {
     }
     /// Scales of a panel.
     [[nodiscard]] Index scale_stride() const noexcept { return divide_up(in_, scale_step_) * panel_columns<S>; }
-
-    /// From `element(in, out)`.
-    template <class Element>
-    void fill(Index index, const Element& element, ExecutorRef executor) {
-        for_each_item(executor, panels(), [&](Index panel, Index) { fill_panel(panel_of(index, panel), panel, element); });
-    }
-    template <class Element>
-    void fill_panel(S* target, Index panel, const Element& element) const noexcept {
-        // Blocks of k keep the 32 rows that a panel gathers in cache while they are read.
-        constexpr Index block = 64;
-        std::fill(target + in_ / Format<S>::panel_interleave * Format<S>::panel_interleave * panel_columns<S>,
-                  target + panel_elements(), S(0.0F));
-        const Index first = panel * panel_columns<S>;
-        const Index columns = std::min(panel_columns<S>, out_ - first);
-        for (Index begin = 0; begin < in_; begin += block) {
-            const Index end = std::min(begin + block, in_);
-            for (Index n = 0; n < columns; ++n)
-                for (Index k = begin; k < end; ++k) target[place(k, n)] = simd::convert<S>(element(k, first + n));
-            for (Index n = columns; n < panel_columns<S>; ++n)
-                for (Index k = begin; k < end; ++k) target[place(k, n)] = S(0.0F);
-        }
-    }
 
     Index count_ = 0;
     Index in_ = 0;

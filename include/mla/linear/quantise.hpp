@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <numeric>
 
 #include "mla/core/tensor_ref.hpp"
+#include "mla/linear/pack_panel.hpp"
 #include "mla/linear/panels.hpp"
 
 namespace mla::inline MLA_ISA::detail {
@@ -20,56 +22,62 @@ namespace mla::inline MLA_ISA::detail {
 /// Whether panels of W hold a weight as it is stored: of its type, with scales for whole groups of eight.
 template <QuantisedWeight W>
 [[nodiscard]] bool keeps(const TensorRef& weight) noexcept {
-    return weight.dtype == Format<W>::stored_dtype && kept_scale_step(weight.scales) % 8 == 0;
+    return weight.dtype == Format<W>::stored_dtype && kept_scale_step(weight.scales) % panel_row_step<W> == 0;
 }
 
-/// Rows [k_begin, k_end) of column n as they are stored; returns their scale, which is NaN where one of them is: so is then every
-/// sum of the column.
+/// Codes of rows [first, first + columns) as they are stored. Those that fill words move as words, where rows begin with bytes.
 template <QuantisedWeight W>
-[[nodiscard]] float keep_codes(const TensorRef& weight, Index row, Index k_begin, Index k_end, W* column) noexcept {
-    bool is_nan = false;
-    for (Index k = k_begin; k < k_end; ++k) {
-        const float code = weight.quantised(row, k);
-        is_nan = is_nan || std::isnan(code);
-        Format<W>::set_code(column, panel_columns<W>, k, std::isnan(code) ? 0.0F : code);
-    }
-    return is_nan ? std::numeric_limits<float>::quiet_NaN() : weight.scales(row, k_begin);
+void keep_codes(const TensorRef& weight, Index first, Index columns, W* panel) noexcept {
+    constexpr Index each = Format<W>::panel_values;
+    const Index words = weight.first_nibble == 0 && weight.stride * bits_of(weight.dtype) % 8 == 0 ? weight.cols / each : 0;
+    gather_rows<W>(weight, first, columns, words, panel);
+    if constexpr (each > 1)
+        for (Index i = 0; i < words * panel_columns<W>; ++i) panel[i] = Format<W>::from_stored(panel[i]);
+    for (Index k = words * each; k < weight.cols; ++k)
+        for (Index n = 0; n < columns; ++n) Format<W>::set_code(panel + n, panel_columns<W>, k, weight.quantised(first + n, k));
 }
 
-/// The same of element(row, k), as multiples of the least scale that holds them.
-template <QuantisedWeight W, class Element>
-[[nodiscard]] float make_codes(const Element& element, Index row, Index k_begin, Index k_end, W* column) noexcept {
-    double largest = 0.0;
-    bool finite = true;
-    for (Index k = k_begin; k < k_end; ++k) {
-        const auto value = static_cast<double>(element(row, k));
-        finite = finite && std::isfinite(value);
-        largest = std::max(largest, std::abs(value));
+/// Makes NaN of the scales of columns that hold one in rows [begin, end), so that every sum of theirs is NaN, and 0 of it.
+template <QuantisedWeight W>
+void move_nan(Index begin, Index end, W* panel, float* scales) noexcept {
+    if constexpr (Format<W>::has_nan) {
+        constexpr Index width = panel_columns<W>;
+        if (!Format<W>::any_nan(panel + begin * width, (end - begin) * width)) return;
+        for (Index i = begin * width; i < end * width; ++i) {
+            if (!Format<W>::is_nan(panel[i])) continue;
+            panel[i] = W();
+            scales[i % width] = std::numeric_limits<float>::quiet_NaN();
+        }
     }
-    const auto scale = static_cast<float>(largest / static_cast<double>(Format<W>::largest_code));
-    if (!finite || !(scale > 0.0F)) return finite ? 0.0F : std::numeric_limits<float>::quiet_NaN();
-    for (Index k = k_begin; k < k_end; ++k) {
-        const double multiple = static_cast<double>(element(row, k)) / static_cast<double>(scale);
-        const float code = std::clamp(static_cast<float>(multiple), -Format<W>::largest_code, Format<W>::largest_code);
-        Format<W>::set_code(column, panel_columns<W>, k, code);
-    }
+}
+
+/// Codes of values [begin, end) of a row, as multiples of the least scale that holds them, which is returned.
+template <QuantisedWeight W>
+[[nodiscard]] float make_codes(const TensorRef& weight, Index row, Index begin, Index end, W* column) noexcept {
+    float values[simd::extent<most_scale_step>];
+    read_values(weight, row, begin, end - begin, values);
+    constexpr float largest = Format<W>::largest_code;
+    const float scale = largest_magnitude(values, end - begin) / largest;
+    if (!(scale > 0.0F)) return scale;
+    for (Index k = begin; k < end; ++k)
+        Format<W>::set_code(column, panel_columns<W>, k, std::clamp(values[k - begin] / scale, -largest, largest));
     return scale;
 }
 
 /// One panel, of the weight's rows [first, first + columns), and its scales [steps of k, panel_columns]; zeros beside them.
 template <QuantisedWeight W>
 void fill_panel(const TensorRef& weight, Index first, Index columns, Index step, W* panel, float* scales) noexcept {
-    std::fill_n(panel, panel_elements<W>(weight.cols), W());
-    std::fill_n(scales, divide_up(weight.cols, step) * panel_columns<W>, 0.0F);
     const bool kept = keeps<W>(weight);
-    weight.visit([&](const auto& element) {
-        for (Index begin = 0; begin < weight.cols; begin += step) {
-            const Index end = std::min(begin + step, weight.cols);
-            for (Index n = 0; n < columns; ++n)
-                scales[begin / step * panel_columns<W> + n] = kept ? keep_codes(weight, first + n, begin, end, panel + n)
-                                                                   : make_codes(element, first + n, begin, end, panel + n);
-        }
-    });
+    if (!kept || columns < panel_columns<W> || weight.cols % panel_row_step<W> != 0)
+        std::fill_n(panel, panel_elements<W>(weight.cols), W());
+    std::fill_n(scales, divide_up(weight.cols, step) * panel_columns<W>, 0.0F);
+    if (kept) keep_codes(weight, first, columns, panel);
+    for (Index begin = 0; begin < weight.cols; begin += step, scales += panel_columns<W>) {
+        const Index end = std::min(begin + step, weight.cols);
+        for (Index n = 0; n < columns; ++n)
+            scales[n] = kept ? weight.scales(first + n, begin) : make_codes(weight, first + n, begin, end, panel + n);
+        if (kept) move_nan(begin, end, panel, scales);
+    }
 }
 
 }  // namespace mla::inline MLA_ISA::detail

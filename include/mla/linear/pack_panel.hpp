@@ -1,0 +1,114 @@
+// Filling the panels of packed weights: words that move as they are, and values that are converted on the way.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "mla/core/tensor_ref.hpp"
+#include "mla/formats/weight_values.hpp"
+#include "mla/linear/panels.hpp"
+
+namespace mla::inline MLA_ISA::detail {
+
+/// Where row `row` of a weight begins; a row of int4 must begin with a byte.
+[[nodiscard]] inline const std::byte* row_bytes(const TensorRef& weight, Index row) noexcept {
+    return static_cast<const std::byte*>(weight.data) + row * weight.stride * bits_of(weight.dtype) / 8;
+}
+
+/// Transposes 8 × 8 bytes, a row a number: three rounds exchange halves, quarters and eighths of pairs of rows.
+inline void transpose_bytes(std::uint64_t (&rows)[8]) noexcept {
+    const auto exchange = [&](std::size_t a, std::size_t b, unsigned shift, std::uint64_t mask) {
+        const std::uint64_t both = ((rows[a] >> shift) ^ rows[b]) & mask;
+        rows[b] ^= both;
+        rows[a] ^= both << shift;
+    };
+    for (std::size_t i = 0; i < 4; ++i) exchange(i, i + 4, 32, 0x00000000ffffffffU);
+    for (std::size_t i = 0; i < 8; i += i % 4 == 1 ? 3 : 1) exchange(i, i + 2, 16, 0x0000ffff0000ffffU);
+    for (std::size_t i = 0; i < 8; i += 2) exchange(i, i + 1, 8, 0x00ff00ff00ff00ffU);
+}
+
+/// panel[j · panel width + n] = word j of row n, for `columns` rows of `count` words each; rows lie `stride` bytes apart. A line
+/// of a row at a time, as rows may lie a power of two apart, where few of their lines fit L1.
+template <Index Width, class Word>
+void gather_words(const std::byte* rows, Index stride, Index columns, Index count, Word* panel) noexcept {
+    constexpr Index block = 64 / static_cast<Index>(sizeof(Word));
+    for (Index begin = 0; begin < count; begin += block) {
+        const Index end = std::min(begin + block, count);
+        for (Index n = 0; n < columns; ++n) {
+            const std::byte* const row = rows + n * stride;
+            for (Index j = begin; j < end; ++j)
+                std::memcpy(panel + j * Width + n, row + j * static_cast<Index>(sizeof(Word)), sizeof(Word));
+        }
+    }
+}
+
+/// The same of bytes, eight rows and eight bytes of each at a time.
+template <Index Width>
+void gather_bytes(const std::byte* rows, Index stride, Index columns, Index count, std::byte* panel) noexcept {
+    Index n = 0;
+    for (; n + 8 <= columns; n += 8) {
+        Index j = 0;
+        for (; j + 8 <= count; j += 8) {
+            std::uint64_t square[8];
+            for (Index i = 0; i < 8; ++i) std::memcpy(&square[i], rows + (n + i) * stride + j, 8);
+            transpose_bytes(square);
+            for (Index i = 0; i < 8; ++i) std::memcpy(panel + (j + i) * Width + n, &square[i], 8);
+        }
+        gather_words<Width>(rows + n * stride + j, stride, Index{8}, count - j, panel + j * Width + n);
+    }
+    gather_words<Width>(rows + n * stride, stride, columns - n, count, panel + n);
+}
+
+/// Rows [first, first + columns) of a weight whose elements are words of a panel of S, or whole numbers of them are.
+template <Weight S, class Word>
+void gather_rows(const TensorRef& weight, Index first, Index columns, Index words, Word* panel) noexcept {
+    const std::byte* const rows = row_bytes(weight, first);
+    const Index stride = weight.stride * bits_of(weight.dtype) / 8;
+    if constexpr (sizeof(Word) == 1) {
+        gather_bytes<panel_columns<S>>(rows, stride, columns, words, reinterpret_cast<std::byte*>(panel));
+    } else {
+        gather_words<panel_columns<S>>(rows, stride, columns, words, panel);
+    }
+}
+
+/// Rows [first, first + columns) of a weight, converted to S. What lies beside the last column and below the last k becomes 0.
+template <Storage S>
+void fill_panel(const TensorRef& weight, Index first, Index columns, S* panel) noexcept {
+    constexpr Index width = panel_columns<S>;
+    constexpr Index side_by_side = Format<S>::panel_interleave;
+    using Word = std::conditional_t<side_by_side == 2, std::uint32_t, S>;
+    if (weight.dtype == dtype_of<S> && columns == width && weight.cols % side_by_side == 0)
+        return gather_rows<S>(weight, first, columns, weight.cols / side_by_side, reinterpret_cast<Word*>(panel));
+    constexpr Index block = 64;
+    compute_t<S> values[simd::extent<block>];
+    S rows[simd::extent<width>][simd::extent<block>] = {};
+    for (Index k = 0; k < weight.cols; k += block) {
+        const Index count = std::min(block, weight.cols - k);
+        for (Index n = 0; n < columns; ++n) {
+            read_values(weight, first + n, k, count, values);
+            simd::convert_row<targets::native>(rows[n], values, count);
+            if (count % side_by_side != 0) rows[n][count] = S(0.0F);
+        }
+        gather_words<width>(reinterpret_cast<const std::byte*>(rows), sizeof rows[0], width, divide_up(count, side_by_side),
+                            reinterpret_cast<Word*>(panel + k * width));
+    }
+}
+
+/// The same of columns [first, first + columns), of a matrix whose rows are the k.
+template <Storage S>
+void fill_transposed_panel(const TensorRef& weight, Index first, Index columns, S* panel) noexcept {
+    constexpr Index width = panel_columns<S>;
+    constexpr Index side_by_side = Format<S>::panel_interleave;
+    std::fill_n(panel, panel_elements<S>(weight.rows), S(0.0F));
+    for (Index k = 0; k < weight.rows; ++k) {
+        compute_t<S> values[simd::extent<width>];
+        read_values(weight, k, first, columns, values);
+        S* const row = panel + k / side_by_side * side_by_side * width + k % side_by_side;
+        for (Index n = 0; n < columns; ++n) row[n * side_by_side] = simd::convert<S>(values[n]);
+    }
+}
+
+}  // namespace mla::inline MLA_ISA::detail
