@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mla/reference/attention.hpp"
@@ -16,27 +17,40 @@
 namespace mla::testing {
 namespace {
 
+struct Solved {
+    AttentionProblem problem;
+    Answer answer;
+};
+
 /// Small cases in some layouts: in one piece and in pages, of one type and with scales.
-[[nodiscard]] std::vector<AttentionProblem> problems() {
+[[nodiscard]] std::vector<Solved> solve_all() {
     using reference::RowKind;
-    std::vector<AttentionProblem> made;
+    std::vector<Solved> made;
     for (const AttentionCase& c : attention_cases()) {
         if (c.tier != Tier::small || c.name == "deepseek_decode") continue;
         if (c.expanded() && c.name != "expanded_chunk" && c.name != "expanded_batch") continue;
-        for (const CacheLayout& layout : {CacheLayout{RowKind::bf16, 16}, {RowKind::fp8, 0}})
-            made.push_back(make_problem(c, layout));
+        for (const CacheLayout& layout : {CacheLayout{RowKind::bf16, 16}, {RowKind::fp8, 0}}) {
+            AttentionProblem problem = make_problem(c, layout);
+            Answer answer = solve(problem);
+            made.push_back({std::move(problem), std::move(answer)});
+        }
     }
     // Trees and selections first: over plain causal masks some mistakes look alike.
     std::stable_partition(made.begin(), made.end(),
-                          [](const AttentionProblem& problem) { return problem.about.tree || problem.about.selected > 0; });
+                          [](const Solved& solved) { return solved.problem.about.tree || solved.problem.about.selected > 0; });
+    return made;
+}
+
+[[nodiscard]] const std::vector<Solved>& problems() {
+    static const std::vector<Solved> made = solve_all();
     return made;
 }
 
 TEST(ConformanceKitTest, PassesAPlainKernel) {
     PlainKernel kernel;
-    for (const AttentionProblem& problem : problems()) {
-        const PortJudgement judged = judge_port(kernel, problem);
-        EXPECT_TRUE(judged.judgement.passed) << report(problem, judged.judgement, judged.diagnoses);
+    for (const Solved& solved : problems()) {
+        const PortJudgement judged = judge_port(kernel, solved.problem, solved.answer);
+        EXPECT_TRUE(judged.judgement.passed) << report(solved.problem, judged.judgement, judged.diagnoses);
     }
 }
 
@@ -47,8 +61,8 @@ TEST_P(MutantTest, FailsAndIsDiagnosed) {
     PlainKernel kernel(GetParam().mistake);
     Diagnoses diagnoses;
     int failures = 0;
-    for (const AttentionProblem& problem : problems()) {
-        const PortJudgement judged = judge_port(kernel, problem, failures < explained);
+    for (const Solved& solved : problems()) {
+        const PortJudgement judged = judge_port(kernel, solved.problem, solved.answer, failures < explained);
         failures += judged.judgement.passed ? 0 : 1;
         diagnoses.add(judged.diagnoses);
     }
@@ -62,21 +76,13 @@ TEST_P(MutantTest, FailsAndIsDiagnosed) {
 INSTANTIATE_TEST_SUITE_P(Mutants, MutantTest, ::testing::ValuesIn(mutants()),
                          [](const auto& instance) { return std::string(instance.param.name); });
 
-/// Calls f(problem, answer) for every problem of every step.
-template <class F>
-void for_each_step(F&& f) {
-    for (const MergeProblem& problem : merge_problems()) f(problem, merge_answer(problem));
-    for (const RopeProblem& problem : rope_problems()) f(problem, rope_answer(problem));
-    for (const NormProblem& problem : norm_problems()) f(problem, norm_answer(problem));
-    for (const StoreProblem& problem : store_problems()) f(problem, store_answer(problem));
-}
-
 TEST(ConformanceKitTest, PassesPlainSteps) {
     PlainSteps steps;
-    for_each_step([&](const auto& problem, const StepAnswer& answer) {
+    for_each_step([&](const std::string& step, const auto& problem) {
         const std::vector<double> found = run_step(steps, problem);
+        const StepAnswer answer = step_answer(problem, found);
         const StepJudgement judgement = judge_step(answer, found);
-        EXPECT_TRUE(judgement.passed()) << report(problem.name, answer, found, judgement);
+        EXPECT_TRUE(judgement.passed()) << report(step + "/" + problem.name, answer, found, judgement);
     });
 }
 
@@ -85,8 +91,9 @@ class StepMutantTest : public ::testing::TestWithParam<StepMutant> {};
 TEST_P(StepMutantTest, FailsAndIsDiagnosed) {
     PlainSteps steps(GetParam().mistake);
     Diagnoses diagnoses;
-    for_each_step([&](const auto& problem, const StepAnswer& answer) {
-        diagnoses.add(judge_step(answer, run_step(steps, problem)).diagnoses);
+    for_each_step([&](const std::string&, const auto& problem) {
+        const std::vector<double> found = run_step(steps, problem);
+        diagnoses.add(judge_step(step_answer(problem, found), found).diagnoses);
     });
     EXPECT_EQ(diagnoses.most_likely().first, GetParam().diagnosis);
 }
@@ -153,10 +160,9 @@ TEST(ConformanceKitTest, FarPagesSpan32BitsOfBytes) {
 }
 
 TEST(ConformanceKitTest, AnswersAreThoseOfTheReference) {
-    for (const AttentionProblem& problem : problems()) {
+    for (const auto& [problem, answer] : problems()) {
         const AttentionCase& c = problem.about;
         const Reading reading = read(problem);
-        const Answer answer = solve(reading, c.out_dim());
         Index row = 0;
         for (Index r = 0; r < problem.requests(); ++r) {
             const RequestReading& request = reading.requests[static_cast<std::size_t>(r)];

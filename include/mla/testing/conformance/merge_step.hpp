@@ -110,7 +110,7 @@ template <class Weights, class Lse>
         answer.bounds.push_back(detail::float_roundoff * (8.0 + 2.0 * (std::isfinite(lse) ? std::abs(lse) : 0.0)));
     }
     const auto add = [&](const char* name, auto&& weights, auto&& lse) {
-        answer.mistakes.emplace_back(name, detail::merged(p, weights, lse));
+        answer.mistakes.push_back({name, detail::merged(p, weights, lse)});
     };
     add(
         "parts are merged by their mean",

@@ -2,21 +2,20 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <concepts>
+#include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <numbers>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "mla/core/views.hpp"
 #include "mla/testing/conformance/diagnosis.hpp"
-#include "mla/testing/conformance/merge_step.hpp"
-#include "mla/testing/conformance/norm_step.hpp"
-#include "mla/testing/conformance/rope_step.hpp"
-#include "mla/testing/conformance/select_step.hpp"
-#include "mla/testing/conformance/store_step.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 
@@ -51,34 +50,6 @@ concept AttentionPort = requires(P& port, const AttentionProblem& problem, Heads
     { P::name } -> std::convertible_to<std::string>;
     { port.supported() } -> std::same_as<Supported>;
     port.attend(problem, out, lse);
-};
-
-/// The steps around attention, each of which a port may have or not.
-/// merge(problem, out [rows, dim], lse [rows]): the merged parts, LSE natural, −inf for rows that neither part saw a key of.
-template <class P>
-concept MergePort = requires(P& port, const MergeProblem& problem, MatrixView<typename P::Output> out, typename P::Output* lse) {
-    port.merge(problem, out, lse);
-};
-/// rotate(problem, x [T, Dr]): in place.
-template <class P>
-concept RopePort = requires(P& port, const RopeProblem& problem, MatrixView<typename P::Output> x) {
-    port.rotate(problem, x);
-};
-/// rms_norm(problem, x [T, n]): in place.
-template <class P>
-concept NormPort = requires(P& port, const NormProblem& problem, MatrixView<typename P::Output> x) {
-    port.rms_norm(problem, x);
-};
-/// store(problem, rows): tokens as rows of problem.row.bytes() each.
-template <class P>
-concept StorePort = requires(P& port, const StoreProblem& problem, std::byte* rows) {
-    port.store(problem, rows);
-};
-
-/// select(problem, selection [T, top_k]): the numbers of the chosen keys in any order, −1 for none.
-template <class P>
-concept SelectPort = requires(P& port, const SelectProblem& problem, MatrixView<std::int32_t> selection) {
-    port.select(problem, selection);
 };
 
 /// Why a case in a layout is none for a port, or nothing.
@@ -124,9 +95,28 @@ template <class Output>
 struct PortResult {
     std::vector<double> out;
     std::vector<double> lse;
+    bool written = true;  ///< whether any output is not what it was before
 
     [[nodiscard]] Found found() const noexcept { return {out, lse}; }
 };
+
+namespace detail {
+
+/// What outputs hold before a port writes them: a NaN that no operation gives.
+template <class Output>
+[[nodiscard]] constexpr Output unwritten() noexcept {
+    if constexpr (std::is_same_v<Output, double>)
+        return std::bit_cast<double>(std::uint64_t{0x7ff8'1234'5678'9abc});
+    else
+        return std::bit_cast<float>(std::uint32_t{0x7fc1'2345});
+}
+template <class Output>
+[[nodiscard]] bool any_written(const std::vector<Output>& outputs) {
+    constexpr Output before = unwritten<Output>();
+    return std::any_of(outputs.begin(), outputs.end(), [&](const Output& v) { return std::memcmp(&v, &before, sizeof v) != 0; });
+}
+
+}  // namespace detail
 
 /// Lets a port compute a problem, on outputs that hold NaN, with elements behind them that must stay as they are.
 /// @throws std::runtime_error when the port wrote behind its outputs
@@ -137,8 +127,8 @@ template <AttentionPort Port>
     const auto sentinel = static_cast<Output>(-12345);
     const auto rows = static_cast<std::size_t>(problem.tokens() * problem.about.heads);
     const std::size_t values = rows * static_cast<std::size_t>(problem.about.out_dim());
-    std::vector<Output> out(values, std::numeric_limits<Output>::quiet_NaN());
-    std::vector<Output> lse(rows, std::numeric_limits<Output>::quiet_NaN());
+    std::vector<Output> out(values, detail::unwritten<Output>());
+    std::vector<Output> lse(rows, detail::unwritten<Output>());
     out.resize(values + behind, sentinel);
     lse.resize(rows + behind, sentinel);
     port.attend(problem, HeadsView<Output>(out.data(), problem.tokens(), problem.about.heads, problem.about.out_dim()),
@@ -150,7 +140,9 @@ template <AttentionPort Port>
     out.resize(values);
     lse.resize(rows);
     const Supported supported = port.supported();
-    return {{out.begin(), out.end()}, detail::natural_lse(supported.lse, supported.lse_without_keys, lse)};
+    return {{out.begin(), out.end()},
+            detail::natural_lse(supported.lse, supported.lse_without_keys, lse),
+            values == 0 || detail::any_written(out)};
 }
 
 /// How a port did on a problem, with what is likely wrong where it failed.
@@ -159,10 +151,9 @@ struct PortJudgement {
     std::vector<std::string> diagnoses;
 };
 
-/// `explained`: whether a failure is to be diagnosed, which takes a hundred times as long as to see it.
-[[nodiscard]] inline PortJudgement judge_found(const AttentionProblem& problem, const Rounding& rounding, const Found& found,
-                                               bool explained = true) {
-    const Answer answer = solve(problem);
+/// `answer`: the problem's. `explained`: whether a failure is to be diagnosed, which takes a hundred times as long as to see it.
+[[nodiscard]] inline PortJudgement judge_found(const AttentionProblem& problem, const Answer& answer, const Rounding& rounding,
+                                               const Found& found, bool explained = true) {
     PortJudgement judged{judge(problem, answer, rounding, found), {}};
     if (!judged.judgement.passed && explained) judged.diagnoses = diagnose(problem, answer, rounding, found);
     return judged;
@@ -170,9 +161,12 @@ struct PortJudgement {
 
 /// Lets a port compute a problem and judges what it found.
 template <AttentionPort Port>
-[[nodiscard]] PortJudgement judge_port(Port& port, const AttentionProblem& problem, bool explained = true) {
+[[nodiscard]] PortJudgement judge_port(Port& port, const AttentionProblem& problem, const Answer& answer, bool explained = true) {
     const PortResult result = run_port(port, problem);
-    return judge_found(problem, port.supported().rounding(problem), result.found(), explained);
+    PortJudgement judged =
+        judge_found(problem, answer, port.supported().rounding(problem), result.found(), explained && result.written);
+    if (!result.written) judged.diagnoses = {"nothing is written"};
+    return judged;
 }
 
 /// The layouts that every case is laid out in: each kind of row in one piece and in pages of 16, bf16 in pages of 1 and 64 too.

@@ -1,11 +1,49 @@
-// Lets a port do a step, and hands back its numbers in the order of the answer's.
+// The steps around attention: what a port must have for each, how it is let do it, and what its numbers are held against.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
 #include <vector>
 
+#include "mla/testing/conformance/merge_step.hpp"
+#include "mla/testing/conformance/norm_step.hpp"
 #include "mla/testing/conformance/port.hpp"
+#include "mla/testing/conformance/rope_step.hpp"
+#include "mla/testing/conformance/select_step.hpp"
+#include "mla/testing/conformance/store_step.hpp"
 
 namespace mla::inline MLA_ISA::testing {
+
+/// merge(problem, out [rows, dim], lse [rows]): the merged parts, LSE natural, −inf for rows that neither part saw a key of.
+template <class P>
+concept MergePort = requires(P& port, const MergeProblem& problem, MatrixView<typename P::Output> out, typename P::Output* lse) {
+    port.merge(problem, out, lse);
+};
+/// rotate(problem, x [T, Dr]): in place.
+template <class P>
+concept RopePort = requires(P& port, const RopeProblem& problem, MatrixView<typename P::Output> x) {
+    port.rotate(problem, x);
+};
+/// rms_norm(problem, x [T, n]): in place.
+template <class P>
+concept NormPort = requires(P& port, const NormProblem& problem, MatrixView<typename P::Output> x) {
+    port.rms_norm(problem, x);
+};
+/// store(problem, rows): tokens as rows of problem.row.bytes() each.
+template <class P>
+concept StorePort = requires(P& port, const StoreProblem& problem, std::byte* rows) {
+    port.store(problem, rows);
+};
+
+/// select(problem, selection [T, top_k]): the numbers of the chosen keys in any order, −1 for none.
+template <class P>
+concept SelectPort = requires(P& port, const SelectProblem& problem, MatrixView<std::int32_t> selection) {
+    port.select(problem, selection);
+};
 
 template <MergePort Port>
 [[nodiscard]] std::vector<double> run_step(Port& port, const MergeProblem& problem) {
@@ -32,16 +70,44 @@ template <NormPort Port>
     return {x.begin(), x.end()};
 }
 
-/// What the rows read back as.
+/// What the rows say.
 template <StorePort Port>
 [[nodiscard]] std::vector<double> run_step(Port& port, const StoreProblem& problem) {
     std::vector<std::byte> rows(static_cast<std::size_t>(problem.tokens * problem.row.bytes()), std::byte{0xff});
     port.store(problem, rows.data());
-    std::vector<double> values;
-    for (Index t = 0; t < problem.tokens; ++t)
-        for (const double value : reference::read_row(problem.row, rows.data() + t * problem.row.bytes()))
-            values.push_back(value);
-    return values;
+    return row_numbers(problem.row, rows);
+}
+
+/// What a port's numbers, `found`, should be.
+[[nodiscard]] inline StepAnswer step_answer(const MergeProblem& problem, std::span<const double>) {
+    return merge_answer(problem);
+}
+[[nodiscard]] inline StepAnswer step_answer(const RopeProblem& problem, std::span<const double>) { return rope_answer(problem); }
+[[nodiscard]] inline StepAnswer step_answer(const NormProblem& problem, std::span<const double>) { return norm_answer(problem); }
+[[nodiscard]] inline StepAnswer step_answer(const StoreProblem& problem, std::span<const double> found) {
+    return store_answer(problem, found);
+}
+
+/// Why a step's problem is none for a port, or nothing.
+[[nodiscard]] inline std::string unsupported_step(const Supported& port, const StoreProblem& problem) {
+    const bool known = std::find(port.kinds.begin(), port.kinds.end(), problem.row.kind) != port.kinds.end();
+    return known ? "" : std::string(name(problem.row.kind)) + " rows";
+}
+template <class Problem>
+[[nodiscard]] std::string unsupported_step(const Supported&, const Problem&) {
+    return {};
+}
+
+/// Calls f(step, problem) for every problem of the steps that are judged by their numbers.
+template <class F>
+void for_each_step(F&& f) {
+    const auto all = [&](const char* step, const auto& problems) {
+        for (const auto& problem : problems) f(std::string(step), problem);
+    };
+    all("merge", merge_problems());
+    all("rope", rope_problems());
+    all("rms_norm", norm_problems());
+    all("store", store_problems());
 }
 
 }  // namespace mla::inline MLA_ISA::testing

@@ -32,6 +32,7 @@ enum class StepMistake : std::uint8_t {
     mean_taken_off,
     weights_from_one,
     stored_cut_off,
+    eight_bits_cut_off,
 };
 
 struct StepMutant {
@@ -59,6 +60,7 @@ inline std::ostream& operator<<(std::ostream& stream, const StepMutant& mutant) 
         {StepMistake::mean_taken_off, "mean_taken_off", "the mean is taken off"},
         {StepMistake::weights_from_one, "weights_from_one", "weights count from 1"},
         {StepMistake::stored_cut_off, "stored_cut_off", "16-bit values are cut off, not rounded to the nearest"},
+        {StepMistake::eight_bits_cut_off, "eight_bits_cut_off", "eight-bit values are cut off, not rounded to the nearest"},
     };
 }
 
@@ -137,19 +139,37 @@ class PlainSteps {
     }
 
     void store(const StoreProblem& p, std::byte* rows) const {
-        const reference::RowGeometry& row = p.row;
-        for (Index t = 0; t < p.tokens; ++t, rows += row.bytes()) {
-            const float* const token = p.values.data() + t * row.values();
-            reference::write_row(row, std::vector<double>(token, token + row.values()), rows);
-            if (!is(StepMistake::stored_cut_off) || row.wide_bytes() > 2 || row.kind == reference::RowKind::fp16) continue;
-            for (Index i = row.narrow(); i < row.values(); ++i)
-                reference::detail::store(rows + row.wide_offset() + (i - row.narrow()) * 2,
-                                         static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(token[i]) >> 16U));
+        for (Index t = 0; t < p.tokens; ++t, rows += p.row.bytes()) {
+            const float* const token = p.values.data() + t * p.row.values();
+            reference::write_row(p.row, std::vector<double>(token, token + p.row.values()), rows);
+            if (is(StepMistake::stored_cut_off)) cut_off_wide(p.row, token, rows);
+            if (is(StepMistake::eight_bits_cut_off)) cut_off_narrow(p.row, token, rows);
         }
     }
 
   private:
     [[nodiscard]] bool is(StepMistake mistake) const noexcept { return mistake_ == mistake; }
+
+    /// bf16 by the upper half of a float.
+    static void cut_off_wide(const reference::RowGeometry& row, const float* token, std::byte* bytes) {
+        if (row.wide_bytes() > 2 || row.kind == reference::RowKind::fp16) return;
+        for (Index i = row.narrow(); i < row.values(); ++i)
+            reference::detail::store(bytes + row.wide_offset() + (i - row.narrow()) * 2,
+                                     static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(token[i]) >> 16U));
+    }
+
+    /// A step towards 0 wherever the nearest is further from it than the value. Magnitudes of e4m3 are in the order of their
+    /// bits.
+    static void cut_off_narrow(const reference::RowGeometry& row, const float* token, std::byte* bytes) {
+        for (Index i = 0; i < row.narrow(); ++i) {
+            const auto scale = static_cast<float>(reference::detail::scale_of(row, bytes, i / row.group()));
+            const double stored = reference::detail::narrow_value(row.kind, bytes[i]);
+            const float steps = token[i] / scale;
+            if (!(std::abs(stored) > static_cast<double>(std::abs(steps)))) continue;
+            const bool up = row.kind == reference::RowKind::int8 && stored < 0.0;
+            bytes[i] = static_cast<std::byte>(static_cast<std::uint8_t>(bytes[i]) + (up ? 1U : 0xffU));
+        }
+    }
 
     StepMistake mistake_;
 };

@@ -71,7 +71,7 @@ class AttentionConformance : public ::testing::Test {
             GTEST_SKIP() << "not supported: " << reason;
         auto& counts = Summary<Port>::counts();
         const AttentionProblem problem = make_problem(case_, layout_);
-        const PortJudgement judged = judge_port(port, problem, counts.failed < Summary<Port>::diagnosed);
+        const PortJudgement judged = judge_port(port, problem, solve(problem), counts.failed < Summary<Port>::diagnosed);
         ++counts.ran;
         if (judged.judgement.passed) return;
         ++counts.failed;
@@ -106,20 +106,21 @@ class SupportsSomething : public ::testing::Test {
 template <class Port, class Problem>
 class StepConformance : public ::testing::Test {
   public:
-    StepConformance(std::string name, Problem problem, StepAnswer answer)
-        : name_(std::move(name)), problem_(std::move(problem)), answer_(std::move(answer)) {}
+    StepConformance(std::string name, Problem problem) : name_(std::move(name)), problem_(std::move(problem)) {}
 
     void TestBody() override {
         Port port;
+        if (const std::string reason = unsupported_step(port.supported(), problem_); !reason.empty())
+            GTEST_SKIP() << "not supported: " << reason;
         const std::vector<double> found = run_step(port, problem_);
-        const StepJudgement judgement = judge_step(answer_, found);
-        if (!judgement.passed()) ADD_FAILURE() << report(name_, answer_, found, judgement);
+        const StepAnswer answer = step_answer(problem_, found);
+        const StepJudgement judgement = judge_step(answer, found);
+        if (!judgement.passed()) ADD_FAILURE() << report(name_, answer, found, judgement);
     }
 
   private:
     std::string name_;
     Problem problem_;
-    StepAnswer answer_;
 };
 
 /// A port's selection held against the scores.
@@ -139,35 +140,23 @@ class SelectConformance : public ::testing::Test {
     SelectProblem problem_;
 };
 
-/// Registers the steps that a port has: calls add(name, factory of a test) for each.
-template <AttentionPort Port, class Add>
+/// Registers the steps that a port has: calls add(name, factory of a test) for each problem.
+template <class Port, class Add>
 int register_steps(Add&& add) {
     int count = 0;
-    const auto all = [&](const char* step, const auto& problems, auto&& answer) {
-        for (const auto& problem : problems) {
-            const std::string name = std::string(step) + "/" + problem.name;
-            using Problem = std::remove_cvref_t<decltype(problem)>;
-            add(name, [=] {
-                return static_cast<::testing::Test*>(new StepConformance<Port, Problem>(name, problem, answer(problem)));
-            });
+    for_each_step([&](const std::string& step, const auto& problem) {
+        using Problem = std::remove_cvref_t<decltype(problem)>;
+        if constexpr (requires(Port & port) { run_step(port, problem); }) {
+            const std::string name = step + "/" + problem.name;
+            add(name, [=] { return static_cast<::testing::Test*>(new StepConformance<Port, Problem>(name, problem)); });
             ++count;
         }
-    };
-    if constexpr (MergePort<Port>) all("merge", merge_problems(), merge_answer);
-    if constexpr (RopePort<Port>) all("rope", rope_problems(), rope_answer);
-    if constexpr (NormPort<Port>) all("rms_norm", norm_problems(), norm_answer);
+    });
     if constexpr (SelectPort<Port>)
         for (const SelectProblem& problem : select_problems()) {
             add("select/" + problem.name, [=] { return static_cast<::testing::Test*>(new SelectConformance<Port>(problem)); });
             ++count;
         }
-    if constexpr (StorePort<Port>) {
-        std::vector<StoreProblem> problems = store_problems();
-        const std::vector<reference::RowKind> kinds = Port().supported().kinds;
-        std::erase_if(problems,
-                      [&](const StoreProblem& p) { return std::find(kinds.begin(), kinds.end(), p.row.kind) == kinds.end(); });
-        all("store", problems, store_answer);
-    }
     return count;
 }
 
