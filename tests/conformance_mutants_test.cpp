@@ -1,12 +1,13 @@
 // The conformance kit is judged: it passes a plain kernel, and of each that is wrong by one mistake it says so, and why.
 #include "mla/testing/conformance/mutants.hpp"
+#include "mla/testing/conformance/plain_steps.hpp"
 #include "mla/testing/conformance/port.hpp"
-#include "mla/testing/conformance/step_mutants.hpp"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -80,10 +81,59 @@ TEST(ConformanceKitTest, PassesPlainSteps) {
     PlainSteps steps;
     for_each_step([&](const std::string& step, const auto& problem) {
         const std::vector<double> found = run_step(steps, problem);
-        const StepAnswer answer = step_answer(problem, found);
+        const StepAnswer answer = step_answer(steps.supported(), problem, found);
         const StepJudgement judgement = judge_step(answer, found);
         EXPECT_TRUE(judgement.passed()) << report(step + "/" + problem.name, answer, found, judgement);
     });
+}
+
+/// Appends rows whose rope parts are in halves.
+struct StepsInHalves : PlainSteps {
+    [[nodiscard]] static Supported supported() {
+        Supported supported;
+        supported.rope_in_cache = RopeInCache::in_halves;
+        return supported;
+    }
+    void append(const AppendProblem& p, std::byte* rows) const {
+        PlainSteps::append(p, rows);
+        const Index size = p.row.wide_bytes(), half = p.row.rope_dim / 2;
+        for (Index t = 0; t < p.tokens && p.rope.pairing == RopePairing::interleaved; ++t) {
+            std::byte* const rope = rows + t * p.row.bytes() + p.row.wide_offset() + (p.row.latent_dim - p.row.narrow()) * size;
+            const std::vector<std::byte> pairs(rope, rope + p.row.rope_dim * size);
+            for (Index i = 0; i < p.row.rope_dim; ++i)
+                std::copy_n(pairs.begin() + (i % half * 2 + i / half) * size, size, rope + i * size);
+        }
+    }
+};
+
+TEST(ConformanceKitTest, ReadsRopePartsInHalvesWhereAPortSaysSo) {
+    StepsInHalves port;
+    PlainSteps other;
+    for (const AppendProblem& problem : append_problems()) {
+        const std::vector<double> found = run_step(port, problem);
+        EXPECT_TRUE(judge_step(append_answer(problem, found), found).passed()) << problem.name;
+        EXPECT_EQ(found, run_step(other, problem)) << problem.name;
+    }
+}
+
+TEST(ConformanceKitTest, LayersAreThoseOfTheReferenceInBothForms) {
+    for (const LayerProblem& p : layer_problems())
+        for (const reference::Form form : {reference::Form::absorbed, reference::Form::expanded}) {
+            const reference::Matrix y = layer_outputs(p, {}, form);
+            reference::Matrix cache(0, p.config.cache_dim());
+            Index first = 0;
+            for (const Index count : p.calls) {
+                const std::vector<float> x(p.x.begin() + first * p.config.hidden_size,
+                                           p.x.begin() + (first + count) * p.config.hidden_size);
+                const std::span positions(p.positions.data() + first, static_cast<std::size_t>(count));
+                const reference::Matrix expected =
+                    reference::forward(p.config, p.weights.refs(), widened(x, count, p.config.hidden_size), positions, cache,
+                                       reference::Form::absorbed);
+                const reference::Matrix found = reference::row_range(y, first, count);
+                EXPECT_FALSE(!(detail::distance(found.values, expected.values) <= 1e-12)) << p.name;
+                first += count;
+            }
+        }
 }
 
 class StepMutantTest : public ::testing::TestWithParam<StepMutant> {};
@@ -93,7 +143,7 @@ TEST_P(StepMutantTest, FailsAndIsDiagnosed) {
     Diagnoses diagnoses;
     for_each_step([&](const std::string&, const auto& problem) {
         const std::vector<double> found = run_step(steps, problem);
-        diagnoses.add(judge_step(step_answer(problem, found), found).diagnoses);
+        diagnoses.add(judge_step(step_answer(steps.supported(), problem, found), found).diagnoses);
     });
     EXPECT_EQ(diagnoses.most_likely().first, GetParam().diagnosis);
 }

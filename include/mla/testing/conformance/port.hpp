@@ -15,7 +15,9 @@
 #include <vector>
 
 #include "mla/core/views.hpp"
+#include "mla/testing/conformance/append_step.hpp"
 #include "mla/testing/conformance/diagnosis.hpp"
+#include "mla/testing/conformance/layer_step.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 
@@ -39,16 +41,26 @@ struct Supported {
     bool expanded = false;    ///< prefill on keys and values that kv_b makes of them
     LseReport lse = LseReport::natural;
     double lse_without_keys = -std::numeric_limits<double>::infinity();  ///< as reported
+    std::function<std::string(const Config&)> layer = [](const Config&) {
+        return std::string();
+    };  ///< what is beyond it, or nothing
+    std::function<LayerRounding(const LayerProblem&)> layer_rounding = [](const LayerProblem&) { return LayerRounding{}; };
+    RopeInCache rope_in_cache = RopeInCache::as_given;  ///< of the rows that it appends
     std::function<Rounding(const AttentionProblem&)> rounding = [](const AttentionProblem&) { return Rounding{}; };
 };
 
-/// A port: `Output` is float or double, the type that it hands results over in; `attend` writes out [T, H, out_dim] and lse [T,
-/// H] of a problem, which gives it everything that a kernel needs.
+/// A port: `Output` is float or double, the type that it hands results over in. It computes attention, or steps around it
+/// (run_step.hpp), or both.
 template <class P>
-concept AttentionPort = requires(P& port, const AttentionProblem& problem, HeadsView<typename P::Output> out,
-                                 MatrixView<typename P::Output> lse) {
+concept Port = requires(P& port, typename P::Output output) {
     { P::name } -> std::convertible_to<std::string>;
     { port.supported() } -> std::same_as<Supported>;
+};
+
+/// `attend` writes out [T, H, out_dim] and lse [T, H] of a problem, which gives it everything that a kernel needs.
+template <class P>
+concept AttentionPort = Port<P> &&
+    requires(P& port, const AttentionProblem& problem, HeadsView<typename P::Output> out, MatrixView<typename P::Output> lse) {
     port.attend(problem, out, lse);
 };
 
@@ -120,9 +132,9 @@ template <class Output>
 
 /// Lets a port compute a problem, on outputs that hold NaN, with elements behind them that must stay as they are.
 /// @throws std::runtime_error when the port wrote behind its outputs
-template <AttentionPort Port>
-[[nodiscard]] PortResult run_port(Port& port, const AttentionProblem& problem) {
-    using Output = typename Port::Output;
+template <AttentionPort P>
+[[nodiscard]] PortResult run_port(P& port, const AttentionProblem& problem) {
+    using Output = typename P::Output;
     constexpr std::size_t behind = 64;
     const auto sentinel = static_cast<Output>(-12345);
     const auto rows = static_cast<std::size_t>(problem.tokens() * problem.about.heads);
@@ -160,8 +172,8 @@ struct PortJudgement {
 }
 
 /// Lets a port compute a problem and judges what it found.
-template <AttentionPort Port>
-[[nodiscard]] PortJudgement judge_port(Port& port, const AttentionProblem& problem, const Answer& answer, bool explained = true) {
+template <AttentionPort P>
+[[nodiscard]] PortJudgement judge_port(P& port, const AttentionProblem& problem, const Answer& answer, bool explained = true) {
     const PortResult result = run_port(port, problem);
     PortJudgement judged =
         judge_found(problem, answer, port.supported().rounding(problem), result.found(), explained && result.written);
