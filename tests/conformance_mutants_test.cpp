@@ -13,7 +13,9 @@
 #include <vector>
 
 #include "mla/reference/attention.hpp"
+#include "mla/reference/gradients.hpp"
 #include "mla/reference/layer.hpp"
+#include "mla/testing/tolerance.hpp"
 
 namespace mla::testing {
 namespace {
@@ -136,13 +138,48 @@ TEST(ConformanceKitTest, LayersAreThoseOfTheReferenceInBothForms) {
         }
 }
 
+TEST(ConformanceKitTest, GradientsAreThoseOfTheReference) {
+    for (const GradientProblem& p : gradient_problems()) {
+        const reference::Matrix q(p.tokens * p.heads, p.query_dim(), {p.q.begin(), p.q.end()});
+        const reference::Matrix rows = widened(p.rows, p.length, p.row_dim());
+        const reference::Attended d{widened(p.d_out, q.rows, p.out_dim()), widened(p.d_lse, p.tokens, p.heads)};
+        const std::vector<double> sinks(p.sinks.begin(), p.sinks.end());
+        const reference::Visible visible = reference::causal(p.tokens, p.length);
+        std::vector<double> expected;
+        const auto take = [&](const std::vector<double>& part) { expected.insert(expected.end(), part.begin(), part.end()); };
+        if (p.expanded()) {
+            const reference::ExpandedGradients g = reference::expanded_gradients(
+                q, p.tokens, p.heads, rows, widened(p.kv_b, p.kv_b_rows(), p.latent_dim), p.scale, visible, d, sinks);
+            for (const auto& part : {g.d_q.values, g.d_rows.values, g.d_kv_b.values, g.d_sinks}) take(part);
+        } else {
+            const reference::AbsorbedGradients g =
+                reference::absorbed_gradients(q, p.tokens, p.heads, rows, p.latent_dim, p.scale, visible, d, sinks);
+            take(reference::beside(g.d_q_lat, g.d_q_pe).values);
+            take(reference::beside(g.d_c, g.d_k_pe).values);
+            take(g.d_sinks);
+        }
+        EXPECT_FALSE(!(detail::distance(gradient_answer(p, {}).values, expected) <= 1e-12)) << p.name;
+    }
+}
+
+TEST(ConformanceKitTest, GradientsInBf16PassWhereAPortSaysSo) {
+    PlainSteps steps;
+    for (const GradientProblem& p : gradient_problems()) {
+        std::vector<double> found = run_step(steps, p);
+        for (double& value : found) value = static_cast<double>(round_to<bf16>(value));
+        EXPECT_FALSE(judge_step(gradient_answer(p, {}), found).passed()) << p.name;
+        EXPECT_TRUE(judge_step(gradient_answer(p, {.outputs = unit_roundoff<bf16>}), found).passed()) << p.name;
+    }
+}
+
 class StepMutantTest : public ::testing::TestWithParam<StepMutant> {};
 
 TEST_P(StepMutantTest, FailsAndIsDiagnosed) {
-    PlainSteps steps(GetParam().mistake);
+    PlainSteps steps(GetParam().mistake), plain;
     Diagnoses diagnoses;
     for_each_step([&](const std::string&, const auto& problem) {
         const std::vector<double> found = run_step(steps, problem);
+        if (found == run_step(plain, problem)) return;  // which passes
         diagnoses.add(judge_step(step_answer(steps.supported(), problem, found), found).diagnoses);
     });
     EXPECT_EQ(diagnoses.most_likely().first, GetParam().diagnosis);

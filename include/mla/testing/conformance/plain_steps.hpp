@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "mla/testing/conformance/plain_gradients.hpp"
 #include "mla/testing/conformance/plain_layer.hpp"
 #include "mla/testing/conformance/plain_math.hpp"
 #include "mla/testing/conformance/run_step.hpp"
@@ -115,6 +116,8 @@ class PlainSteps {
             reference::write_row(row, std::vector<double>(token.begin(), token.end()), rows);
         }
     }
+
+    void gradients(const GradientProblem& p, const GradientOutputs<float>& to) const { PlainGradients(p, mistake_).run(to); }
 
     void layer(const LayerProblem& p, MatrixView<float> y) const { PlainLayer(p, mistake_).run(y); }
 

@@ -17,6 +17,7 @@
 #include "mla/core/views.hpp"
 #include "mla/testing/conformance/append_step.hpp"
 #include "mla/testing/conformance/diagnosis.hpp"
+#include "mla/testing/conformance/gradient_errors.hpp"
 #include "mla/testing/conformance/layer_step.hpp"
 
 namespace mla::inline MLA_ISA::testing {
@@ -45,6 +46,9 @@ struct Supported {
         return std::string();
     };  ///< what is beyond it, or nothing
     std::function<LayerRounding(const LayerProblem&)> layer_rounding = [](const LayerProblem&) { return LayerRounding{}; };
+    std::function<GradientRounding(const GradientProblem&)> gradient_rounding = [](const GradientProblem&) {
+        return GradientRounding{};
+    };
     RopeInCache rope_in_cache = RopeInCache::as_given;  ///< of the rows that it appends
     std::function<Rounding(const AttentionProblem&)> rounding = [](const AttentionProblem&) { return Rounding{}; };
 };

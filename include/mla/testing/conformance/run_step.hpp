@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "mla/testing/conformance/gradient_step.hpp"
 #include "mla/testing/conformance/merge_step.hpp"
 #include "mla/testing/conformance/norm_step.hpp"
 #include "mla/testing/conformance/port.hpp"
@@ -49,6 +50,12 @@ concept AppendPort = requires(P& port, const AppendProblem& problem, std::byte* 
 template <class P>
 concept LayerPort = requires(P& port, const LayerProblem& problem, MatrixView<typename P::Output> y) {
     port.layer(problem, y);
+};
+
+/// gradients(problem, outputs): every gradient of the problem, in full.
+template <class P>
+concept GradientPort = requires(P& port, const GradientProblem& problem, const GradientOutputs<typename P::Output>& outputs) {
+    port.gradients(problem, outputs);
 };
 
 /// select(problem, selection [T, top_k]): the numbers of the chosen keys in any order, −1 for none.
@@ -109,6 +116,21 @@ template <LayerPort P>
     return {y.begin(), y.end()};
 }
 
+template <GradientPort P>
+[[nodiscard]] std::vector<double> run_step(P& port, const GradientProblem& problem) {
+    using Output = typename P::Output;
+    std::vector<Output> numbers(problem.q.size() + problem.rows.size() + problem.kv_b.size() + problem.sinks.size(),
+                                std::numeric_limits<Output>::quiet_NaN());
+    Output* const d_rows = numbers.data() + problem.q.size();
+    Output* const d_kv_b = d_rows + problem.rows.size();
+    Output* const d_sinks = problem.sinks.empty() ? nullptr : d_kv_b + problem.kv_b.size();
+    port.gradients(problem, GradientOutputs<Output>{{numbers.data(), problem.tokens, problem.heads, problem.query_dim()},
+                                                    {d_rows, problem.length, problem.row_dim()},
+                                                    {d_kv_b, problem.kv_b_rows(), problem.latent_dim},
+                                                    d_sinks});
+    return {numbers.begin(), numbers.end()};
+}
+
 /// What the numbers of a port that supports so much, `found`, should be.
 [[nodiscard]] inline StepAnswer step_answer(const Supported&, const MergeProblem& problem, std::span<const double>) {
     return merge_answer(problem);
@@ -127,6 +149,9 @@ template <LayerPort P>
     return append_answer(problem, found);
 }
 
+[[nodiscard]] inline StepAnswer step_answer(const Supported& port, const GradientProblem& problem, std::span<const double>) {
+    return gradient_answer(problem, port.gradient_rounding(problem));
+}
 [[nodiscard]] inline StepAnswer step_answer(const Supported& port, const LayerProblem& problem, std::span<const double>) {
     return layer_answer(problem, port.layer_rounding(problem));
 }
@@ -158,6 +183,7 @@ void for_each_step(F&& f) {
     all("store", store_problems());
     all("append", append_problems());
     all("layer", layer_problems());
+    all("gradients", gradient_problems());
 }
 
 }  // namespace mla::inline MLA_ISA::testing

@@ -45,6 +45,13 @@ enum class StepMistake : std::uint8_t {
     layer_positions_restart,
     layer_values_first,
     layer_heads_transposed,
+    gradient_delta_left_out,
+    gradient_as_value_left_out,
+    gradient_as_key_left_out,
+    gradient_not_scaled,
+    gradient_of_lse_left_out,
+    gradient_no_mask,
+    gradient_rope_of_first_head,
 };
 
 struct StepMutant {
@@ -91,6 +98,15 @@ inline std::ostream& operator<<(std::ostream& stream, const StepMutant& mutant) 
         {StepMistake::layer_positions_restart, "layer_positions_restart", "positions begin at 0 in every call"},
         {StepMistake::layer_values_first, "layer_values_first", "kv_b is read as the values of a head, then its keys"},
         {StepMistake::layer_heads_transposed, "layer_heads_transposed", "o_proj takes a value of all heads, then the next"},
+        {StepMistake::gradient_delta_left_out, "gradient_delta_left_out",
+         "the sum of weights times their gradients is not taken off"},
+        {StepMistake::gradient_as_value_left_out, "gradient_as_value_left_out", "the latent's gradient as a value is left out"},
+        {StepMistake::gradient_as_key_left_out, "gradient_as_key_left_out", "the latent's gradient as a key is left out"},
+        {StepMistake::gradient_not_scaled, "gradient_not_scaled", "gradients of queries and keys are not scaled"},
+        {StepMistake::gradient_of_lse_left_out, "gradient_of_lse_left_out", "the gradient of the LSE is left out"},
+        {StepMistake::gradient_no_mask, "gradient_no_mask", "there is no causal mask"},
+        {StepMistake::gradient_rope_of_first_head, "gradient_rope_of_first_head",
+         "the rope key's gradient is that of the first head"},
     };
 }
 
