@@ -71,7 +71,7 @@ inline std::ostream& operator<<(std::ostream& stream, const Mutant& mutant) { re
         {Mistake::no_maximum, "no_maximum"},
         {Mistake::probabilities_in_eight_bits, "probabilities_in_eight_bits"},
         {Mistake::sums_in_bf16, "sums_in_bf16"},
-        {Mistake::lse_not_written, "lse_not_written"},
+        {Mistake::lse_not_written, "lse_not_written", "some LSEs are not written"},
         {Mistake::one_value_off, "one_value_off"},
         {Mistake::kv_b_keys_first, "kv_b_keys_first", "kv_b is read as the keys of all heads, then their values"},
         {Mistake::kv_b_of_next_head, "kv_b_of_next_head", "a head takes the keys and values of the next"},

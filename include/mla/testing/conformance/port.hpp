@@ -107,11 +107,24 @@ template <class Output>
 
 }  // namespace detail
 
+/// How much of its results a port wrote.
+enum class Written : std::uint8_t { all, not_all_lses, not_all_outputs, nothing };
+
+[[nodiscard]] constexpr const char* diagnosis(Written written) noexcept {
+    switch (written) {
+        case Written::all: return "everything is written";
+        case Written::not_all_lses: return "some LSEs are not written";
+        case Written::not_all_outputs: return "some outputs are not written";
+        case Written::nothing: return "nothing is written";
+    }
+    return "unknown";
+}
+
 /// What a port answered: outputs and natural logarithms, or none.
 struct PortResult {
     std::vector<double> out;
     std::vector<double> lse;
-    bool written = true;  ///< whether any output is not what it was before
+    Written written = Written::all;
 
     [[nodiscard]] Found found() const noexcept { return {out, lse}; }
 };
@@ -126,10 +139,17 @@ template <class Output>
     else
         return std::bit_cast<float>(std::uint32_t{0x7fc1'2345});
 }
+/// `lse`: empty where none is reported.
 template <class Output>
-[[nodiscard]] bool any_written(const std::vector<Output>& outputs) {
-    constexpr Output before = unwritten<Output>();
-    return std::any_of(outputs.begin(), outputs.end(), [&](const Output& v) { return std::memcmp(&v, &before, sizeof v) != 0; });
+[[nodiscard]] Written what_is_written(const std::vector<Output>& out, const std::vector<Output>& lse) {
+    const auto count = [](const std::vector<Output>& values) {
+        constexpr Output before = unwritten<Output>();
+        return static_cast<std::size_t>(std::count_if(
+            values.begin(), values.end(), [&](const Output& value) { return std::memcmp(&value, &before, sizeof value) == 0; }));
+    };
+    if (!out.empty() && count(out) == out.size()) return Written::nothing;
+    if (count(out) > 0) return Written::not_all_outputs;
+    return count(lse) > 0 ? Written::not_all_lses : Written::all;
 }
 
 }  // namespace detail
@@ -156,9 +176,10 @@ template <AttentionPort P>
     out.resize(values);
     lse.resize(rows);
     const Supported supported = port.supported();
+    if (supported.lse == LseReport::none) lse.clear();
     return {{out.begin(), out.end()},
             detail::natural_lse(supported.lse, supported.lse_without_keys, lse),
-            values == 0 || detail::any_written(out)};
+            detail::what_is_written(out, lse)};
 }
 
 /// How a port did on a problem, with what is likely wrong where it failed.
@@ -179,9 +200,9 @@ struct PortJudgement {
 template <AttentionPort P>
 [[nodiscard]] PortJudgement judge_port(P& port, const AttentionProblem& problem, const Answer& answer, bool explained = true) {
     const PortResult result = run_port(port, problem);
-    PortJudgement judged =
-        judge_found(problem, answer, port.supported().rounding(problem), result.found(), explained && result.written);
-    if (!result.written) judged.diagnoses = {"nothing is written"};
+    PortJudgement judged = judge_found(problem, answer, port.supported().rounding(problem), result.found(),
+                                       explained && result.written != Written::nothing);
+    if (explained && result.written != Written::all) judged.diagnoses.emplace_back(diagnosis(result.written));
     return judged;
 }
 
