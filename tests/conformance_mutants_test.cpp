@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdio>
 #include <span>
 #include <string>
@@ -87,6 +89,38 @@ TEST(ConformanceKitTest, PassesPlainSteps) {
         const StepJudgement judgement = judge_step(answer, found);
         EXPECT_TRUE(judgement.passed()) << report(step + "/" + problem.name, answer, found, judgement);
     });
+}
+
+/// Rows of e4m3 with scales that are the next powers of two, times a factor.
+[[nodiscard]] std::vector<double> stored_with_scales(const StoreProblem& p, double factor) {
+    std::vector<std::byte> rows(static_cast<std::size_t>(p.tokens * p.row.bytes()));
+    PlainSteps().store(p, rows.data());
+    for (Index t = 0; t < p.tokens; ++t) {
+        std::byte* const row = rows.data() + t * p.row.bytes();
+        for (Index i = 0; i < p.row.narrow(); ++i) {
+            std::byte* const scale = row + p.row.scale_offset() + i / p.row.group() * 4;
+            const auto least = static_cast<double>(reference::detail::load<float>(scale));
+            if (i % p.row.group() == 0 && least > 0.0)
+                reference::detail::store(scale, static_cast<float>(std::exp2(std::ceil(std::log2(least))) * factor));
+            const double steps = static_cast<double>(p.values[static_cast<std::size_t>(t * p.row.values() + i)]) /
+                                 reference::detail::scale_of(p.row, row, i / p.row.group());
+            row[i] = static_cast<std::byte>(reference::nearest(reference::e4m3_layout, least > 0.0 ? steps : 0.0));
+        }
+    }
+    return row_numbers(p.row, rows);
+}
+
+TEST(ConformanceKitTest, TakesScalesUpToTheNextPowerOfTwo) {
+    for (const StoreProblem& p : store_problems()) {
+        if (p.row.kind != reference::RowKind::fp8) continue;
+        const auto passes = [&](double factor) {
+            const std::vector<double> found = stored_with_scales(p, factor);
+            return judge_step(store_answer(p, found), found).passed();
+        };
+        EXPECT_TRUE(passes(1.0)) << p.name;
+        EXPECT_FALSE(passes(0.5)) << p.name << ", scales too small for their group";
+        EXPECT_FALSE(passes(4.0)) << p.name << ", scales that waste bits";
+    }
 }
 
 /// Appends rows whose rope parts are in halves.
