@@ -97,6 +97,7 @@ class PlainSteps {
             reference::write_row(p.row, std::vector<double>(token, token + p.row.values()), rows);
             if (is(StepMistake::stored_cut_off)) cut_off_wide(p.row, token, rows);
             if (is(StepMistake::eight_bits_cut_off)) cut_off_narrow(p.row, token, rows);
+            if (is(StepMistake::scales_rounded_down)) round_scales_down(p.row, token, rows);
         }
     }
 
@@ -155,6 +156,19 @@ class PlainSteps {
             const bool up = row.kind == reference::RowKind::int8 && stored < 0.0;
             bytes[i] = static_cast<std::byte>(static_cast<std::uint8_t>(bytes[i]) + (up ? 1U : 0xffU));
         }
+    }
+
+    /// Halves scales of one byte, those of groups of zeros too, and stores the values anew.
+    static void round_scales_down(const reference::RowGeometry& row, const float* token, std::byte* bytes) {
+        if (row.kind != reference::RowKind::fp8_v4) return;
+        for (Index group = 0; group < row.scales(); ++group) {
+            std::byte& scale = bytes[row.scale_offset() + group];
+            scale = static_cast<std::byte>(static_cast<std::uint8_t>(scale) - 1U);
+        }
+        for (Index i = 0; i < row.narrow(); ++i)
+            bytes[i] = static_cast<std::byte>(
+                reference::nearest(reference::e4m3_layout,
+                                   static_cast<double>(token[i]) / reference::detail::scale_of(row, bytes, i / row.group())));
     }
 
     StepMistake mistake_;

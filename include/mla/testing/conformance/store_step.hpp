@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <string>
 #include <tuple>
@@ -55,6 +56,10 @@ struct StoreProblem {
     answer.mistakes.push_back({"16-bit values are cut off, not rounded to the nearest", cut_where(false)});
     answer.mistakes.push_back({"eight-bit values are cut off, not rounded to the nearest", cut_where(true)});
     answer.mistakes.push_back({"values are cut off, not rounded to the nearest", cut.numbers});
+    std::vector<double> down = right.numbers;
+    for (auto scale = down.begin() + static_cast<Index>(values.values.size()); scale != down.end(); ++scale)
+        if (*scale > 0.0) *scale = std::exp2(std::floor(std::log2(*scale)));
+    answer.mistakes.push_back({"scales are rounded down to a power of two", std::move(down)});
     return answer;
 }
 
