@@ -3,8 +3,12 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
+#include <type_traits>
 #include <vector>
 
+#include "mla/attention.hpp"
+#include "mla/cache/latent_cache.hpp"
 #include "mla/cache/rows.hpp"
 #include "mla/kernels/decode_absorbed.hpp"
 #include "mla/kernels/decode_sparse.hpp"
@@ -125,15 +129,32 @@ class Kernels {
                        workspace_, SerialExecutor{}, P);
     }
     static void store(const testing::StoreProblem& problem, std::byte* rows) {
-        const std::vector<A> tokens(problem.values.begin(), problem.values.end());
-        with_element(problem.row.kind, [&]<CacheElement C>() {
-            const RowFormat<C> format{problem.row.latent_dim, problem.row.rope_dim};
-            append(MatrixView<const A>(tokens.data(), problem.tokens, format.values()), format,
-                   MatrixView<C>(reinterpret_cast<C*>(rows), problem.tokens, format.elements()));
-        });
+        write_rows(problem.row, {problem.values.begin(), problem.values.end()}, rows);
+    }
+    static void append(const testing::AppendProblem& problem, std::byte* rows) {
+        const Index Dc = problem.row.latent_dim, Dr = problem.row.rope_dim;
+        std::vector<A> tokens(problem.values.begin(), problem.values.end());
+        const std::vector<A> weight(problem.weight.begin(), problem.weight.end());
+        mla::rms_norm(MatrixView<A>(tokens.data(), problem.tokens, Dc, Dc + Dr), weight.data(), problem.eps);
+        const RotaryEmbedding rope(problem.rope, Dr);
+        std::vector<A> angles(static_cast<std::size_t>(Dr));
+        for (Index t = 0; t < problem.tokens; ++t) {
+            rope.angles(problem.positions[static_cast<std::size_t>(t)], angles.data());
+            rope.rotate(angles.data(), tokens.data() + t * (Dc + Dr) + Dc);
+        }
+        write_rows(problem.row, tokens, rows);
     }
 
   private:
+    static void write_rows(const reference::RowGeometry& row, const std::vector<A>& values, std::byte* rows) {
+        const Index tokens = static_cast<Index>(values.size()) / row.values();
+        with_element(row.kind, [&]<CacheElement C>() {
+            const RowFormat<C> format{row.latent_dim, row.rope_dim};
+            mla::append(MatrixView<const A>(values.data(), tokens, format.values()), format,
+                        MatrixView<C>(reinterpret_cast<C*>(rows), tokens, format.elements()));
+        });
+    }
+
     template <LatentBatch Batch>
     void attend_in(const AttentionProblem& problem, const Batch& caches, HeadsView<A> out, MatrixView<A> lse) {
         const std::vector<A> queries(problem.queries.begin(), problem.queries.end());
@@ -174,9 +195,45 @@ class Kernels {
     Workspace workspace_;
 };
 
+/// A layer with weights and a cache of T.
+template <Storage T>
+class Layers {
+  public:
+    using Output = compute_t<T>;
+    static constexpr const char* name = std::is_same_v<T, bf16> ? "LayersInBf16" : "LayersInFloat";
+
+    [[nodiscard]] static testing::Supported supported() {
+        testing::Supported supported;
+        if (std::is_same_v<T, bf16>)
+            supported.layer_rounding = [](const testing::LayerProblem&) {
+                constexpr double u = testing::unit_roundoff<bf16>;
+                return testing::LayerRounding{.activations = u, .cache = u, .probabilities = u};
+            };
+        return supported;
+    }
+
+    static void layer(const testing::LayerProblem& problem, MatrixView<Output> y) {
+        const Attention<T, Dynamic> attention(problem.config, problem.weights.refs());
+        LatentCache<T> cache(problem.config, problem.tokens());
+        RowMatrix<Output> x(problem.tokens(), problem.config.hidden_size);
+        std::copy(problem.x.begin(), problem.x.end(), x.data());
+        Workspace workspace;
+        Index first = 0;
+        for (const Index count : problem.calls) {
+            const auto positions =
+                std::span(problem.positions).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+            RowMatrix<Output> out(count, y.cols);
+            attention.forward(x.middleRows(first, count), positions, cache, out, SerialExecutor{}, workspace);
+            std::copy_n(out.data(), out.size(), y.row(first));
+            first += count;
+        }
+    }
+};
+
 const int registered = testing::register_conformance<Kernels<float, Precision::operand>>() +
                        testing::register_conformance<Kernels<float, Precision::full>>() +
-                       testing::register_conformance<Kernels<double, Precision::full>>();
+                       testing::register_conformance<Kernels<double, Precision::full>>() +
+                       testing::register_conformance<Layers<float>>() + testing::register_conformance<Layers<bf16>>();
 
 }  // namespace
 }  // namespace mla

@@ -24,7 +24,7 @@ using io::StoredTensor;
 /// A result: the answer of a problem in a floating type, after `change`.
 struct Result {
     AttentionProblem problem = problem_of("ragged_batch", {reference::RowKind::bf16, 16});
-    Answer answer = solve(problem);
+    Results answer = solve(problem);
     std::vector<StoredTensor> tensors = {out_in<double>("F64"), lse_in<double>("F64")};
 
     template <class T>
@@ -122,7 +122,7 @@ TEST(ResultTest, IsJudgedAsItSaysItWasMade) {
 
 TEST(ResultTest, AFailureSaysWhatItLooksLike) {
     Result result;
-    result.answer = answer_with(result.problem, attention_faults().front());
+    result.answer = results_with(result.problem, attention_faults().front(), result.answer);
     result.tensors = {result.out_in<float>("F32"), result.lse_in<float>("F32")};
     const PortJudgement judged = result.judged();
     EXPECT_FALSE(judged.judgement.passed);

@@ -25,6 +25,7 @@
 #include "mla/layer/output_projection.hpp"
 #include "mla/layer/query_projection.hpp"
 #include "mla/layer/selection.hpp"
+#include "mla/layer/way.hpp"
 #include "mla/linear/linear.hpp"
 #include "mla/math/rope.hpp"
 #include "mla/requests.hpp"
@@ -250,12 +251,12 @@ class Attention {
     void attend(const detail::CacheKernels<A>& kernels, const MatrixView<const std::int32_t>& selection, const Scratch& s,
                 ExecutorRef executor, const ForwardOptions<A>& options) const {
         const detail::CallRows& requests = s.requests;
-        const auto way = [&](std::size_t r, Index first) { return way_of(r, selection, first, s, options); };
+        const auto way = [&](std::size_t r, Index begin) { return way_of(config_, requests, r, selection, begin, options); };
         Index first = 0;
         for (std::size_t r = 0; r < requests.size();) {
             const Index tokens = requests.tokens[r];
-            const Way here = way(r, first);
-            if (here == Way::expanded) {
+            const detail::Way here = way(r, first);
+            if (here == detail::Way::expanded) {
                 attend_expanded(kernels, requests.latents[r], first, tokens, s, executor, options);
                 first += tokens;
                 ++r;
@@ -267,7 +268,8 @@ class Attention {
                 if (way(end, first + count) != here) break;
                 count += requests.tokens[end];
             }
-            const auto selected = here == Way::sparse ? selection.row_range(first, count) : MatrixView<const std::int32_t>();
+            const auto selected =
+                here == detail::Way::sparse ? selection.row_range(first, count) : MatrixView<const std::int32_t>();
             if (count <= s.q_latent.tokens) {
                 attend_batch(kernels, r, end - r, first, selected, s, executor, options);
             } else {
@@ -276,20 +278,6 @@ class Attention {
             first += count;
             r = end;
         }
-    }
-
-    enum class Way : std::uint8_t { absorbed, expanded, sparse };
-
-    /// How a request's tokens, the first of which is row `first` of the call, attend.
-    [[nodiscard]] Way way_of(std::size_t r, const MatrixView<const std::int32_t>& selection, Index first, const Scratch& s,
-                             const ForwardOptions<A>& options) const noexcept {
-        const Index tokens = s.requests.tokens[r];
-        const Index length = s.requests.latents[r].length;
-        if (selection.data != nullptr && !detail::selects_all(selection.row_range(first, tokens), length)) return Way::sparse;
-        if (!options.trees.empty() && options.trees[r].data != nullptr) return Way::absorbed;
-        if (config_.sliding_window > 0 && config_.sliding_window < length) return Way::absorbed;
-        const Form form = options.form == Form::automatic ? choose_form(config_, tokens, length) : options.form;
-        return form == Form::expanded ? Way::expanded : Way::absorbed;
     }
 
     /// `count` requests from number `index` on, in one call.
@@ -345,8 +333,8 @@ class Attention {
         const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
         linear_heads<A>(q.slice(0, config_.qk_nope_head_dim), heads_.absorb_key, q_latent.slice(0, config_.kv_lora_rank),
                         executor, precision_);
-        copy_heads(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
-                   q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
+        detail::copy_heads<A>(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
+                              q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
         const detail::CallView<A> call{q_latent, scale(), o_latent, lse_of(lse, first, count)};
         if (selection.data != nullptr) {
             const MatrixView<std::int32_t> slots(s.slots.data, count, selection.cols);
@@ -382,11 +370,6 @@ class Attention {
 
     [[nodiscard]] static MatrixView<A> lse_of(const MatrixView<A>& lse, Index first, Index count) noexcept {
         return lse.data == nullptr ? lse : lse.row_range(first, count);
-    }
-
-    static void copy_heads(HeadsView<const A> from, HeadsView<A> to) {
-        for (Index t = 0; t < from.tokens; ++t)
-            for (Index h = 0; h < from.heads; ++h) std::copy_n(from.at(t, h), from.dim, to.at(t, h));
     }
 
     static MatrixView<const A> view(const Eigen::Ref<const Matrix>& x) noexcept {

@@ -1,7 +1,10 @@
 // The two halves of kv_b_proj, a small matrix a head.
 #pragma once
 
+#include <algorithm>
+
 #include "mla/config.hpp"
+#include "mla/core/views.hpp"
 #include "mla/linear/packed_matrix.hpp"
 #include "mla/weights.hpp"
 
@@ -30,5 +33,12 @@ struct HeadProjections {
 
     [[nodiscard]] std::size_t bytes() const noexcept { return absorb_key.bytes() + expand_key.bytes() + value.bytes(); }
 };
+
+/// Each head's values, of the same sizes.
+template <Compute A>
+void copy_heads(HeadsView<const A> from, HeadsView<A> to) {
+    for (Index t = 0; t < from.tokens; ++t)
+        for (Index h = 0; h < from.heads; ++h) std::copy_n(from.at(t, h), from.dim, to.at(t, h));
+}
 
 }  // namespace mla::inline MLA_ISA::detail

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "mla/reference/matrix.hpp"
@@ -86,16 +87,20 @@ inline void read_expansion(const AttentionProblem& problem, Reading& reading) {
     return reading;
 }
 
-/// Outputs, natural logarithms of the sums of exponentials, and what bounds their errors.
-struct Answer {
-    reference::Matrix out;        ///< [T·H, Dc]
+/// Outputs, and natural logarithms of the sums of exponentials.
+struct Results {
+    reference::Matrix out;        ///< [T·H, out_dim]
     std::vector<double> lse;      ///< [T·H]; −inf where a query sees no key
+    std::vector<double> largest;  ///< [T·H]: the largest score of a row
+};
+
+/// Results with what their errors are in proportion to.
+struct Answer : Results {
     reference::Matrix magnitude;  ///< Σ p·|v| of each output
     reference::Matrix spread;     ///< √(Σ p²·v²): what independent errors of the terms add up to
     reference::Matrix reach;      ///< the largest p times √(Σ v²): the same of errors in proportion to that p
     std::vector<double> products;  ///< [T·H]: the largest ‖q∘k‖ of a row, scaled: what errors of its scores are in proportion to
     std::vector<double> sharpness;  ///< [T·H]: scale · max|q| · max‖k‖, to which those of quantised queries and keys are
-    std::vector<double> largest;    ///< [T·H]: the largest score of a row
     std::vector<double> key_terms;  ///< [T·H], expanded: the largest ‖q∘‖w∘c‖‖ of a row, scaled
     reference::Matrix value_terms;  ///< expanded: Σ p·‖w∘c‖ of each output
     Index summed = 0;               ///< the most keys that a query sees
@@ -104,14 +109,22 @@ struct Answer {
 
 namespace detail {
 
-/// What a head of a request attends to: keys [L, query_dim], values [L, out_dim]; in the expanded form also ‖w∘c‖ of each, to
-/// which the error of a sum of Dc products is in proportion, however small the sum is.
+/// What a head of a request attends to: keys [L, query_dim], values [L, out_dim].
 struct HeadRows {
     reference::Matrix keys;
     reference::Matrix values;
-    reference::Matrix key_terms = {};
-    reference::Matrix value_terms = {};
 };
+
+/// k_nope = W_UK c, v = W_UV c; the rope key is the same for all heads.
+[[nodiscard]] inline HeadRows head_rows(const Reading& reading, const RequestReading& request, Index head) {
+    if (reading.nope_dim == 0) return {request.keys, request.values};
+    const auto h = static_cast<std::size_t>(head);
+    const Index Dc = reading.key_weights[h].cols;
+    const reference::Matrix latents = reference::columns(request.keys, 0, Dc);
+    const reference::Matrix rope = reference::columns(request.keys, Dc, request.keys.cols - Dc);
+    return {reference::beside(reference::linear(latents, reading.key_weights[h]), rope),
+            reference::linear(request.values, reading.value_weights[h])};
+}
 
 /// √(Σ (w[o, i]·x[t, i])²): x [T, in], weight [out, in] -> [T, out]
 [[nodiscard]] inline reference::Matrix term_norms(const reference::Matrix& x, const reference::Matrix& weight) {
@@ -124,69 +137,104 @@ struct HeadRows {
     return norms;
 }
 
-/// k_nope = W_UK c, v = W_UV c; the rope key is the same for all heads.
-[[nodiscard]] inline HeadRows head_rows(const Reading& reading, const RequestReading& request, Index head) {
-    if (reading.nope_dim == 0) return {request.keys, request.values};
+/// ‖w∘c‖ of each decompressed key and value, to which the error of a sum of Dc products is in proportion, however small the sum
+/// is.
+[[nodiscard]] inline HeadRows head_terms(const Reading& reading, const RequestReading& request, Index head) {
+    if (reading.nope_dim == 0) return {};
     const auto h = static_cast<std::size_t>(head);
-    const Index Dc = reading.key_weights[h].cols;
-    const reference::Matrix latents = reference::columns(request.keys, 0, Dc);
-    const reference::Matrix rope = reference::columns(request.keys, Dc, request.keys.cols - Dc);
-    return {reference::beside(reference::linear(latents, reading.key_weights[h]), rope),
-            reference::linear(request.values, reading.value_weights[h]), term_norms(latents, reading.key_weights[h]),
-            term_norms(request.values, reading.value_weights[h])};
+    const reference::Matrix latents = reference::columns(request.keys, 0, reading.key_weights[h].cols);
+    return {term_norms(latents, reading.key_weights[h]), term_norms(request.values, reading.value_weights[h])};
 }
 
-/// A row's scores; and, into the answer, what their errors are in proportion to.
-[[nodiscard]] inline std::vector<double> row_scores(const Reading& reading, const HeadRows& rows, const double* query,
-                                                    const std::vector<Index>& seen, std::size_t place, Answer& answer) {
-    const Index dim = rows.keys.cols;
-    std::vector<double> scores;
-    double most_query = 0.0;
-    for (Index i = 0; i < dim; ++i) most_query = std::max(most_query, std::abs(query[i]));
-    for (const Index s : seen) {
-        const double* const key = rows.keys.row(s);
-        double products = 0.0, squares = 0.0;
-        for (Index i = 0; i < dim; ++i) {
-            products += query[i] * key[i] * query[i] * key[i];
-            squares += key[i] * key[i];
+/// Calls f(request, head, row of the request, row of the results) for every row; of the expanded form a head after the other,
+/// and `head` is asked for its rows when it begins.
+template <class Head, class F>
+void for_each_row(const Reading& reading, Head&& head, F&& f) {
+    const bool expanded = reading.nope_dim > 0;
+    Index first = 0;
+    for (const RequestReading& request : reading.requests) {
+        // Absorbed, all heads read the same rows.
+        for (Index h = 0; h < (expanded ? reading.heads : 1) && request.queries.rows > 0; ++h) {
+            const auto rows = head(request, h);
+            for (Index row = h; row < request.queries.rows; row += expanded ? reading.heads : 1)
+                f(request, rows, row, first + row);
         }
-        double terms = 0.0;
-        for (Index i = 0; i < rows.key_terms.cols; ++i) terms += std::pow(query[i] * rows.key_terms(s, i), 2);
-        answer.key_terms[place] = std::max(answer.key_terms[place], std::abs(reading.scale) * std::sqrt(terms));
-        scores.push_back(reading.scale * reference::dot(query, key, dim));
-        answer.products[place] = std::max(answer.products[place], std::abs(reading.scale) * std::sqrt(products));
-        answer.sharpness[place] = std::max(answer.sharpness[place], std::abs(reading.scale) * most_query * std::sqrt(squares));
+        first += request.queries.rows;
     }
-    return scores;
 }
 
-/// Row `row` of a request, into row `to` of the answer.
+[[nodiscard]] inline const std::vector<Index>& seen_by(const Reading& reading, const RequestReading& request, Index row) {
+    return request.seen[static_cast<std::size_t>(row / reading.heads)];
+}
+
+/// A sink is one more logit, without a value; the LSE leaves it out.
+[[nodiscard]] inline double sink_term(const Reading& reading, Index row, double largest) {
+    if (reading.sinks.empty()) return 0.0;
+    return std::exp(reading.sinks[static_cast<std::size_t>(row % reading.heads)] - largest);
+}
+
+/// Row `row` of a request, into row `to` of the results.
 inline void attend_row(const Reading& reading, const RequestReading& request, const HeadRows& rows, Index row, Index to,
-                       Answer& answer) {
-    const std::vector<Index>& seen = request.seen[static_cast<std::size_t>(row / reading.heads)];
-    const auto place = static_cast<std::size_t>(to);
-    const std::vector<double> scores = row_scores(reading, rows, request.queries.row(row), seen, place, answer);
+                       Results& results) {
+    const std::vector<Index>& seen = seen_by(reading, request, row);
+    std::vector<double> scores;
+    for (const Index s : seen)
+        scores.push_back(reading.scale * reference::dot(request.queries.row(row), rows.keys.row(s), rows.keys.cols));
     double largest = -std::numeric_limits<double>::infinity();
     for (const double score : scores) largest = std::max(largest, score);
     double sum = 0.0;
-    for (const double score : scores) sum += std::exp(score - largest);
-    answer.lse[place] = seen.empty() ? -std::numeric_limits<double>::infinity() : largest + std::log(sum);
-    answer.largest[place] = largest;
-    answer.summed = std::max(answer.summed, static_cast<Index>(seen.size()));
-    // A sink is one more logit, without a value; the LSE leaves it out.
-    const double sink =
-        reading.sinks.empty() ? 0.0 : std::exp(reading.sinks[static_cast<std::size_t>(row % reading.heads)] - largest);
-    double most = 0.0;
+    for (double& score : scores) sum += score = std::exp(score - largest);
+    const auto place = static_cast<std::size_t>(to);
+    results.largest[place] = largest;
+    results.lse[place] = seen.empty() ? largest : largest + std::log(sum);
+    const double divisor = sum + sink_term(reading, row, largest);
+    double* const out = results.out.row(to);
     for (std::size_t i = 0; i < seen.size(); ++i) {
-        const double p = std::exp(scores[i] - largest) / (sum + sink);
-        most = std::max(most, p);
+        const double p = scores[i] / divisor;
         const double* const value = rows.values.row(seen[i]);
+        for (Index c = 0; c < rows.values.cols; ++c) out[c] += p * value[c];
+    }
+}
+
+/// What errors of a row's scores are in proportion to.
+inline void measure_scores(const Reading& reading, const RequestReading& request, const HeadRows& rows, const HeadRows& terms,
+                           Index row, std::size_t place, Answer& answer) {
+    const double* const query = request.queries.row(row);
+    const double scale = std::abs(reading.scale);
+    double most_query = 0.0;
+    for (Index i = 0; i < rows.keys.cols; ++i) most_query = std::max(most_query, std::abs(query[i]));
+    for (const Index s : seen_by(reading, request, row)) {
+        const double* const key = rows.keys.row(s);
+        double products = 0.0, squares = 0.0, key_terms = 0.0;
+        for (Index i = 0; i < rows.keys.cols; ++i) {
+            products += query[i] * key[i] * query[i] * key[i];
+            squares += key[i] * key[i];
+        }
+        for (Index i = 0; i < terms.keys.cols; ++i) key_terms += std::pow(query[i] * terms.keys(s, i), 2);
+        answer.products[place] = std::max(answer.products[place], scale * std::sqrt(products));
+        answer.sharpness[place] = std::max(answer.sharpness[place], scale * most_query * std::sqrt(squares));
+        answer.key_terms[place] = std::max(answer.key_terms[place], scale * std::sqrt(key_terms));
+    }
+}
+
+/// What errors of a row's outputs are in proportion to.
+inline void measure_values(const Reading& reading, const RequestReading& request, const HeadRows& rows, const HeadRows& terms,
+                           Index row, Index to, Answer& answer) {
+    const std::vector<Index>& seen = seen_by(reading, request, row);
+    const double largest = answer.largest[static_cast<std::size_t>(to)];
+    const double sum = std::exp(answer.lse[static_cast<std::size_t>(to)] - largest) + sink_term(reading, row, largest);
+    answer.summed = std::max(answer.summed, static_cast<Index>(seen.size()));
+    double most = 0.0;
+    for (const Index s : seen) {
+        const double score = reading.scale * reference::dot(request.queries.row(row), rows.keys.row(s), rows.keys.cols);
+        const double p = std::exp(score - largest) / sum;
+        most = std::max(most, p);
+        const double* const value = rows.values.row(s);
         for (Index c = 0; c < rows.values.cols; ++c) {
-            answer.out(to, c) += p * value[c];
             answer.magnitude(to, c) += p * std::abs(value[c]);
             answer.spread(to, c) += p * p * value[c] * value[c];
             answer.reach(to, c) += value[c] * value[c];
-            if (rows.value_terms.cols > 0) answer.value_terms(to, c) += p * rows.value_terms(seen[i], c);
+            if (terms.values.cols > 0) answer.value_terms(to, c) += p * terms.values(s, c);
         }
     }
     for (Index c = 0; c < rows.values.cols; ++c) {
@@ -198,28 +246,38 @@ inline void attend_row(const Reading& reading, const RequestReading& request, co
 }  // namespace detail
 
 /// softmax(scale · q·k) v of every row over the keys that it sees.
-[[nodiscard]] inline Answer solve(const Reading& reading, Index out_dim) {
+[[nodiscard]] inline Results solve(const Reading& reading, Index out_dim) {
     Index rows = 0;
     for (const RequestReading& request : reading.requests) rows += request.queries.rows;
-    const auto count = static_cast<std::size_t>(rows);
-    const reference::Matrix zeros(rows, out_dim);
-    const std::vector<double> none(count);
-    const bool expanded = reading.nope_dim > 0;
-    Answer answer{zeros, none, zeros, zeros, zeros, none, none, none, none, expanded ? zeros : reference::Matrix(), 0, 0};
-    if (expanded) answer.decompressed = reading.key_weights.front().cols;
-    Index first = 0;
-    for (const RequestReading& request : reading.requests) {
-        // Absorbed, all heads read the same rows.
-        for (Index h = 0; h < (expanded ? reading.heads : 1) && request.queries.rows > 0; ++h) {
-            const detail::HeadRows head = detail::head_rows(reading, request, h);
-            for (Index row = h; row < request.queries.rows; row += expanded ? reading.heads : 1)
-                detail::attend_row(reading, request, head, row, first + row, answer);
-        }
-        first += request.queries.rows;
-    }
+    const std::vector<double> none(static_cast<std::size_t>(rows));
+    Results results{reference::Matrix(rows, out_dim), none, none};
+    detail::for_each_row(
+        reading, [&](const RequestReading& request, Index h) { return detail::head_rows(reading, request, h); },
+        [&](const RequestReading& request, const detail::HeadRows& head, Index row, Index to) {
+            detail::attend_row(reading, request, head, row, to, results);
+        });
+    return results;
+}
+
+/// A problem's results, and what bounds their errors.
+[[nodiscard]] inline Answer solve(const AttentionProblem& problem) {
+    const Reading reading = read(problem);
+    Results results = solve(reading, problem.about.out_dim());
+    const reference::Matrix zeros(results.out.rows, results.out.cols);
+    const std::vector<double> none(results.lse.size());
+    Answer answer{std::move(results), zeros, zeros, zeros, none, none, none, zeros, 0, 0};
+    if (reading.nope_dim > 0) answer.decompressed = problem.about.latent_dim;
+    detail::for_each_row(
+        reading,
+        [&](const RequestReading& request, Index h) {
+            return std::pair{detail::head_rows(reading, request, h), detail::head_terms(reading, request, h)};
+        },
+        [&](const RequestReading& request, const auto& head, Index row, Index to) {
+            detail::measure_scores(reading, request, head.first, head.second, row, static_cast<std::size_t>(to), answer);
+            detail::measure_values(reading, request, head.first, head.second, row, to, answer);
+        });
     return answer;
 }
-[[nodiscard]] inline Answer solve(const AttentionProblem& problem) { return solve(read(problem), problem.about.out_dim()); }
 
 /// What an implementation rounds, as it declares: unit roundoffs, relative to what is rounded. Inputs are given as they are
 /// stored.

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "mla/testing/conformance/faults.hpp"
 #include "mla/testing/conformance/judge.hpp"
+#include "mla/testing/conformance/result_faults.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 namespace detail {
@@ -34,7 +34,7 @@ namespace detail {
     lse_bound = std::sqrt(lse_bound);
     std::vector<std::string> names;
     for (const Fault& fault : attention_faults()) {
-        const Answer mistaken = answer_with(problem, fault);
+        const Results mistaken = results_with(problem, fault, right);
         const bool shows = detail::distance(mistaken.out.values, right.out.values) > 6.0 * bounds.norm ||
                            (!found.lse.empty() && detail::distance(mistaken.lse, right.lse) > 6.0 * lse_bound);
         if (!shows || !detail::is_near(found.out, mistaken.out.values, right.out.values, bounds.norm)) continue;

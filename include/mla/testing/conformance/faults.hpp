@@ -1,10 +1,11 @@
 // Plausible mistakes of an attention kernel, each as the answer that it leads to: what a wrong result is held against to say what
-// is likely wrong. The list is open: add a mistake that you made.
+// is likely wrong. Here those in what is read; result_faults.hpp has the others. The list is open: add a mistake that you made.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numbers>
 #include <string>
 #include <vector>
@@ -17,16 +18,16 @@ namespace mla::inline MLA_ISA::testing {
 struct Fault {
     std::string name;
     std::function<void(const AttentionProblem&, Reading&)> misread = {};
-    std::function<void(const AttentionProblem&, const Reading&, Answer&)> misreport = {};
+    std::function<void(const AttentionProblem&, const Reading&, Results&)> misreport = {};
 };
 
-/// What a kernel with this mistake answers.
-[[nodiscard]] inline Answer answer_with(const AttentionProblem& problem, const Fault& fault) {
+/// What a kernel with this mistake answers. `right`: the problem's results.
+[[nodiscard]] inline Results results_with(const AttentionProblem& problem, const Fault& fault, const Results& right) {
     Reading reading = read(problem);
     if (fault.misread) fault.misread(problem, reading);
-    Answer answer = solve(reading, problem.about.out_dim());
-    if (fault.misreport) fault.misreport(problem, reading, answer);
-    return answer;
+    Results results = fault.misread ? solve(reading, problem.about.out_dim()) : right;
+    if (fault.misreport) fault.misreport(problem, reading, results);
+    return results;
 }
 
 namespace detail {
@@ -104,7 +105,13 @@ inline void reread(const AttentionProblem& problem, Reading& reading,
     };
 }
 
-/// Narrow values times scale(row's bytes, group) in place of their own.
+/// The scale of a group, or what lies in a row where that of a group too many would; NaN past the row's end.
+[[nodiscard]] inline double scale_or_past(const reference::RowGeometry& row, const std::byte* bytes, Index group) {
+    if (row.scale_offset() + (group + 1) * row.scale_bytes() > row.bytes()) return std::numeric_limits<double>::quiet_NaN();
+    return reference::detail::scale_of(row, bytes, group);
+}
+
+/// Narrow value i times scale(row's bytes, i) in place of its own.
 [[nodiscard]] inline auto scales_read(std::function<double(const reference::RowGeometry&, const std::byte*, Index)> scale) {
     return [scale = std::move(scale)](const AttentionProblem& problem, Reading& reading) {
         const reference::RowGeometry& row = problem.row;
@@ -114,16 +121,9 @@ inline void reread(const AttentionProblem& problem, Reading& reading,
             const std::byte* const bytes = problem.memory.data() + problem.row_of(r, s) * problem.row_bytes;
             values = reference::read_row(row, bytes);
             for (Index i = 0; i < row.narrow(); ++i)
-                values[static_cast<std::size_t>(i)] =
-                    reference::detail::narrow_value(row.kind, bytes[i]) * scale(row, bytes, i / row.group());
+                values[static_cast<std::size_t>(i)] = reference::detail::narrow_value(row.kind, bytes[i]) * scale(row, bytes, i);
             return values.data();
         });
-    };
-}
-
-[[nodiscard]] inline auto each_lse(std::function<double(const AttentionProblem&, const Reading&, const Answer&, std::size_t)> f) {
-    return [f = std::move(f)](const AttentionProblem& problem, const Reading& reading, Answer& answer) {
-        for (std::size_t row = 0; row < answer.lse.size(); ++row) answer.lse[row] = f(problem, reading, answer, row);
     };
 }
 
@@ -223,8 +223,12 @@ inline void add_cache_faults(std::vector<Fault>& faults) {
     faults.push_back(
         {"values are not scaled", scales_read([](const reference::RowGeometry&, const std::byte*, Index) { return 1.0; })});
     faults.push_back({"values are scaled by the scale of the next group",
-                      scales_read([](const reference::RowGeometry& row, const std::byte* bytes, Index group) {
-                          return reference::detail::scale_of(row, bytes, (group + 1) % row.scales());
+                      scales_read([](const reference::RowGeometry& row, const std::byte* bytes, Index i) {
+                          return reference::detail::scale_of(row, bytes, (i / row.group() + 1) % row.scales());
+                      })});
+    faults.push_back({"scales are read for groups of half the size",
+                      scales_read([](const reference::RowGeometry& row, const std::byte* bytes, Index i) {
+                          return scale_or_past(row, bytes, i / std::max<Index>(row.group() / 2, 1));
                       })});
     faults.push_back({"all values are scaled by the first scale",
                       scales_read([](const reference::RowGeometry& row, const std::byte* bytes, Index) {
@@ -299,118 +303,6 @@ inline void add_selection_faults(std::vector<Fault>& faults) {
                       }});
 }
 
-inline void add_result_faults(std::vector<Fault>& faults) {
-    const double infinity = std::numeric_limits<double>::infinity();
-    faults.push_back({"LSE is to base 2", {}, each_lse([](const auto&, const auto&, const Answer& answer, std::size_t row) {
-                          return answer.lse[row] * std::numbers::log2e;
-                      })});
-    faults.push_back({"LSE is the maximum plus the binary logarithm of the sum",
-                      {},
-                      each_lse([](const auto&, const auto&, const Answer& answer, std::size_t row) {
-                          if (std::isinf(answer.lse[row])) return answer.lse[row];
-                          return answer.largest[row] + (answer.lse[row] - answer.largest[row]) * std::numbers::log2e;
-                      })});
-    faults.push_back({"LSE of a row without keys is +inf",
-                      {},
-                      each_lse([infinity](const auto&, const auto&, const Answer& answer, std::size_t row) {
-                          return answer.lse[row] == -infinity ? infinity : answer.lse[row];
-                      })});
-    faults.push_back({"LSE of a row without keys is 0",
-                      {},
-                      each_lse([infinity](const auto&, const auto&, const Answer& answer, std::size_t row) {
-                          return answer.lse[row] == -infinity ? 0.0 : answer.lse[row];
-                      })});
-    faults.push_back(
-        {"LSE counts the sink", {}, each_lse([](const auto&, const Reading& reading, const Answer& answer, std::size_t row) {
-             if (reading.sinks.empty()) return answer.lse[row];
-             const double sink = reading.sinks[row % static_cast<std::size_t>(reading.heads)];
-             const double most = std::max(sink, answer.lse[row]);
-             if (std::isinf(most)) return most;
-             return most + std::log(std::exp(sink - most) + std::exp(answer.lse[row] - most));
-         })});
-    faults.push_back({"sinks are not looked at", [](const AttentionProblem&, Reading& reading) { reading.sinks.clear(); }});
-    faults.push_back({"a head takes the sink of the next", [](const AttentionProblem&, Reading& reading) {
-                          if (!reading.sinks.empty())
-                              std::rotate(reading.sinks.begin(), reading.sinks.begin() + 1, reading.sinks.end());
-                      }});
-    faults.push_back({"a row without keys is NaN", {}, [infinity](const AttentionProblem&, const Reading&, Answer& answer) {
-                          for (Index r = 0; r < answer.out.rows; ++r) {
-                              if (answer.lse[static_cast<std::size_t>(r)] != -infinity) continue;
-                              std::fill_n(answer.out.row(r), answer.out.cols, std::numeric_limits<double>::quiet_NaN());
-                          }
-                      }});
-    faults.push_back(
-        {"outputs are not divided by their sum of exponentials", {}, [](const AttentionProblem&, const Reading&, Answer& answer) {
-             for (Index r = 0; r < answer.out.rows; ++r) {
-                 const auto row = static_cast<std::size_t>(r);
-                 if (std::isinf(answer.lse[row])) continue;
-                 const double sum = std::exp(answer.lse[row] - answer.largest[row]);
-                 for (Index c = 0; c < answer.out.cols; ++c) answer.out(r, c) *= sum;
-             }
-         }});
-    faults.push_back(
-        {"heads and queries are swapped in the output", {}, [](const AttentionProblem& problem, const Reading&, Answer& answer) {
-             const Answer right = answer;
-             const Index T = problem.tokens(), H = problem.about.heads;
-             for (Index t = 0; t < T; ++t)
-                 for (Index h = 0; h < H; ++h) {
-                     std::copy_n(right.out.row(t * H + h), right.out.cols, answer.out.row(h * T + t));
-                     answer.lse[static_cast<std::size_t>(h * T + t)] = right.lse[static_cast<std::size_t>(t * H + h)];
-                 }
-         }});
-    faults.push_back({"the last head is not computed", {}, [](const AttentionProblem& problem, const Reading&, Answer& answer) {
-                          const Index H = problem.about.heads;
-                          for (Index r = H - 1; r < answer.out.rows; r += H) {
-                              std::fill_n(answer.out.row(r), answer.out.cols, std::numeric_limits<double>::quiet_NaN());
-                              answer.lse[static_cast<std::size_t>(r)] = std::numeric_limits<double>::quiet_NaN();
-                          }
-                      }});
-}
-
-/// Half of the keys that each query sees, from the first or from the middle on.
-[[nodiscard]] inline Reading half_of(Reading reading, bool second) {
-    for (RequestReading& request : reading.requests)
-        for (std::vector<Index>& seen : request.seen) {
-            const auto middle = seen.begin() + static_cast<Index>(seen.size() / 2);
-            seen = second ? std::vector<Index>(middle, seen.end()) : std::vector<Index>(seen.begin(), middle);
-        }
-    return reading;
-}
-
-inline void add_merge_faults(std::vector<Fault>& faults) {
-    faults.push_back({"two halves of the keys are merged by their mean",
-                      {},
-                      [](const AttentionProblem& problem, const Reading& reading, Answer& answer) {
-                          const Answer first = solve(half_of(reading, false), problem.about.out_dim());
-                          const Answer second = solve(half_of(reading, true), problem.about.out_dim());
-                          for (std::size_t i = 0; i < answer.out.values.size(); ++i)
-                              answer.out.values[i] = (first.out.values[i] + second.out.values[i]) / 2.0;
-                      }});
-    faults.push_back({"a merge with a part that saw no key gives NaN",
-                      {},
-                      [](const AttentionProblem& problem, const Reading& reading, Answer& answer) {
-                          const Answer first = solve(half_of(reading, false), problem.about.out_dim());
-                          for (Index r = 0; r < answer.out.rows; ++r)
-                              if (std::isinf(first.lse[static_cast<std::size_t>(r)])) {
-                                  std::fill_n(answer.out.row(r), answer.out.cols, std::numeric_limits<double>::quiet_NaN());
-                                  answer.lse[static_cast<std::size_t>(r)] = std::numeric_limits<double>::quiet_NaN();
-                              }
-                      }});
-}
-
 }  // namespace detail
-
-/// Every mistake that a diagnosis tries, the likelier first.
-[[nodiscard]] inline std::vector<Fault> attention_faults() {
-    std::vector<Fault> faults;
-    detail::add_score_faults(faults);
-    detail::add_mask_faults(faults);
-    detail::add_cache_faults(faults);
-    detail::add_expansion_faults(faults);
-    detail::add_selection_faults(faults);
-    detail::add_result_faults(faults);
-    detail::add_merge_faults(faults);
-    return faults;
-}
 
 }  // namespace mla::inline MLA_ISA::testing

@@ -82,62 +82,60 @@ template <class Weights, class Lse>
     return std::isinf(larger) ? larger : larger + std::log(std::exp(a - larger) + std::exp(b - larger));
 }
 
-}  // namespace detail
+/// What the parts of a row weigh; 0 where they saw no key.
+[[nodiscard]] inline std::pair<double, double> merge_weights(double a, double b) {
+    const double all = joint_lse(a, b);
+    const auto share = [&](double lse) { return std::isinf(lse) ? 0.0 : std::exp(lse - all); };
+    return {share(a), share(b)};
+}
 
-/// Outputs [rows, dim], then LSEs [rows].
-[[nodiscard]] inline StepAnswer merge_answer(const MergeProblem& p) {
-    const auto share = [](double lse, double all) { return std::isinf(lse) ? 0.0 : std::exp(lse - all); };
-    const auto right = [&](double a, double b) {
-        const double all = detail::joint_lse(a, b);
-        return std::pair{share(a, all), share(b, all)};
-    };
-    StepAnswer answer{detail::merged(p, right, detail::joint_lse), {}, {}};
+/// Each output errs in proportion to its terms, and by the difference of two LSEs, which is rounded once and is the exponent of a
+/// weight.
+[[nodiscard]] inline std::vector<double> merge_bounds(const MergeProblem& p) {
+    std::vector<double> bounds, of_lse;
     for (Index r = 0; r < p.rows; ++r) {
         const auto row = static_cast<std::size_t>(r);
-        const auto [first, second] = right(static_cast<double>(p.first_lse[row]), static_cast<double>(p.second_lse[row]));
-        // The difference of two LSEs is rounded once, and is the exponent of a weight.
-        const double apart =
-            first == 0.0 || second == 0.0 ? 0.0 : std::abs(static_cast<double>(p.first_lse[row] - p.second_lse[row]));
+        const auto a = static_cast<double>(p.first_lse[row]), b = static_cast<double>(p.second_lse[row]);
+        const auto [first, second] = merge_weights(a, b);
+        const double apart = first == 0.0 || second == 0.0 ? 0.0 : std::abs(a - b);
         for (Index c = 0; c < p.dim; ++c) {
             const auto at = static_cast<std::size_t>(r * p.dim + c);
             const double terms = (first == 0.0 ? 0.0 : first * std::abs(static_cast<double>(p.first_out[at]))) +
                                  (second == 0.0 ? 0.0 : second * std::abs(static_cast<double>(p.second_out[at])));
-            answer.bounds.push_back(detail::float_roundoff * (8.0 + apart) * terms + detail::smallest_normal);
+            bounds.push_back(float_roundoff * (8.0 + apart) * terms + smallest_normal);
         }
+        const double lse = joint_lse(a, b);
+        of_lse.push_back(float_roundoff * (8.0 + 2.0 * (std::isfinite(lse) ? std::abs(lse) : 0.0)));
     }
-    for (std::size_t r = 0; r < static_cast<std::size_t>(p.rows); ++r) {
-        const double lse = detail::joint_lse(static_cast<double>(p.first_lse[r]), static_cast<double>(p.second_lse[r]));
-        answer.bounds.push_back(detail::float_roundoff * (8.0 + 2.0 * (std::isfinite(lse) ? std::abs(lse) : 0.0)));
-    }
+    bounds.insert(bounds.end(), of_lse.begin(), of_lse.end());
+    return bounds;
+}
+
+}  // namespace detail
+
+/// Outputs [rows, dim], then LSEs [rows].
+[[nodiscard]] inline StepAnswer merge_answer(const MergeProblem& p) {
+    using detail::joint_lse, detail::merge_weights;
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN(), ln2 = std::numbers::ln2;
+    StepAnswer answer{detail::merged(p, merge_weights, joint_lse), detail::merge_bounds(p), {}};
     const auto add = [&](const char* name, auto&& weights, auto&& lse) {
-        answer.mistakes.emplace_back(name, detail::merged(p, weights, lse));
+        answer.mistakes.push_back({name, detail::merged(p, weights, lse)});
     };
+    const auto mean = [](double, double) { return std::pair{0.5, 0.5}; };
+    add("parts are merged by their mean", mean, joint_lse);
+    const auto swapped = [](double a, double b) { return merge_weights(b, a); };
+    add("parts' weights are swapped", swapped, joint_lse);
     add(
-        "parts are merged by their mean",
-        [](double, double) {
-            return std::pair{0.5, 0.5};
-        },
-        detail::joint_lse);
-    add(
-        "parts' weights are swapped",
-        [&](double a, double b) {
-            return std::pair{right(a, b).second, right(a, b).first};
-        },
-        detail::joint_lse);
-    add(
-        "natural LSEs are read as base 2",
-        [&](double a, double b) { return right(a * std::numbers::ln2, b * std::numbers::ln2); },
-        [](double a, double b) { return detail::joint_lse(a * std::numbers::ln2, b * std::numbers::ln2) * std::numbers::log2e; });
-    add("LSE is the larger of both", right, [](double a, double b) { return std::max(a, b); });
+        "natural LSEs are read as base 2", [](double a, double b) { return merge_weights(a * ln2, b * ln2); },
+        [](double a, double b) { return joint_lse(a * ln2, b * ln2) / ln2; });
+    add("LSE is the larger of both", merge_weights, [](double a, double b) { return std::max(a, b); });
+    const auto empty = [](double a, double b) { return std::isinf(a) || std::isinf(b); };
     add(
         "an empty part gives NaN",
         [&](double a, double b) {
-            const double nan = std::numeric_limits<double>::quiet_NaN();
-            return std::isinf(a) || std::isinf(b) ? std::pair{nan, nan} : right(a, b);
+            return empty(a, b) ? std::pair{nan, nan} : merge_weights(a, b);
         },
-        [](double a, double b) {
-            return std::isinf(a) || std::isinf(b) ? std::numeric_limits<double>::quiet_NaN() : detail::joint_lse(a, b);
-        });
+        [&](double a, double b) { return empty(a, b) ? nan : joint_lse(a, b); });
     return answer;
 }
 

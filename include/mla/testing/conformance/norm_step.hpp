@@ -58,7 +58,7 @@ struct NormProblem {
     StepAnswer answer{each([&](double square, double, double x, double w) { return x / std::sqrt(square + p.eps) * w; }), {}, {}};
     for (const double value : answer.values)
         answer.bounds.push_back(detail::float_roundoff * (6.0 + std::sqrt(static_cast<double>(p.dim))) * std::abs(value));
-    const auto add = [&](const char* name, auto&& f) { answer.mistakes.emplace_back(name, each(f)); };
+    const auto add = [&](const char* name, auto&& f) { answer.mistakes.push_back({name, each(f)}); };
     add("eps is left out",
         [](double square, double, double x, double w) { return square == 0.0 ? 0.0 : x / std::sqrt(square) * w; });
     add("eps is added to the root",

@@ -2,21 +2,23 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <concepts>
+#include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <numbers>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "mla/core/views.hpp"
+#include "mla/testing/conformance/append_step.hpp"
 #include "mla/testing/conformance/diagnosis.hpp"
-#include "mla/testing/conformance/merge_step.hpp"
-#include "mla/testing/conformance/norm_step.hpp"
-#include "mla/testing/conformance/rope_step.hpp"
-#include "mla/testing/conformance/select_step.hpp"
-#include "mla/testing/conformance/store_step.hpp"
+#include "mla/testing/conformance/gradient_errors.hpp"
+#include "mla/testing/conformance/layer_step.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 
@@ -40,45 +42,30 @@ struct Supported {
     bool expanded = false;    ///< prefill on keys and values that kv_b makes of them
     LseReport lse = LseReport::natural;
     double lse_without_keys = -std::numeric_limits<double>::infinity();  ///< as reported
+    std::function<std::string(const Config&)> layer = [](const Config&) {
+        return std::string();
+    };  ///< what is beyond it, or nothing
+    std::function<LayerRounding(const LayerProblem&)> layer_rounding = [](const LayerProblem&) { return LayerRounding{}; };
+    std::function<GradientRounding(const GradientProblem&)> gradient_rounding = [](const GradientProblem&) {
+        return GradientRounding{};
+    };
+    RopeInCache rope_in_cache = RopeInCache::as_given;  ///< of the rows that it appends
     std::function<Rounding(const AttentionProblem&)> rounding = [](const AttentionProblem&) { return Rounding{}; };
 };
 
-/// A port: `Output` is float or double, the type that it hands results over in; `attend` writes out [T, H, out_dim] and lse [T,
-/// H] of a problem, which gives it everything that a kernel needs.
+/// A port: `Output` is float or double, the type that it hands results over in. It computes attention, or steps around it
+/// (run_step.hpp), or both.
 template <class P>
-concept AttentionPort = requires(P& port, const AttentionProblem& problem, HeadsView<typename P::Output> out,
-                                 MatrixView<typename P::Output> lse) {
+concept Port = requires(P& port, typename P::Output output) {
     { P::name } -> std::convertible_to<std::string>;
     { port.supported() } -> std::same_as<Supported>;
+};
+
+/// `attend` writes out [T, H, out_dim] and lse [T, H] of a problem, which gives it everything that a kernel needs.
+template <class P>
+concept AttentionPort = Port<P> &&
+    requires(P& port, const AttentionProblem& problem, HeadsView<typename P::Output> out, MatrixView<typename P::Output> lse) {
     port.attend(problem, out, lse);
-};
-
-/// The steps around attention, each of which a port may have or not.
-/// merge(problem, out [rows, dim], lse [rows]): the merged parts, LSE natural, −inf for rows that neither part saw a key of.
-template <class P>
-concept MergePort = requires(P& port, const MergeProblem& problem, MatrixView<typename P::Output> out, typename P::Output* lse) {
-    port.merge(problem, out, lse);
-};
-/// rotate(problem, x [T, Dr]): in place.
-template <class P>
-concept RopePort = requires(P& port, const RopeProblem& problem, MatrixView<typename P::Output> x) {
-    port.rotate(problem, x);
-};
-/// rms_norm(problem, x [T, n]): in place.
-template <class P>
-concept NormPort = requires(P& port, const NormProblem& problem, MatrixView<typename P::Output> x) {
-    port.rms_norm(problem, x);
-};
-/// store(problem, rows): tokens as rows of problem.row.bytes() each.
-template <class P>
-concept StorePort = requires(P& port, const StoreProblem& problem, std::byte* rows) {
-    port.store(problem, rows);
-};
-
-/// select(problem, selection [T, top_k]): the numbers of the chosen keys in any order, −1 for none.
-template <class P>
-concept SelectPort = requires(P& port, const SelectProblem& problem, MatrixView<std::int32_t> selection) {
-    port.select(problem, selection);
 };
 
 /// Why a case in a layout is none for a port, or nothing.
@@ -120,25 +107,64 @@ template <class Output>
 
 }  // namespace detail
 
+/// How much of its results a port wrote.
+enum class Written : std::uint8_t { all, not_all_lses, not_all_outputs, nothing };
+
+[[nodiscard]] constexpr const char* diagnosis(Written written) noexcept {
+    switch (written) {
+        case Written::all: return "everything is written";
+        case Written::not_all_lses: return "some LSEs are not written";
+        case Written::not_all_outputs: return "some outputs are not written";
+        case Written::nothing: return "nothing is written";
+    }
+    return "unknown";
+}
+
 /// What a port answered: outputs and natural logarithms, or none.
 struct PortResult {
     std::vector<double> out;
     std::vector<double> lse;
+    Written written = Written::all;
 
     [[nodiscard]] Found found() const noexcept { return {out, lse}; }
 };
 
+namespace detail {
+
+/// What outputs hold before a port writes them: a NaN that no operation gives.
+template <class Output>
+[[nodiscard]] constexpr Output unwritten() noexcept {
+    if constexpr (std::is_same_v<Output, double>)
+        return std::bit_cast<double>(std::uint64_t{0x7ff8'1234'5678'9abc});
+    else
+        return std::bit_cast<float>(std::uint32_t{0x7fc1'2345});
+}
+/// `lse`: empty where none is reported.
+template <class Output>
+[[nodiscard]] Written what_is_written(const std::vector<Output>& out, const std::vector<Output>& lse) {
+    const auto count = [](const std::vector<Output>& values) {
+        constexpr Output before = unwritten<Output>();
+        return static_cast<std::size_t>(std::count_if(
+            values.begin(), values.end(), [&](const Output& value) { return std::memcmp(&value, &before, sizeof value) == 0; }));
+    };
+    if (!out.empty() && count(out) == out.size()) return Written::nothing;
+    if (count(out) > 0) return Written::not_all_outputs;
+    return count(lse) > 0 ? Written::not_all_lses : Written::all;
+}
+
+}  // namespace detail
+
 /// Lets a port compute a problem, on outputs that hold NaN, with elements behind them that must stay as they are.
 /// @throws std::runtime_error when the port wrote behind its outputs
-template <AttentionPort Port>
-[[nodiscard]] PortResult run_port(Port& port, const AttentionProblem& problem) {
-    using Output = typename Port::Output;
+template <AttentionPort P>
+[[nodiscard]] PortResult run_port(P& port, const AttentionProblem& problem) {
+    using Output = typename P::Output;
     constexpr std::size_t behind = 64;
     const auto sentinel = static_cast<Output>(-12345);
     const auto rows = static_cast<std::size_t>(problem.tokens() * problem.about.heads);
     const std::size_t values = rows * static_cast<std::size_t>(problem.about.out_dim());
-    std::vector<Output> out(values, std::numeric_limits<Output>::quiet_NaN());
-    std::vector<Output> lse(rows, std::numeric_limits<Output>::quiet_NaN());
+    std::vector<Output> out(values, detail::unwritten<Output>());
+    std::vector<Output> lse(rows, detail::unwritten<Output>());
     out.resize(values + behind, sentinel);
     lse.resize(rows + behind, sentinel);
     port.attend(problem, HeadsView<Output>(out.data(), problem.tokens(), problem.about.heads, problem.about.out_dim()),
@@ -150,7 +176,10 @@ template <AttentionPort Port>
     out.resize(values);
     lse.resize(rows);
     const Supported supported = port.supported();
-    return {{out.begin(), out.end()}, detail::natural_lse(supported.lse, supported.lse_without_keys, lse)};
+    if (supported.lse == LseReport::none) lse.clear();
+    return {{out.begin(), out.end()},
+            detail::natural_lse(supported.lse, supported.lse_without_keys, lse),
+            detail::what_is_written(out, lse)};
 }
 
 /// How a port did on a problem, with what is likely wrong where it failed.
@@ -159,20 +188,22 @@ struct PortJudgement {
     std::vector<std::string> diagnoses;
 };
 
-/// `explained`: whether a failure is to be diagnosed, which takes a hundred times as long as to see it.
-[[nodiscard]] inline PortJudgement judge_found(const AttentionProblem& problem, const Rounding& rounding, const Found& found,
-                                               bool explained = true) {
-    const Answer answer = solve(problem);
+/// `answer`: the problem's. `explained`: whether a failure is to be diagnosed, which takes a hundred times as long as to see it.
+[[nodiscard]] inline PortJudgement judge_found(const AttentionProblem& problem, const Answer& answer, const Rounding& rounding,
+                                               const Found& found, bool explained = true) {
     PortJudgement judged{judge(problem, answer, rounding, found), {}};
     if (!judged.judgement.passed && explained) judged.diagnoses = diagnose(problem, answer, rounding, found);
     return judged;
 }
 
 /// Lets a port compute a problem and judges what it found.
-template <AttentionPort Port>
-[[nodiscard]] PortJudgement judge_port(Port& port, const AttentionProblem& problem, bool explained = true) {
+template <AttentionPort P>
+[[nodiscard]] PortJudgement judge_port(P& port, const AttentionProblem& problem, const Answer& answer, bool explained = true) {
     const PortResult result = run_port(port, problem);
-    return judge_found(problem, port.supported().rounding(problem), result.found(), explained);
+    PortJudgement judged = judge_found(problem, answer, port.supported().rounding(problem), result.found(),
+                                       explained && result.written != Written::nothing);
+    if (explained && result.written != Written::all) judged.diagnoses.emplace_back(diagnosis(result.written));
+    return judged;
 }
 
 /// The layouts that every case is laid out in: each kind of row in one piece and in pages of 16, bf16 in pages of 1 and 64 too.

@@ -96,7 +96,7 @@ namespace detail {
                                     (std::abs(static_cast<double>(row[i])) + std::abs(static_cast<double>(row[other]))));
         }
     }
-    const auto add = [&](const char* name, std::vector<double> values) { answer.mistakes.emplace_back(name, std::move(values)); };
+    const auto add = [&](const char* name, std::vector<double> values) { answer.mistakes.push_back({name, std::move(values)}); };
     Rope other = p.rope;
     other.pairing = p.rope.pairing == RopePairing::interleaved ? RopePairing::half_split : RopePairing::interleaved;
     add("values are paired the other way", detail::rotated(p, other));

@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "mla/reference/attention.hpp"
@@ -107,6 +108,40 @@ namespace detail {
     return keys;
 }
 
+/// What is wrong with the keys that query t chooses, ascending, or nothing. `terms`: what errors of scores are in proportion to.
+[[nodiscard]] inline std::string wrong_choice(const SelectProblem& p, const reference::Matrix& scores,
+                                              const reference::Matrix& terms, Index t, const std::vector<Index>& keys) {
+    const std::vector<Index> expected = chosen_keys(p, {}, scores, t);
+    if (keys.size() != expected.size())
+        return "chooses " + std::to_string(keys.size()) + " keys, must be " + std::to_string(expected.size());
+    if (std::adjacent_find(keys.begin(), keys.end()) != keys.end()) return "chooses a key twice";
+    const double roundoff =
+        float_roundoff * (4.0 + std::sqrt(static_cast<double>(p.dim)) + std::sqrt(static_cast<double>(p.heads)));
+    const auto at_most = [&](Index s) { return scores(t, s) + 2.0 * roundoff * terms(t, s); };
+    double least = std::numeric_limits<double>::infinity();
+    for (const Index s : expected) least = std::min(least, at_most(s));
+    for (const Index s : keys) {
+        if (s >= reference::visible_keys(t, p.queries, p.keys))
+            return "chooses key " + std::to_string(s) + ", which it does not see";
+        if (!std::binary_search(expected.begin(), expected.end(), s) && at_most(s) < least)
+            return "chooses key " + std::to_string(s) + " of score " + std::to_string(scores(t, s)) + ", the least must be " +
+                   std::to_string(least);
+    }
+    return {};
+}
+
+/// The mistake that leads to the keys that each query chooses, as a phrase.
+[[nodiscard]] inline std::string likeness(const SelectProblem& p, const std::vector<std::vector<Index>>& found) {
+    for (const SelectReading& mistake : select_mistakes()) {
+        const reference::Matrix scores = select_scores(p, mistake);
+        bool same = true;
+        for (Index t = 0; t < p.queries; ++t)
+            same = same && found[static_cast<std::size_t>(t)] == chosen_keys(p, mistake, scores, t);
+        if (same) return "looks like: " + mistake.name;
+    }
+    return "no known mistake gives this selection";
+}
+
 }  // namespace detail
 
 /// What is wrong with a selection, an empty text where nothing is. Of keys whose scores are nearer to each other than rounding
@@ -114,46 +149,18 @@ namespace detail {
 [[nodiscard]] inline std::string judge_selection(const SelectProblem& p, const std::vector<std::int32_t>& selection) {
     require_equal("selection.size()", static_cast<Index>(selection.size()), "T * top_k", p.queries * p.top_k);
     reference::Matrix terms;
-    const SelectReading right;
-    const reference::Matrix scores = select_scores(p, right, &terms);
-    const double roundoff =
-        detail::float_roundoff * (4.0 + std::sqrt(static_cast<double>(p.dim)) + std::sqrt(static_cast<double>(p.heads)));
+    const reference::Matrix scores = select_scores(p, {}, &terms);
     std::vector<std::vector<Index>> found;
     std::string wrong;
     for (Index t = 0; t < p.queries; ++t) {
-        std::vector<Index> keys;
-        for (Index i = 0; i < p.top_k; ++i)
-            if (const std::int32_t key = selection[static_cast<std::size_t>(t * p.top_k + i)]; key >= 0) keys.push_back(key);
+        std::vector<Index> keys(selection.begin() + t * p.top_k, selection.begin() + (t + 1) * p.top_k);
+        std::erase_if(keys, [](Index key) { return key < 0; });
         std::sort(keys.begin(), keys.end());
-        found.push_back(keys);
-        const std::vector<Index> expected = detail::chosen_keys(p, right, scores, t);
-        const auto complain = [&](const std::string& what) {
-            if (wrong.empty()) wrong = p.name + ": query " + std::to_string(t) + " " + what;
-        };
-        if (keys.size() != expected.size())
-            complain("chooses " + std::to_string(keys.size()) + " keys, must be " + std::to_string(expected.size()));
-        if (std::adjacent_find(keys.begin(), keys.end()) != keys.end()) complain("chooses a key twice");
-        double least = std::numeric_limits<double>::infinity();
-        for (const Index s : expected) least = std::min(least, scores(t, s) + 2.0 * roundoff * terms(t, s));
-        for (const Index s : keys) {
-            if (s >= reference::visible_keys(t, p.queries, p.keys)) {
-                complain("chooses key " + std::to_string(s) + ", which it does not see");
-            } else if (!std::binary_search(expected.begin(), expected.end(), s) &&
-                       scores(t, s) + 2.0 * roundoff * terms(t, s) < least) {
-                complain("chooses key " + std::to_string(s) + " of score " + std::to_string(scores(t, s)) +
-                         ", the least must be " + std::to_string(least));
-            }
-        }
+        const std::string what = detail::wrong_choice(p, scores, terms, t, keys);
+        if (wrong.empty() && !what.empty()) wrong = p.name + ": query " + std::to_string(t) + " " + what;
+        found.push_back(std::move(keys));
     }
-    if (wrong.empty()) return wrong;
-    for (const SelectReading& mistake : select_mistakes()) {
-        const reference::Matrix mistaken = select_scores(p, mistake);
-        bool same = true;
-        for (Index t = 0; t < p.queries; ++t)
-            same = same && found[static_cast<std::size_t>(t)] == detail::chosen_keys(p, mistake, mistaken, t);
-        if (same) return wrong + "\n  looks like: " + mistake.name;
-    }
-    return wrong + "\n  no known mistake gives this selection";
+    return wrong.empty() ? wrong : wrong + "\n  " + detail::likeness(p, found);
 }
 
 }  // namespace mla::inline MLA_ISA::testing

@@ -7,7 +7,6 @@
 #include <span>
 #include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "mla/testing/conformance/cases.hpp"
@@ -16,11 +15,18 @@
 
 namespace mla::inline MLA_ISA::testing {
 
+/// What a mistake gives in the place of an answer.
+struct Mistaken {
+    std::string name;
+    std::vector<double> values;
+    std::vector<double> bounds = {};  ///< of each value; empty: the answer's
+};
+
 /// What a step should give. Inputs of the steps are floats, not all of them exact in narrower types.
 struct StepAnswer {
     std::vector<double> values;
-    std::vector<double> bounds;                                         ///< of each value, for sums in float
-    std::vector<std::pair<std::string, std::vector<double>>> mistakes;  ///< by name, what they give
+    std::vector<double> bounds;  ///< of each value, for sums in float
+    std::vector<Mistaken> mistakes;
 };
 
 /// Numbers beyond their bounds, the worst of them, and the mistakes that give the same numbers.
@@ -31,6 +37,21 @@ struct StepJudgement {
 
     [[nodiscard]] bool passed() const noexcept { return wrong == 0; }
 };
+
+namespace detail {
+
+/// Whether numbers are those of a mistake that leads elsewhere than the answer.
+[[nodiscard]] inline bool explains(const Mistaken& mistake, const StepAnswer& answer, std::span<const double> found) {
+    const std::vector<double>& bounds = mistake.bounds.empty() ? answer.bounds : mistake.bounds;
+    bool shows = false;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        if (excess(found[i], mistake.values[i], 4.0 * bounds[i]) > 1.0) return false;
+        shows = shows || excess(mistake.values[i], answer.values[i], 4.0 * answer.bounds[i]) > 1.0;
+    }
+    return shows;
+}
+
+}  // namespace detail
 
 [[nodiscard]] inline StepJudgement judge_step(const StepAnswer& answer, std::span<const double> found) {
     require_equal("found.size()", found.size(), "values of the answer", answer.values.size());
@@ -45,14 +66,8 @@ struct StepJudgement {
         }
     }
     if (judgement.passed()) return judgement;
-    for (const auto& [name, mistaken] : answer.mistakes) {
-        bool same = true, shows = false;
-        for (std::size_t i = 0; i < found.size(); ++i) {
-            same = same && detail::excess(found[i], mistaken[i], 4.0 * answer.bounds[i]) <= 1.0;
-            shows = shows || detail::excess(mistaken[i], answer.values[i], 4.0 * answer.bounds[i]) > 1.0;
-        }
-        if (same && shows) judgement.diagnoses.push_back(name);
-    }
+    for (const Mistaken& mistake : answer.mistakes)
+        if (detail::explains(mistake, answer, found)) judgement.diagnoses.push_back(mistake.name);
     return judgement;
 }
 

@@ -1,17 +1,11 @@
-// Plain steps around attention, and deliberately wrong ones made of them by one mistake each: as mutants.hpp for the kit's other
-// half.
+// Mistakes by which the plain steps around attention are made wrong, as mutants.hpp has them for the kit's other half.
 #pragma once
 
-#include <bit>
-#include <cmath>
-#include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <numbers>
 #include <ostream>
 #include <vector>
 
-#include "mla/testing/conformance/run_step.hpp"
+#include "mla/core/compiler.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 
@@ -32,6 +26,33 @@ enum class StepMistake : std::uint8_t {
     mean_taken_off,
     weights_from_one,
     stored_cut_off,
+    eight_bits_cut_off,
+    scales_rounded_down,
+    append_not_normed,
+    append_all_normed,
+    append_rest_normed,
+    append_without_eps,
+    append_not_rotated,
+    append_latent_rotated,
+    append_other_pairing,
+    append_position_late,
+    append_position_early,
+    layer_mscale_left_out,
+    layer_other_pairing,
+    layer_query_not_normed,
+    layer_latent_not_normed,
+    layer_without_eps,
+    layer_no_mask,
+    layer_positions_restart,
+    layer_values_first,
+    layer_heads_transposed,
+    gradient_delta_left_out,
+    gradient_as_value_left_out,
+    gradient_as_key_left_out,
+    gradient_not_scaled,
+    gradient_of_lse_left_out,
+    gradient_no_mask,
+    gradient_rope_of_first_head,
 };
 
 struct StepMutant {
@@ -59,99 +80,36 @@ inline std::ostream& operator<<(std::ostream& stream, const StepMutant& mutant) 
         {StepMistake::mean_taken_off, "mean_taken_off", "the mean is taken off"},
         {StepMistake::weights_from_one, "weights_from_one", "weights count from 1"},
         {StepMistake::stored_cut_off, "stored_cut_off", "16-bit values are cut off, not rounded to the nearest"},
+        {StepMistake::eight_bits_cut_off, "eight_bits_cut_off", "eight-bit values are cut off, not rounded to the nearest"},
+        {StepMistake::scales_rounded_down, "scales_rounded_down", "scales are rounded down to a power of two"},
+        {StepMistake::append_not_normed, "append_not_normed", "the norm is left out"},
+        {StepMistake::append_all_normed, "append_all_normed", "the norm is over latent and rope part together"},
+        {StepMistake::append_rest_normed, "append_rest_normed", "the rope part is normed too"},
+        {StepMistake::append_without_eps, "append_without_eps", "eps is left out of the norm"},
+        {StepMistake::append_not_rotated, "append_not_rotated", "the rope part is not rotated"},
+        {StepMistake::append_latent_rotated, "append_latent_rotated", "the latent is rotated, not the rope part"},
+        {StepMistake::append_other_pairing, "append_other_pairing", "the rope part is paired the other way"},
+        {StepMistake::append_position_late, "append_position_late", "positions are one too high"},
+        {StepMistake::append_position_early, "append_position_early", "positions are one too low"},
+        {StepMistake::layer_mscale_left_out, "layer_mscale_left_out", "the softmax scale is without YaRN's mscale squared"},
+        {StepMistake::layer_other_pairing, "layer_other_pairing", "the rope parts are paired the other way"},
+        {StepMistake::layer_query_not_normed, "layer_query_not_normed", "the query latent is not normed"},
+        {StepMistake::layer_latent_not_normed, "layer_latent_not_normed", "the latent is not normed"},
+        {StepMistake::layer_without_eps, "layer_without_eps", "eps is left out of the norms"},
+        {StepMistake::layer_no_mask, "layer_no_mask", "there is no causal mask"},
+        {StepMistake::layer_positions_restart, "layer_positions_restart", "positions begin at 0 in every call"},
+        {StepMistake::layer_values_first, "layer_values_first", "kv_b is read as the values of a head, then its keys"},
+        {StepMistake::layer_heads_transposed, "layer_heads_transposed", "o_proj takes a value of all heads, then the next"},
+        {StepMistake::gradient_delta_left_out, "gradient_delta_left_out",
+         "the sum of weights times their gradients is not taken off"},
+        {StepMistake::gradient_as_value_left_out, "gradient_as_value_left_out", "the latent's gradient as a value is left out"},
+        {StepMistake::gradient_as_key_left_out, "gradient_as_key_left_out", "the latent's gradient as a key is left out"},
+        {StepMistake::gradient_not_scaled, "gradient_not_scaled", "gradients of queries and keys are not scaled"},
+        {StepMistake::gradient_of_lse_left_out, "gradient_of_lse_left_out", "the gradient of the LSE is left out"},
+        {StepMistake::gradient_no_mask, "gradient_no_mask", "there is no causal mask"},
+        {StepMistake::gradient_rope_of_first_head, "gradient_rope_of_first_head",
+         "the rope key's gradient is that of the first head"},
     };
 }
-
-/// The steps in float, each value by itself.
-class PlainSteps {
-  public:
-    using Output = float;
-
-    explicit PlainSteps(StepMistake mistake = StepMistake::none) : mistake_(mistake) {}
-
-    void merge(const MergeProblem& p, MatrixView<float> out, float* lse) const {
-        for (Index r = 0; r < p.rows; ++r) {
-            const auto row = static_cast<std::size_t>(r);
-            const float a = p.first_lse[row], b = p.second_lse[row];
-            const float larger = std::max(a, b);
-            const bool guarded = !is(StepMistake::empty_part_is_nan);
-            const auto weight = [&](float part) {
-                if (guarded && std::isinf(part)) return 0.0F;
-                if (std::isinf(part)) return std::numeric_limits<float>::quiet_NaN();
-                return is(StepMistake::merge_in_base_2) ? std::exp2(part - larger) : std::exp(part - larger);
-            };
-            float first = weight(a), second = weight(b);
-            const float sum = first + second;
-            lse[r] = sum == 0.0F ? -std::numeric_limits<float>::infinity()
-                                 : larger + (is(StepMistake::merge_in_base_2) ? std::log2(sum) : std::log(sum));
-            if (is(StepMistake::merged_lse_is_the_larger)) lse[r] = larger;
-            if (is(StepMistake::merge_weights_swapped)) std::swap(first, second);
-            if (is(StepMistake::merged_by_mean)) first = second = 0.5F * sum;
-            for (Index c = 0; c < p.dim; ++c) {
-                const auto at = static_cast<std::size_t>(r * p.dim + c);
-                const auto part = [&](float w, float value) { return w == 0.0F ? 0.0F : w / sum * value; };
-                out(r, c) = part(first, p.first_out[at]) + part(second, p.second_out[at]);
-            }
-        }
-    }
-
-    void rotate(const RopeProblem& p, MatrixView<float> x) const {
-        Rope rope = p.rope;
-        if (is(StepMistake::yarn_not_read)) rope.scaling = {};
-        const std::vector<double> frequencies = reference::inverse_frequencies(rope, p.dim);
-        const double magnitude = reference::rope_magnitude(rope);
-        const bool pairs = (rope.pairing == RopePairing::interleaved) != is(StepMistake::other_pairing);
-        for (Index t = 0; t < x.rows; ++t)
-            for (Index i = 0; i < p.dim / 2; ++i) {
-                const std::int64_t position =
-                    p.positions[static_cast<std::size_t>(t)] + (is(StepMistake::position_one_high) ? 1 : 0);
-                const double frequency = frequencies[static_cast<std::size_t>(i)];
-                double angle = static_cast<double>(position) * frequency;
-                if (is(StepMistake::angles_in_float))
-                    angle = static_cast<double>(static_cast<float>(position) * static_cast<float>(frequency));
-                if (is(StepMistake::turned_the_other_way)) angle = -angle;
-                const auto cos = static_cast<float>(std::cos(angle) * magnitude),
-                           sin = static_cast<float>(std::sin(angle) * magnitude);
-                float& a = pairs ? x(t, 2 * i) : x(t, i);
-                float& b = pairs ? x(t, 2 * i + 1) : x(t, i + p.dim / 2);
-                const float turned = a * cos - b * sin;
-                b = b * cos + a * sin;
-                a = turned;
-            }
-    }
-
-    void rms_norm(const NormProblem& p, MatrixView<float> x) const {
-        for (Index r = 0; r < p.rows; ++r) {
-            float square = 0.0F, mean = 0.0F;
-            for (Index i = 0; i < p.dim; ++i) mean += x(r, i) / static_cast<float>(p.dim);
-            if (!is(StepMistake::mean_taken_off)) mean = 0.0F;
-            for (Index i = 0; i < p.dim; ++i) square += (x(r, i) - mean) * (x(r, i) - mean) / static_cast<float>(p.dim);
-            const auto eps = static_cast<float>(p.eps);
-            float root = std::sqrt(square + eps);
-            if (is(StepMistake::eps_left_out)) root = square == 0.0F ? 1.0F : std::sqrt(square);
-            if (is(StepMistake::eps_beside_the_root)) root = std::sqrt(square) + eps;
-            for (Index i = 0; i < p.dim; ++i)
-                x(r, i) = (x(r, i) - mean) / root *
-                          (p.weight[static_cast<std::size_t>(i)] + (is(StepMistake::weights_from_one) ? 1.0F : 0.0F));
-        }
-    }
-
-    void store(const StoreProblem& p, std::byte* rows) const {
-        const reference::RowGeometry& row = p.row;
-        for (Index t = 0; t < p.tokens; ++t, rows += row.bytes()) {
-            const float* const token = p.values.data() + t * row.values();
-            reference::write_row(row, std::vector<double>(token, token + row.values()), rows);
-            if (!is(StepMistake::stored_cut_off) || row.wide_bytes() > 2 || row.kind == reference::RowKind::fp16) continue;
-            for (Index i = row.narrow(); i < row.values(); ++i)
-                reference::detail::store(rows + row.wide_offset() + (i - row.narrow()) * 2,
-                                         static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(token[i]) >> 16U));
-        }
-    }
-
-  private:
-    [[nodiscard]] bool is(StepMistake mistake) const noexcept { return mistake_ == mistake; }
-
-    StepMistake mistake_;
-};
 
 }  // namespace mla::inline MLA_ISA::testing

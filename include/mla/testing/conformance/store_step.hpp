@@ -3,13 +3,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "mla/reference/formats.hpp"
-#include "mla/testing/conformance/step.hpp"
+#include "mla/reference/matrix.hpp"
+#include "mla/testing/conformance/stored_rows.hpp"
 
 namespace mla::inline MLA_ISA::testing {
 
@@ -37,41 +39,27 @@ struct StoreProblem {
     return problems;
 }
 
-/// What the rows must read back as, [T, Dc + Dr]: nearest values where rows have no scales, elsewhere within what the coarsest
-/// sensible scale leaves: the next power of two above largest magnitude over largest value.
-[[nodiscard]] inline StepAnswer store_answer(const StoreProblem& p) {
-    StepAnswer answer;
-    std::vector<double> truncated;
-    for (Index t = 0; t < p.tokens; ++t) {
-        const float* const token = p.values.data() + t * p.row.values();
-        std::vector<std::byte> bytes(static_cast<std::size_t>(p.row.bytes()));
-        reference::write_row(p.row, std::vector<double>(token, token + p.row.values()), bytes.data());
-        const std::vector<double> nearest = reference::read_row(p.row, bytes.data());
-        for (Index i = 0; i < p.row.values(); ++i) {
-            const auto value = static_cast<double>(token[i]);
-            if (i >= p.row.narrow()) {
-                answer.values.push_back(nearest[static_cast<std::size_t>(i)]);
-                answer.bounds.push_back(detail::smallest_normal);
-                const auto layout = p.row.kind == reference::RowKind::fp16 ? reference::fp16_layout : reference::bf16_layout;
-                const std::uint32_t bits = reference::nearest(layout, value);
-                const bool above = std::abs(reference::value_of(layout, bits)) > std::abs(value);
-                truncated.push_back(p.row.wide_bytes() > 2 ? nearest[static_cast<std::size_t>(i)]
-                                                           : reference::value_of(layout, above ? bits - 1 : bits));
-                continue;
-            }
-            const Index begin = i / p.row.group() * p.row.group();
-            double largest = 0.0;
-            for (Index k = begin; k < std::min(begin + p.row.group(), p.row.narrow()); ++k)
-                largest = std::max(largest, std::abs(static_cast<double>(token[k])));
-            const bool bytes8 = p.row.kind == reference::RowKind::int8;
-            const double scale = 2.0 * largest / (bytes8 ? 127.0 : 448.0);
-            answer.values.push_back(value);
-            answer.bounds.push_back((bytes8 ? 0.501 * scale : std::max(0x1.01p-4 * std::abs(value), 0x1.01p-10 * scale)) +
-                                    detail::smallest_normal);
-            truncated.push_back(nearest[static_cast<std::size_t>(i)]);
-        }
-    }
-    answer.mistakes.emplace_back("16-bit values are cut off, not rounded to the nearest", std::move(truncated));
+/// What rows of which a port wrote the numbers `found` must say.
+[[nodiscard]] inline StepAnswer store_answer(const StoreProblem& p, std::span<const double> found) {
+    const reference::Matrix values(p.tokens, p.row.values(), {p.values.begin(), p.values.end()});
+    const reference::Matrix exact(p.tokens, p.row.values());
+    auto right = detail::expect_rows(p.row, values, exact, found);
+    StepAnswer answer{right.numbers, right.bounds, {}};
+    const auto cut = detail::expect_rows(p.row, values, exact, found, true);
+    // The one mistake cuts narrow values, the other the rest.
+    const auto cut_where = [&](bool narrow) {
+        std::vector<double> numbers = right.numbers;
+        for (std::size_t i = 0; i < values.values.size(); ++i)
+            if ((static_cast<Index>(i) % values.cols < p.row.narrow()) == narrow) numbers[i] = cut.numbers[i];
+        return numbers;
+    };
+    answer.mistakes.push_back({"16-bit values are cut off, not rounded to the nearest", cut_where(false)});
+    answer.mistakes.push_back({"eight-bit values are cut off, not rounded to the nearest", cut_where(true)});
+    answer.mistakes.push_back({"values are cut off, not rounded to the nearest", cut.numbers});
+    std::vector<double> down = right.numbers;
+    for (auto scale = down.begin() + static_cast<Index>(values.values.size()); scale != down.end(); ++scale)
+        if (*scale > 0.0) *scale = std::exp2(std::floor(std::log2(*scale)));
+    answer.mistakes.push_back({"scales are rounded down to a power of two", std::move(down)});
     return answer;
 }
 

@@ -13,7 +13,6 @@
 #include <map>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -34,7 +33,7 @@ namespace mla::inline MLA_ISA::testing {
 namespace detail {
 
 /// What a port's cases came to, printed when all have run.
-template <AttentionPort Port>
+template <AttentionPort P>
 class Summary : public ::testing::Environment {
   public:
     struct Counts {
@@ -52,26 +51,26 @@ class Summary : public ::testing::Environment {
     void TearDown() override {
         const Counts& all = counts();
         if (all.failed == 0) return;
-        std::printf("%s: %d of %d cases failed\n", std::string(Port::name).c_str(), all.failed, all.ran);
+        std::printf("%s: %d of %d cases failed\n", std::string(P::name).c_str(), all.failed, all.ran);
         const auto [name, explained] = all.diagnoses.most_likely();
         if (explained > 0)
-            std::printf("%s: of the first %d, %d look like: %s\n", std::string(Port::name).c_str(),
-                        std::min(all.failed, diagnosed), explained, name.c_str());
+            std::printf("%s: of the first %d, %d look like: %s\n", std::string(P::name).c_str(), std::min(all.failed, diagnosed),
+                        explained, name.c_str());
     }
 };
 
-template <AttentionPort Port>
+template <AttentionPort P>
 class AttentionConformance : public ::testing::Test {
   public:
     AttentionConformance(AttentionCase c, const CacheLayout& layout) : case_(std::move(c)), layout_(layout) {}
 
     void TestBody() override {
-        Port port;
+        P port;
         if (const std::string reason = unsupported(port.supported(), case_, layout_); !reason.empty())
             GTEST_SKIP() << "not supported: " << reason;
-        auto& counts = Summary<Port>::counts();
+        auto& counts = Summary<P>::counts();
         const AttentionProblem problem = make_problem(case_, layout_);
-        const PortJudgement judged = judge_port(port, problem, counts.failed < Summary<Port>::diagnosed);
+        const PortJudgement judged = judge_port(port, problem, solve(problem), counts.failed < Summary<P>::diagnosed);
         ++counts.ran;
         if (judged.judgement.passed) return;
         ++counts.failed;
@@ -84,52 +83,71 @@ class AttentionConformance : public ::testing::Test {
     CacheLayout layout_;
 };
 
-/// Fails for a port that supports nothing, whose cases would all be skipped; prints how many it supports, and why not the others.
-template <AttentionPort Port>
-class SupportsSomething : public ::testing::Test {
-  public:
-    void TestBody() override {
-        const Supported supported = Port().supported();
-        std::map<std::string, int> reasons;
+/// Whether a port has the step of a problem.
+template <class P, class Problem>
+concept HasStep = requires(P& port, const Problem& problem) {
+    run_step(port, problem);
+};
+
+/// How many cases a port supports, by the empty reason, and for what reasons it does not the others.
+template <Port P>
+[[nodiscard]] std::map<std::string, int> count_supported() {
+    const Supported supported = P().supported();
+    std::map<std::string, int> reasons;
+    if constexpr (AttentionPort<P>)
         for (const AttentionCase& c : attention_cases()) {
             if (c.tier > wanted_tier()) continue;
             for (const CacheLayout& layout : cache_layouts()) ++reasons[unsupported(supported, c, layout)];
         }
+    for_each_step([&]<class Problem>(const std::string&, const Problem& problem) {
+        if constexpr (HasStep<P, Problem>) ++reasons[unsupported_step(supported, problem)];
+    });
+    if constexpr (SelectPort<P>) reasons[""] += static_cast<int>(select_problems().size());
+    return reasons;
+}
+
+/// Fails for a port that supports nothing, whose cases would all be skipped; prints how many it supports, and why not the others.
+template <Port P>
+class SupportsSomething : public ::testing::Test {
+  public:
+    void TestBody() override {
+        std::map<std::string, int> reasons = count_supported<P>();
         EXPECT_GT(reasons[""], 0) << "no case is supported";
         for (const auto& [reason, count] : reasons)
-            std::printf("%s: %d cases%s%s\n", std::string(Port::name).c_str(), count,
+            std::printf("%s: %d cases%s%s\n", std::string(P::name).c_str(), count,
                         reason.empty() ? "" : " left out: ", reason.c_str());
     }
 };
 
 /// A step's problem, computed by a port and held against its answer.
-template <class Port, class Problem>
+template <Port P, class Problem>
 class StepConformance : public ::testing::Test {
   public:
-    StepConformance(std::string name, Problem problem, StepAnswer answer)
-        : name_(std::move(name)), problem_(std::move(problem)), answer_(std::move(answer)) {}
+    StepConformance(std::string name, Problem problem) : name_(std::move(name)), problem_(std::move(problem)) {}
 
     void TestBody() override {
-        Port port;
+        P port;
+        if (const std::string reason = unsupported_step(port.supported(), problem_); !reason.empty())
+            GTEST_SKIP() << "not supported: " << reason;
         const std::vector<double> found = run_step(port, problem_);
-        const StepJudgement judgement = judge_step(answer_, found);
-        if (!judgement.passed()) ADD_FAILURE() << report(name_, answer_, found, judgement);
+        const StepAnswer answer = step_answer(port.supported(), problem_, found);
+        const StepJudgement judgement = judge_step(answer, found);
+        if (!judgement.passed()) ADD_FAILURE() << report(name_, answer, found, judgement);
     }
 
   private:
     std::string name_;
     Problem problem_;
-    StepAnswer answer_;
 };
 
 /// A port's selection held against the scores.
-template <SelectPort Port>
+template <SelectPort P>
 class SelectConformance : public ::testing::Test {
   public:
     explicit SelectConformance(SelectProblem problem) : problem_(std::move(problem)) {}
 
     void TestBody() override {
-        Port port;
+        P port;
         std::vector<std::int32_t> selection(static_cast<std::size_t>(problem_.queries * problem_.top_k), -2);
         port.select(problem_, MatrixView<std::int32_t>(selection.data(), problem_.queries, problem_.top_k));
         if (const std::string wrong = judge_selection(problem_, selection); !wrong.empty()) ADD_FAILURE() << wrong;
@@ -139,60 +157,55 @@ class SelectConformance : public ::testing::Test {
     SelectProblem problem_;
 };
 
-/// Registers the steps that a port has: calls add(name, factory of a test) for each.
-template <AttentionPort Port, class Add>
+/// Registers the steps that a port has: calls add(name, factory of a test) for each problem.
+template <Port P, class Add>
 int register_steps(Add&& add) {
     int count = 0;
-    const auto all = [&](const char* step, const auto& problems, auto&& answer) {
-        for (const auto& problem : problems) {
-            const std::string name = std::string(step) + "/" + problem.name;
-            using Problem = std::remove_cvref_t<decltype(problem)>;
-            add(name, [=] {
-                return static_cast<::testing::Test*>(new StepConformance<Port, Problem>(name, problem, answer(problem)));
-            });
+    for_each_step([&]<class Problem>(const std::string& step, const Problem& problem) {
+        if constexpr (HasStep<P, Problem>) {
+            const std::string name = step + "/" + problem.name;
+            add(name, [=] { return static_cast<::testing::Test*>(new StepConformance<P, Problem>(name, problem)); });
             ++count;
         }
-    };
-    if constexpr (MergePort<Port>) all("merge", merge_problems(), merge_answer);
-    if constexpr (RopePort<Port>) all("rope", rope_problems(), rope_answer);
-    if constexpr (NormPort<Port>) all("rms_norm", norm_problems(), norm_answer);
-    if constexpr (SelectPort<Port>)
+    });
+    if constexpr (SelectPort<P>)
         for (const SelectProblem& problem : select_problems()) {
-            add("select/" + problem.name, [=] { return static_cast<::testing::Test*>(new SelectConformance<Port>(problem)); });
+            add("select/" + problem.name, [=] { return static_cast<::testing::Test*>(new SelectConformance<P>(problem)); });
             ++count;
         }
-    if constexpr (StorePort<Port>) {
-        std::vector<StoreProblem> problems = store_problems();
-        const std::vector<reference::RowKind> kinds = Port().supported().kinds;
-        std::erase_if(problems,
-                      [&](const StoreProblem& p) { return std::find(kinds.begin(), kinds.end(), p.row.kind) == kinds.end(); });
-        all("store", problems, store_answer);
+    return count;
+}
+
+/// Registers every case in every layout, up to the wanted tier: calls add(name, factory of a test) for each.
+template <AttentionPort P, class Add>
+int register_cases(Add&& add) {
+    ::testing::AddGlobalTestEnvironment(new Summary<P>());
+    int count = 0;
+    for (const AttentionCase& c : attention_cases()) {
+        if (c.tier > wanted_tier()) continue;
+        for (const CacheLayout& layout : cache_layouts()) {
+            const std::string pages = layout.page_size > 0 ? "/pages_" + std::to_string(layout.page_size) : "";
+            add(c.name + "/" + std::string(name(layout.kind)) + pages,
+                [=] { return static_cast<::testing::Test*>(new AttentionConformance<P>(c, layout)); });
+            ++count;
+        }
     }
     return count;
 }
 
 }  // namespace detail
 
-/// Registers every case in every layout, up to the tier that MLA_CONFORMANCE_TIER names, as a test of a port: by name
-/// "<port>.<case>/<kind of row>[/pages_<size>]"; and the steps around attention that it has. Returns how many.
-template <AttentionPort Port>
+/// Registers as tests of a port what it computes: attention, every case in every layout, up to the tier that MLA_CONFORMANCE_TIER
+/// names, "<port>.<case>/<kind of row>[/pages_<size>]"; and the steps around it, "<port>.<step>/<problem>". Returns how many.
+template <Port P>
 int register_conformance() {
-    const std::string port = Port::name;
+    const std::string port = P::name;
     const auto add = [&](const std::string& test, auto make) {
         ::testing::RegisterTest(port.c_str(), test.c_str(), nullptr, nullptr, __FILE__, __LINE__, make);
     };
-    ::testing::AddGlobalTestEnvironment(new detail::Summary<Port>());
-    add("SupportsSomething", [] { return static_cast<::testing::Test*>(new detail::SupportsSomething<Port>()); });
-    int count = detail::register_steps<Port>(add);
-    for (const AttentionCase& c : attention_cases()) {
-        if (c.tier > wanted_tier()) continue;
-        for (const CacheLayout& layout : cache_layouts()) {
-            const std::string pages = layout.page_size > 0 ? "/pages_" + std::to_string(layout.page_size) : "";
-            add(c.name + "/" + std::string(name(layout.kind)) + pages,
-                [=] { return static_cast<::testing::Test*>(new detail::AttentionConformance<Port>(c, layout)); });
-            ++count;
-        }
-    }
+    add("SupportsSomething", [] { return static_cast<::testing::Test*>(new detail::SupportsSomething<P>()); });
+    int count = detail::register_steps<P>(add);
+    if constexpr (AttentionPort<P>) count += detail::register_cases<P>(add);
     return count;
 }
 

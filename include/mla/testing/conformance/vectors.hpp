@@ -69,7 +69,7 @@ template <class T>
 }  // namespace detail
 
 /// The tensors of a problem with its answer.
-[[nodiscard]] inline std::vector<io::StoredTensor> vector_tensors(const AttentionProblem& problem, const Answer& answer) {
+[[nodiscard]] inline std::vector<io::StoredTensor> vector_tensors(const AttentionProblem& problem, const Results& answer) {
     const Index T = problem.tokens(), H = problem.about.heads, R = problem.requests();
     std::vector<io::StoredTensor> tensors;
     const auto add = [&](const char* name, const char* dtype, std::vector<Index> shape, const auto* values) {
@@ -102,7 +102,7 @@ template <class T>
 /// @throws std::system_error when the file cannot be written
 inline void write_vector(const std::filesystem::path& folder, const AttentionCase& c, const CacheLayout& layout) {
     const AttentionProblem problem = make_problem(c, layout);
-    const Answer answer = solve(problem);
+    const Results answer = solve(read(problem), c.out_dim());
     io::write_safetensors(folder / (vector_name(c, layout) + ".safetensors"), vector_tensors(problem, answer),
                           {{"mla_vector", detail::vector_metadata(problem).dump()}});
 }
@@ -158,7 +158,7 @@ namespace detail {
         double exact = 0.0;
         lse = detail::natural_lse(reading.lse, reading.lse_without_keys, detail::result_values(file, "lse", {T, H}, exact));
     }
-    return judge_found(problem, rounding, {out, lse});
+    return judge_found(problem, solve(problem), rounding, {out, lse});
 }
 
 }  // namespace mla::inline MLA_ISA::testing
