@@ -1,5 +1,6 @@
-// A whole MLA layer: layer/<preset>/<type of cache and weights>/T:<new tokens>/L:<cached tokens>/threads:<n>. A step of one token
-// also tells where its time goes.
+// A whole MLA layer: layer/<preset>/<type of cache and weights>/T:<new tokens>/L:<cached tokens>/threads:<n>, and with
+// projections that are kept narrower layer/<preset>/bf16/weights:<type>/T:<…>. A step of one token also tells where its time
+// goes.
 #include "layer_profile.hpp"
 #include "program.hpp"
 
@@ -23,8 +24,29 @@ void add_layer(const presets::Preset& preset) {
     add(2048, 2048);
 }
 
+/// What projections kept as fp8, int8 or int4 save, beside bf16.
+void add_packings(const presets::Preset& preset) {
+    const Config config = preset.config();
+    constexpr Index length = 4096;
+    for (const auto& [packing, type] : {std::pair{Packing::layer_type, "bf16"}, std::pair{Packing::fp8, "fp8"},
+                                        std::pair{Packing::int8, "int8"}, std::pair{Packing::int4, "int4"}}) {
+        const std::string name = std::string(preset.name) + "/bf16/weights:" + type;
+        for (const Index tokens : {1, 16, 64})
+            for (const Index threads : thread_counts())
+                add_case("layer/" + name + part("T", tokens) + part("L", length) + part("threads", threads),
+                         [=, packing = packing] {
+                             const WeightsName weights{name, "mla", packing};
+                             return tokens == 1 ? profiled_decode_case<bf16>(weights, config, length, threads)
+                                                : mla_layer_case<bf16>(weights, config, tokens, length, threads);
+                         });
+    }
+}
+
 void add_cases(const Presets& wanted) {
-    for (const presets::Preset& preset : wanted) for_each_type(FloatStorageTypes{}, [&]<class S>() { add_layer<S>(preset); });
+    for (const presets::Preset& preset : wanted) {
+        for_each_type(FloatStorageTypes{}, [&]<class S>() { add_layer<S>(preset); });
+        add_packings(preset);
+    }
 }
 
 }  // namespace

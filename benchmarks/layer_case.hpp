@@ -55,24 +55,53 @@ class LayerCase : public Case {
 struct WeightsName {
     std::string model;
     std::string kind;
+    Packing packing = Packing::layer_type;  ///< of the projections of an MLA layer
 };
+
+/// Bytes of a projection's weight, with its share of a scale, in a layer of S.
+template <Storage S>
+[[nodiscard]] double packed_bytes(Packing packing) {
+    switch (packing) {
+        case Packing::fp8:
+        case Packing::int8: return 1.0 + 4.0 / 128.0;
+        case Packing::int4: return 0.5 + 4.0 / 32.0;
+        default: return sizeof(S);
+    }
+}
+
+/// Bytes of weights that a decoded token reads.
+template <Storage S>
+[[nodiscard]] double layer_bytes(const Config& config, Packing packing) {
+    return projection_parameters(config) * packed_bytes<S>(packing) + expansion_parameters(config) * sizeof(S);
+}
+template <Storage S>
+[[nodiscard]] double layer_bytes(const baselines::GroupedQueryConfig& config, Packing /*none*/) {
+    return layer_parameters(config) * sizeof(S);
+}
 
 /// Layers with the same random weights, packed, so many that none stays in the processor's caches.
 template <class Layer, Storage S, class LayerConfig>
 [[nodiscard]] std::shared_ptr<Ring<Layer>> make_layers(const WeightsName& name, const LayerConfig& config) {
     return shared_by<Ring<Layer>>(name.model, name.kind, [&] {
-        const double bytes = layer_parameters(config) * sizeof(S);
-        require_memory(bytes * static_cast<double>(cold_copies(bytes) + 1));
+        const double bytes = layer_bytes<S>(config, name.packing);
+        require_memory(bytes * static_cast<double>(cold_copies(bytes)) + layer_parameters(config) * sizeof(S));
         RandomTensors<S> tensors;
         const auto weights = tensors.add(config);
-        return std::make_shared<Ring<Layer>>(cold_copies(bytes), [&] { return Layer(config, weights); });
+        return std::make_shared<Ring<Layer>>(cold_copies(bytes), [&] {
+            if constexpr (std::is_same_v<LayerConfig, Config>) {
+                return Layer(config, weights, Precision::operand, PackOptions::all(name.packing));
+            } else {
+                return Layer(config, weights);
+            }
+        });
     });
 }
 
 template <Storage S, class LayerConfig>
-[[nodiscard]] Work layer_work(const LayerConfig& config, double cache_bytes, Index queries, Index length, Index threads) {
+[[nodiscard]] Work layer_work(const LayerConfig& config, double cache_bytes, Index queries, Index length, Index threads,
+                              Packing packing = Packing::layer_type) {
     return {.flops = layer_flops(config, queries, length),
-            .bytes = layer_parameters(config) * sizeof(S) + cache_bytes,
+            .bytes = layer_bytes<S>(config, packing) + cache_bytes,
             .tokens = static_cast<double>(queries),
             .peak = dot_rate<S>,
             .threads = threads};
@@ -84,8 +113,8 @@ template <Storage S, CacheElement C = S>
                                                    Index threads) {
     using Layer = Attention<S>;
     return std::make_unique<LayerCase<Layer, LatentCache<C>>>(
-        layer_work<S>(config, cached_bytes<C>(config, length), queries, length, threads), make_layers<Layer, S>(name, config),
-        latent_caches<C>(config, length), queries, length);
+        layer_work<S>(config, cached_bytes<C>(config, length), queries, length, threads, name.packing),
+        make_layers<Layer, S>(name, config), latent_caches<C>(config, length), queries, length);
 }
 
 /// The same of grouped-query or multi-head attention.

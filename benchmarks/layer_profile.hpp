@@ -110,9 +110,9 @@ class ProfiledDecodeCase final : public LayerCase<Attention<S>, LatentCache<S>> 
 template <Storage S>
 [[nodiscard]] std::unique_ptr<Case> profiled_decode_case(const WeightsName& name, const Config& config, Index length,
                                                          Index threads) {
-    return std::make_unique<ProfiledDecodeCase<S>>(layer_work<S>(config, cached_bytes<S>(config, length), 1, length, threads),
-                                                   make_layers<Attention<S>, S>(name, config), latent_caches<S>(config, length),
-                                                   length);
+    return std::make_unique<ProfiledDecodeCase<S>>(
+        layer_work<S>(config, cached_bytes<S>(config, length), 1, length, threads, name.packing),
+        make_layers<Attention<S>, S>(name, config), latent_caches<S>(config, length), length);
 }
 
 }  // namespace mla::bench

@@ -40,8 +40,8 @@ struct Step {
 class Layer {
   public:
     /// @throws std::invalid_argument where the layer needs the cache of another, which this decoder does not keep for it
-    Layer(mla::io::Checkpoint& checkpoint, Index index, mla::Precision precision)
-        : attention_(checked(checkpoint.config(index)), checkpoint.attention_weights(index), precision),
+    Layer(mla::io::Checkpoint& checkpoint, Index index, mla::Precision precision, const mla::PackOptions& packing)
+        : attention_(checked(checkpoint.config(index)), checkpoint.attention_weights(index), precision, packing),
           feed_forward_(load_feed_forward(checkpoint, index)),
           attention_norm_(norm(checkpoint, name(checkpoint, index) + "input_layernorm.weight")),
           feed_forward_norm_(norm(checkpoint, name(checkpoint, index) + "post_attention_layernorm.weight")) {}
@@ -108,8 +108,9 @@ class Layer {
 class Decoder {
   public:
     /// @throws what mla::io::Checkpoint throws, or an exception of nlohmann::json where config.json lacks a field
+    /// `packing`: what the projections of attention are kept as.
     explicit Decoder(const std::filesystem::path& folder, mla::io::Checkpoint::Progress progress = {},
-                     mla::Precision precision = mla::Precision::operand)
+                     mla::Precision precision = mla::Precision::operand, const mla::PackOptions& packing = {})
         : precision_(precision) {
         mla::io::Checkpoint checkpoint(folder, std::move(progress));
         hidden_ = Layer::hidden_size(checkpoint);
@@ -118,7 +119,7 @@ class Decoder {
         embedding_ = widened(checkpoint.tensor(embedding_name, vocabulary_, hidden_));
         const Index layers = checkpoint.json().at("num_hidden_layers");
         for (Index index = 0; index < layers; ++index) {
-            layers_.emplace_back(checkpoint, index, precision);
+            layers_.emplace_back(checkpoint, index, precision, packing);
             checkpoint.release();  // what has been packed needs its file no more
         }
         norm_ = Layer::norm(checkpoint, checkpoint.prefix() + "norm.weight");
