@@ -111,7 +111,7 @@ template <class Target, class Operand, Weight S, Compute A>
 void multiply_few(const abi::MultiplyPanels<A>& call, const MatrixView<const A>& x) noexcept {
     using Plain = operands::Plain<A>;
     if constexpr (std::is_same_v<Operand, Plain>) {
-        multiply_pieces<Target, Plain, linear_few_rows, S>(call, x, 0, linear_few_columns);
+        multiply_pieces<Target, Plain, linear_few_rows, S>(call, x, 0, linear_few_columns<S>);
     } else {
         alignas(64) A rounded[simd::extent<linear_few_values>];
         const Index depth = linear_few_values / std::max(x.rows, Index{1}) / linear_piece_k * linear_piece_k;
@@ -120,7 +120,7 @@ void multiply_few(const abi::MultiplyPanels<A>& call, const MatrixView<const A>&
             const Index some = std::min(depth, call.in - k);
             for (Index m = 0; m < x.rows; ++m) Operand::template to_units<Target>(x.row(m) + k, some, A(1), rounded + m * depth);
             const MatrixView<const A> units(rounded, x.rows, some, depth);
-            multiply_pieces<Target, Plain, linear_few_rows, S>(call, units, k, linear_few_columns);
+            multiply_pieces<Target, Plain, linear_few_rows, S>(call, units, k, linear_few_columns<S>);
             k += some;
         } while (k < call.in);
     }
@@ -199,7 +199,7 @@ void multiply_panels(const abi::MultiplyPanels<A>* call) noexcept {
     } else {
         constexpr int widest = linear_tile_rows<Target>;
         const bool front_to_back = std::is_same_v<Operand, operands::Plain<A>> && x.rows <= widest;
-        multiply_pieces<Target, Operand, widest, S>(*call, x, 0, front_to_back ? linear_few_columns : linear_piece_columns<S>);
+        multiply_pieces<Target, Operand, widest, S>(*call, x, 0, front_to_back ? linear_few_columns<S> : linear_piece_columns<S>);
     }
 }
 

@@ -14,14 +14,15 @@ namespace mla::inline MLA_ISA::detail {
 template <class Target>
 inline constexpr int linear_tile_rows = Target::registers == 32 ? 12 : 6;
 
-/// Columns of the tiles of one or two rows: with 8 lanes 4 vectors, enough independent sums to hide the latency of an FMA.
-inline constexpr Index linear_few_columns = 32;
+/// Columns of the tiles of one or two rows: with 8 lanes 4 vectors, enough independent sums to hide the latency of an FMA; with
+/// 16 lanes enough of them to wait for memory first, where it brings no codes of less than 16 bits.
+template <Weight S>
+inline constexpr Index linear_few_columns = QuantisedWeight<S> ? 64 : 32;
 
 /// Vectors of a tile of M rows.
-template <class Target, int M, Compute A>
-inline constexpr int linear_tile_vectors = M <= 2
-                                               ? static_cast<int>(std::min<Index>(linear_few_columns / simd::lanes<Target, A>, 4))
-                                               : 2;
+template <class Target, int M, Weight S>
+inline constexpr int linear_tile_vectors =
+    M <= 2 ? static_cast<int>(std::min<Index>(linear_few_columns<S> / simd::lanes<Target, compute_t<S>>, 4)) : 2;
 
 /// Units of a tile's products between two steps of prefetching. With 32 registers 16 cost 512 rows 5 % and 8 cost 7 % (Emerald
 /// Rapids); with 16 registers GCC 12 spills at 24.
@@ -139,7 +140,7 @@ void multiply_tiles(const typename Operand::Unit* x, Index x_stride, const Weigh
                     simd::Prefetch& next) {
     constexpr Index each = Operand::values_per_unit;
     using Element = std::conditional_t<each == 1, typename Format<S>::PanelElement, typename Operand::Unit>;
-    constexpr int widest = linear_tile_vectors<Target, M, A>;
+    constexpr int widest = linear_tile_vectors<Target, M, S>;
     constexpr int narrow = static_cast<int>(std::min<Index>(panel_columns<S> / simd::lanes<Target, A>, widest));
     const Index depth = divide_up(piece.depth(), each);
     const Index end = piece.panel_end * panel_columns<S>;
