@@ -61,6 +61,8 @@ def safetensors_seeds(golden, model):
     yield "seven_bytes", b"\0" * 7
     yield "deep", with_header(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}")
     yield "fp8", with_header({"a": tensor("F8_E4M3", [4, 4], 0, 16), "a_scale_inv": tensor("F32", [1, 1], 16, 20)}, data + data[:4])
+    yield "later_types", with_header({"a": tensor("F4", [4, 4], 0, 8), "b": tensor("F3_LATER", [7], 8, 16)}, data)
+    yield "no_metadata", with_header({"__metadata__": None, "a": tensor("I8", [4, 4], 0, 16)}, data)
     yield "misaligned", with_header({"a": tensor("U8", [1], 0, 1), "b": tensor("F64", [1], 1, 9)}, data[:9])
 
 
