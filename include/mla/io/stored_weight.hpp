@@ -91,7 +91,7 @@ class WeightReader {
         if (info.shape.size() != 2 || info.begin == info.end)
             files_.fail(packed, list_text(info.shape), "of two dimensions, none of them 0");
         const auto [rows, cols] = shape_of_packed(name + "_shape");
-        if (rows != info.shape[0] || cols < 1 || divide_up(cols, 8) != info.shape[1])
+        if (rows != info.shape[0] || cols < 1 || (cols - 1) / 8 + 1 != info.shape[1])
             files_.fail(
                 name + "_shape", list_text(std::array{rows, cols}),
                 "[out, in] of eight values in each element of " + printable(packed) + ", which is " + list_text(info.shape));
