@@ -2,9 +2,12 @@
 // named.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "mla/attention.hpp"
@@ -157,6 +160,21 @@ TEST(CheckpointScalesTest, WhatIsIgnoredComesAsItIs) {
     Checkpoint checkpoint(folder.path());
     EXPECT_EQ(checkpoint.attention_weights(0).o_proj.dtype, DType::bf16);
     EXPECT_EQ(checkpoint.attention_weights(0).q_b_proj.dtype, DType::i4);
+}
+
+TEST(CheckpointScalesTest, ScalesMayBeAnyNumbers) {
+    const float numbers[] = {-2.0F, 0.0F, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()};
+    const std::string weight(4, '\x03');
+    CheckpointFolder folder;
+    folder.write("config.json", model_json(nullptr).dump());
+    folder.write("model.safetensors",
+                 {{"w.weight", "I8", {4, 1}, weight}, {"w.weight_scale", "F32", {4, 1}, as_bytes(numbers, 4)}});
+    Checkpoint checkpoint(folder.path());
+    const reference::Matrix values = reference::to_matrix(checkpoint.tensor("w.weight"));
+    EXPECT_EQ(values(0, 0), -6);
+    EXPECT_EQ(values(1, 0), 0);
+    EXPECT_TRUE(std::isnan(values(2, 0)));
+    EXPECT_TRUE(std::isinf(values(3, 0)));
 }
 
 TEST(CheckpointScalesTest, ScalesOfActivationsChangeNothing) {
