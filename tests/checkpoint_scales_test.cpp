@@ -134,18 +134,27 @@ TEST(CheckpointScalesTest, OfSeveralGroupsTheOneThatFits) {
     expect_loads({"I32", "F32", 1, 2, "_scale"}, model_json(config));
 }
 
+void expect_runs(const Config& config, const Quantisation& how, const json& quantization) {
+    const QuantisedLayer layer(config, how);
+    CheckpointFolder folder;
+    json model = config_json(config, "deepseek_v3");
+    model["quantization_config"] = quantization;
+    folder.write("config.json", model.dump());
+    folder.write("model.safetensors", layer.tensors);
+    Checkpoint checkpoint(folder.path());
+    const Prompt<float> prompt(config, 5, 7);
+    const auto y = run<float>(Attention<float>(config, checkpoint.attention_weights(0), Precision::full), prompt);
+    const auto expected = run<float>(Attention<float>(config, layer.expected(), Precision::full), prompt);
+    EXPECT_LT((y - expected).norm(), 1e-5F * expected.norm()) << how.dtype;  // sums of floats, in an order of its own
+    EXPECT_TRUE(y.allFinite());
+}
+
 TEST(CheckpointScalesTest, ALayerOfThemIsTheLayerOfTheirValues) {
     for (const Index q_lora_rank : {0, 150}) {
         const Config config = uneven_config(q_lora_rank);
-        const QuantisedLayer layer(config, {});
-        CheckpointFolder folder;
-        folder.write("config.json", config_json(config, "deepseek_v3").dump());
-        folder.write("model.safetensors", layer.tensors);
-        Checkpoint checkpoint(folder.path());
-        const Prompt<float> prompt(config, 5, 7);
-        const auto y = run<float>(Attention<float>(config, checkpoint.attention_weights(0)), prompt);
-        EXPECT_TRUE(same_bits(y, run<float>(Attention<float>(config, layer.expected()), prompt)));
-        EXPECT_TRUE(y.allFinite());
+        expect_runs(config, {}, nullptr);
+        expect_runs(config, {"I8", "F32", 1, all, "_scale"}, nullptr);
+        expect_runs(config, {"I32", "BF16", 1, 2, "_scale"}, int4_groups(2));
     }
 }
 
