@@ -21,28 +21,15 @@ namespace {
 
 using io::Checkpoint;
 using io::CheckpointError;
-using testing::as_bytes;
 using testing::CheckpointFolder;
 using testing::config_json;
+using testing::expect_parts;
 using testing::RandomWeights;
 using testing::stored;
 using testing::stored_layer;
 using testing::StoredTensor;
 using testing::thrown;
-
-/// Heads of 2·(70+66) rows do not fall on blocks of 128, nor do 200 and 150 columns.
-Config small_config(Index q_lora_rank = 150, bool bias = false) {
-    Config config;
-    config.hidden_size = 200;
-    config.num_attention_heads = 3;
-    config.q_lora_rank = q_lora_rank;
-    config.kv_lora_rank = 140;
-    config.qk_nope_head_dim = 70;
-    config.qk_rope_head_dim = 10;
-    config.v_head_dim = 66;
-    config.attention_bias = bias;
-    return config;
-}
+using testing::uneven_config;
 
 /// Two layers, from `seed` and `seed + 1`.
 template <Storage S>
@@ -72,7 +59,7 @@ class CheckpointTypesTest : public ::testing::Test {};
 TYPED_TEST_SUITE(CheckpointTypesTest, TestTypes<StorageTypes>, );
 
 TYPED_TEST(CheckpointTypesTest, LoadsEveryLayerFromOneFileAndFromTwo) {
-    for (const Config& config : {small_config(), small_config(0), small_config(150, true)}) {
+    for (const Config& config : {uneven_config(), uneven_config(0), uneven_config(150, true)}) {
         CheckpointFolder folder;
         folder.write("config.json", config_json(config, "deepseek_v3").dump());
         folder.write("model.safetensors", two_layers<TypeParam>(config, 3));
@@ -103,7 +90,7 @@ nlohmann::json small_json(const Config& config, const std::string& type) {
 TEST(CheckpointTest, KnowsTheNamesOfEveryModel) {
     for (const char* type : {"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe_lite", "glm_moe_dsa", "axk1",
                              "axk2", "bailing_hybrid", "dots3_note", "glm5_next", "hy_v4", "kimi_linear", "youtu"}) {
-        const nlohmann::json json = small_json(small_config(), type);
+        const nlohmann::json json = small_json(uneven_config(), type);
         CheckpointFolder folder;
         folder.write("config.json", json.dump());
         Config config = io::parse_hf_layers(json)[1].value();
@@ -119,7 +106,7 @@ TEST(CheckpointTest, KnowsTheNamesOfEveryModel) {
 }
 
 TEST(CheckpointTest, LayersMayDiffer) {
-    nlohmann::json json = small_json(small_config(), "glm_moe_dsa");
+    nlohmann::json json = small_json(uneven_config(), "glm_moe_dsa");
     json["indexer_types"] = {"full", "shared"};
     CheckpointFolder folder;
     folder.write("config.json", json.dump());
@@ -141,7 +128,7 @@ TEST(CheckpointTest, LayersMayDiffer) {
 }
 
 TEST(CheckpointTest, LearnedFrequenciesComeFromTheFile) {
-    nlohmann::json json = small_json(small_config(0), "mistral_large4");
+    nlohmann::json json = small_json(uneven_config(0), "mistral_large4");
     json.update({{"index_topk", 8}, {"index_n_heads", 3}, {"index_head_dim", 22}, {"no_rope_layers", {1, 0}}});
     const auto layers = io::parse_hf_layers(json);
     std::vector<StoredTensor> tensors;
@@ -165,7 +152,7 @@ TEST(CheckpointTest, LearnedFrequenciesComeFromTheFile) {
 }
 
 TEST(CheckpointTest, ALayerOfAnotherKindIsNoneOfOurs) {
-    nlohmann::json json = small_json(small_config(0), "kimi_linear");
+    nlohmann::json json = small_json(uneven_config(0), "kimi_linear");
     json["layer_types"] = {"linear_attention", "full_attention"};
     CheckpointFolder folder;
     folder.write("config.json", json.dump());
@@ -184,7 +171,7 @@ TEST(CheckpointTest, FindsTheLanguageModelOfAMultimodalOne) {
                                                                     {"model.language_model.", "text_config"},
                                                                     {"language.model.", "language_config"}};
     for (const auto& [prefix, part] : kinds) {
-        const Config config = small_config();
+        const Config config = uneven_config();
         CheckpointFolder folder;
         nlohmann::json json = {{"model_type", "seeing"}, {"text_config", nullptr}};
         json[part] = config_json(config, "kimi_k2");
@@ -197,117 +184,12 @@ TEST(CheckpointTest, FindsTheLanguageModelOfAMultimodalOne) {
     }
 }
 
-// FP8 -------------------------------------------------------------------------------------------------------------------
-
-/// The layer's projections in fp8 with scales, and the float values that they stand for.
-struct Fp8Layer {
-    RandomWeights<bf16> source;
-    std::vector<StoredTensor> tensors;
-    std::vector<std::vector<float>> values;
-    AttentionWeights expected;
-
-    explicit Fp8Layer(const Config& config) : source(config, 11), expected(source.refs()) {
-        for (StoredTensor& tensor : stored_layer(config, expected, 0))
-            if (tensor.name.ends_with("layernorm.weight")) tensors.push_back(tensor);
-        for_each_tensor(config, expected, [&](std::string_view name, TensorRef& tensor, Index rows, Index cols) {
-            if (!name.ends_with("layernorm")) quantise(std::string(name), tensor, rows, cols);
-        });
-    }
-
-    [[nodiscard]] StoredTensor& named(std::string_view end) {
-        return *std::find_if(tensors.begin(), tensors.end(), [&](const StoredTensor& t) { return t.name.ends_with(end); });
-    }
-
-  private:
-    void quantise(const std::string& name, TensorRef& tensor, Index rows, Index cols) {
-        const Index across = divide_up(cols, 128);
-        std::vector<float> scales(static_cast<std::size_t>(divide_up(rows, 128) * across));
-        for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = 0.001F + 0.0003F * static_cast<float>(i);
-        std::vector<fp8> stored_values;
-        std::vector<float>& meant = values.emplace_back();
-        tensor.visit([&](const auto& element) {
-            for (Index r = 0; r < rows; ++r)
-                for (Index c = 0; c < cols; ++c) {
-                    const float scale = scales[static_cast<std::size_t>(r / 128 * across + c / 128)];
-                    stored_values.emplace_back(static_cast<float>(element(r, c)) / scale);
-                    meant.push_back(static_cast<float>(stored_values.back()) * scale);
-                }
-        });
-        const std::string full = "model.layers.0.self_attn." + name + ".weight";
-        tensors.push_back({full, "F8_E4M3", {rows, cols}, as_bytes(stored_values.data(), rows * cols)});
-        tensors.push_back({full + "_scale_inv",
-                           "F32",
-                           {divide_up(rows, 128), across},
-                           as_bytes(scales.data(), static_cast<Index>(scales.size()))});
-        tensor = TensorRef(meant.data(), rows, cols);
-    }
-};
-
-TEST(CheckpointFp8Test, PacksBlocksThatAreCutOffAndHeadsThatCrossThem) {
-    for (const Index q_lora_rank : {0, 150}) {
-        const Config config = small_config(q_lora_rank);
-        Fp8Layer layer(config);
-        CheckpointFolder folder;
-        folder.write("config.json", config_json(config, "deepseek_v3").dump());
-        folder.write_in_two(layer.tensors);  // a weight in one file, its scales in the other
-        Checkpoint checkpoint(folder.path());
-        const Prompt<float> prompt(config, 5, 7);
-        const auto y = run<float>(Attention<float>(config, checkpoint.attention_weights(0)), prompt);
-        EXPECT_TRUE(same_bits(y, run<float>(Attention<float>(config, layer.expected), prompt)));
-        EXPECT_TRUE(y.allFinite());
-    }
-}
-
-/// A checkpoint of one fp8 layer after `change`, or its config after it.
-std::string fp8_error(void (*change)(Fp8Layer&, nlohmann::json&)) {
-    const Config config = small_config();
-    Fp8Layer layer(config);
-    nlohmann::json json = config_json(config, "deepseek_v3");
-    change(layer, json);
-    CheckpointFolder folder;
-    folder.write("config.json", json.dump());
-    folder.write("model.safetensors", layer.tensors);
-    return thrown<CheckpointError>([&] { static_cast<void>(Checkpoint(folder.path()).attention_weights(0)); });
-}
-
-void expect_parts(const std::string& message, std::initializer_list<std::string_view> parts) {
-    for (const std::string_view part : parts) EXPECT_NE(message.find(part), std::string::npos) << message << " lacks " << part;
-}
-
-TEST(CheckpointFp8Test, NamesScalesThatAreMissingMisshapenOrMistyped) {
-    const auto file = "model.safetensors: tensor 'model.layers.0.self_attn.o_proj.weight_scale_inv' is ";
-    expect_parts(fp8_error([](Fp8Layer& layer, nlohmann::json&) { layer.named("o_proj.weight_scale_inv").name = "other"; }),
-                 {file, "missing, must be in the checkpoint"});
-    expect_parts(fp8_error([](Fp8Layer& layer, nlohmann::json&) {
-                     layer.named("o_proj.weight_scale_inv").shape = {1, 4};
-                 }),
-                 {file, "[1, 4], must be [2, 2]"});
-    expect_parts(fp8_error([](Fp8Layer& layer, nlohmann::json&) { layer.named("o_proj.weight_scale_inv").dtype = "I32"; }),
-                 {file, "I32, must be F32"});
-    expect_parts(fp8_error([](Fp8Layer&, nlohmann::json& json) {
-                     json["quantization_config"] = {{"weight_block_size", {64, 128}}};
-                 }),
-                 {"config.json: quantization_config.weight_block_size", "[64,128]", "[128, 128]"});
-    expect_parts(fp8_error([](Fp8Layer&, nlohmann::json& json) {
-                     json = {{"text_config", json}, {"quantization_config", {{"weight_block_size", {64, 64}}}}};
-                 }),
-                 {"config.json: quantization_config.weight_block_size", "[64,64]", "[128, 128]"});
-}
-
-TEST(CheckpointFp8Test, QuantisationStandsOnceOrTwiceTheSame) {
-    const std::string message = fp8_error([](Fp8Layer&, nlohmann::json& json) {
-        json["quantization_config"] = {{"weight_block_size", {128, 128}}};
-        json = {{"text_config", json}, {"quantization_config", {{"weight_block_size", {64, 64}}}}};
-    });
-    expect_parts(message, {"config.json: text_config.quantization_config", "another", "the same"});
-}
-
 // Errors ----------------------------------------------------------------------------------------------------------------
 
 /// What opening a two-file checkpoint of two layers and reading both throws, after `change`.
 template <class Error = CheckpointError, class Change>
 std::string load_error(Change change) {
-    const Config config = small_config();
+    const Config config = uneven_config();
     CheckpointFolder folder;
     folder.write("config.json", config_json(config, "deepseek_v3").dump());
     folder.write_in_two(two_layers<bf16>(config, 3));
@@ -319,7 +201,7 @@ std::string load_error(Change change) {
 }
 
 void rewrite(const CheckpointFolder& folder, void (*change)(StoredTensor&)) {
-    std::vector<StoredTensor> tensors = two_layers<bf16>(small_config(), 3);
+    std::vector<StoredTensor> tensors = two_layers<bf16>(uneven_config(), 3);
     change(*std::find_if(tensors.begin(), tensors.end(),
                          [](const StoredTensor& tensor) { return tensor.name == "model.layers.1.self_attn.q_b_proj.weight"; }));
     folder.write_in_two(tensors);
@@ -338,7 +220,7 @@ TEST(CheckpointErrorsTest, NamesFileTensorFoundAndExpected) {
                  {CheckpointFolder::file_name(1) + ": ", tensor, "[150, 240], must be [240, 150]"});
     expect_parts(rewritten([](StoredTensor& t) { t.shape = {240, 1, 150}; }), {tensor, "[240, 1, 150], must be [240, 150]"});
     expect_parts(rewritten([](StoredTensor& t) { t.dtype = "I16"; }),
-                 {CheckpointFolder::file_name(1) + ": ", tensor, "I16, must be F64, F32, BF16, F16 or F8_E4M3"});
+                 {CheckpointFolder::file_name(1) + ": ", tensor, "I16, must be F64, F32, BF16, F16, F8_E4M3 or I8"});
 }
 
 TEST(CheckpointErrorsTest, NamesAFileThatIsMissingOrNotWhatTheIndexSays) {
@@ -370,8 +252,8 @@ TEST(CheckpointErrorsTest, NamesATensorOfTheLayerThatNothingReads) {
          {"q_b_proj.bias", "q_proj.bias", "gate_proj.weight", "indexer.wk.weight", "q_b_proj.weight_scale_inv"}) {
         const std::string full = std::string("model.layers.1.self_attn.") + name;
         CheckpointFolder folder;
-        folder.write("config.json", config_json(small_config(), "deepseek_v3").dump());
-        std::vector<StoredTensor> tensors = two_layers<bf16>(small_config(), 3);
+        folder.write("config.json", config_json(uneven_config(), "deepseek_v3").dump());
+        std::vector<StoredTensor> tensors = two_layers<bf16>(uneven_config(), 3);
         tensors.push_back({full, "F32", {1}, std::string(4, '\0')});
         folder.write("model.safetensors", tensors);
         Checkpoint checkpoint(folder.path());
@@ -383,7 +265,7 @@ TEST(CheckpointErrorsTest, NamesATensorOfTheLayerThatNothingReads) {
 
 TEST(CheckpointTest, LoadsTheLayersWhoseFilesAreThere) {
     CheckpointFolder folder;
-    const Config config = small_config();
+    const Config config = uneven_config();
     folder.write("config.json", config_json(config, "deepseek_v3").dump());
     const auto first = stored_layer(config, RandomWeights<bf16>(config, 3).refs(), 0);
     folder.write("a.safetensors", first);
@@ -446,7 +328,7 @@ TEST(CheckpointIndexTest, StaysShallow) {
 // Loading ---------------------------------------------------------------------------------------------------------------
 
 TEST(CheckpointTest, ReportsProgressTensorByTensor) {
-    const Config config = small_config();
+    const Config config = uneven_config();
     CheckpointFolder folder;
     folder.write("config.json", config_json(config, "deepseek_v3").dump());
     folder.write_in_two(two_layers<bf16>(config, 3));
@@ -467,7 +349,7 @@ TEST(CheckpointTest, ReportsProgressTensorByTensor) {
 }
 
 TEST(CheckpointTest, ReadsAgainWhatWasReleased) {
-    const Config config = small_config();
+    const Config config = uneven_config();
     CheckpointFolder folder;
     folder.write("config.json", config_json(config, "deepseek_v3").dump());
     folder.write("model.safetensors", two_layers<float>(config, 3));
@@ -481,7 +363,7 @@ TEST(CheckpointTest, ReadsAgainWhatWasReleased) {
 TEST(CheckpointTest, HandsOutOtherTensorsByName) {
     const std::vector<float> values = {1, 2, 3, 4, 5, 6};
     CheckpointFolder folder;
-    folder.write("config.json", config_json(small_config(), "deepseek_v3").dump());
+    folder.write("config.json", config_json(uneven_config(), "deepseek_v3").dump());
     folder.write("model.safetensors",
                  {stored("lm_head.weight", TensorRef(values.data(), 2, 3)), stored("norm", TensorRef(values.data(), 1, 6))});
     Checkpoint checkpoint(folder.path());

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "mla/linear/packed_matrix.hpp"
-#include "mla/reference/matrix.hpp"
+#include "mla/reference/weights.hpp"
 #include "support/thrown.hpp"
 
 namespace {

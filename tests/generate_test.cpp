@@ -16,6 +16,7 @@
 #include "evaluate.hpp"
 #include "mla/io/safetensors.hpp"
 #include "mla/reference/matrix.hpp"
+#include "mla/reference/weights.hpp"
 #include "mla/testing/random.hpp"
 #include "sampler.hpp"
 #include "support/checkpoint_folder.hpp"

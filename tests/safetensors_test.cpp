@@ -155,7 +155,7 @@ TEST(SafetensorsTest, TensorRefusesWhatIsNoMatrixOfFloats) {
         R"("scalar":{"dtype":"F32","shape":[],"data_offsets":[8,12]},"none":{"dtype":"F32","shape":[3,0],"data_offsets":[12,12]}})";
     const std::string bytes = file_bytes(header, std::string(12, '\0'));
     Safetensors file = open(bytes);
-    expect_error([&] { static_cast<void>(file.tensor("int")); }, {"'int'", "I32", "F64, F32, BF16, F16 or F8_E4M3"});
+    expect_error([&] { static_cast<void>(file.tensor("int")); }, {"'int'", "I32", "F64, F32, BF16, F16, F8_E4M3 or I8"});
     expect_error([&] { static_cast<void>(file.tensor("cube")); }, {"'cube'", "[1, 1, 1]"});
     expect_error([&] { static_cast<void>(file.tensor("scalar")); }, {"'scalar'", "[]"});
     expect_error([&] { static_cast<void>(file.tensor("none")); }, {"'none'", "[3, 0]"});
@@ -233,9 +233,34 @@ TEST(SafetensorsTest, RejectsMissingUnknownAndRepeatedFields) {
     expect_refused(file_bytes(R"({"__metadata__":{"k":"1","k":"2"}})"), {"__metadata__ 'k'", "twice"});
 }
 
-TEST(SafetensorsTest, RejectsUnknownTypes) {
-    for (const char* type : {R"("F4")", R"("f32")", R"("")", R"("FLOAT")"})
-        expect_refused(file_bytes(header_of(type, "[1]", "[0,4]"), "1234"), {"'w' 'dtype'", "data type"});
+TEST(SafetensorsTest, RejectsWhatIsNoNameOfAType) {
+    for (const char* type : {R"("")", R"("F 32")", R"("F32\n")", R"("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456")"})
+        expect_refused(file_bytes(header_of(type, "[1]", "[0,4]"), "1234"), {"'w' 'dtype'", "a data type's name"});
+}
+
+TEST(SafetensorsTest, TypesThatNobodyAsksForMayBeAny) {
+    const auto opened = [](const char* type, const char* shape) {
+        const std::string bytes = file_bytes(header_of(type, shape, "[0,6]"), "123456");
+        Safetensors file = open(bytes);
+        EXPECT_EQ(file.bytes("w").size(), 6U);
+        expect_error([&] { static_cast<void>(file.tensor("w")); }, {"'w'", "F64, F32, BF16, F16, F8_E4M3 or I8"});
+    };
+    opened(R"("F4")", "[2,6]");
+    opened(R"("F6_E2M3")", "[8]");
+    opened(R"("F6_E3M2")", "[4,2]");
+    opened(R"("F8_E4M3FNUZ")", "[6]");
+    opened(R"("F8_E5M2FNUZ")", "[6]");
+    opened(R"("F3_TOMORROW")", "[5,7]");
+    EXPECT_NO_THROW(static_cast<void>(open(file_bytes(header_of(R"("C64")", "[1]", "[0,8]"), "12345678"))));
+    expect_refused(file_bytes(header_of(R"("F4")", "[3]", "[0,1]"), "1"), {"'w' data_offsets", "whole bytes", "F4 [3]"});
+    expect_refused(file_bytes(header_of(R"("F4")", "[2]", "[0,2]"), "12"), {"'w' data_offsets", "1 bytes", "F4 [2]"});
+    expect_refused(file_bytes(header_of(R"("LATER")", "[2]", "[4,2]"), "1234"), {"'w' data_offsets", "in order"});
+    expect_refused(file_bytes(header_of(R"("LATER")", "[2]", "[0,2]"), "1234"), {"data section"});
+}
+
+TEST(SafetensorsTest, MetadataMayBeNull) {
+    EXPECT_TRUE(open(file_bytes(R"({"__metadata__":null})")).metadata().empty());
+    expect_refused(file_bytes(R"({"__metadata__":null,"__metadata__":{}})"), {"'__metadata__'", "twice"});
 }
 
 TEST(SafetensorsTest, RejectsShapesThatAreTooLargeOrDoNotFillTheirBytes) {
@@ -248,9 +273,9 @@ TEST(SafetensorsTest, RejectsShapesThatAreTooLargeOrDoNotFillTheirBytes) {
     refuse("[2,0]", {"'w' data_offsets", "0 bytes"});
     refuse("[9223372036854775808]", {"'w' 'shape'", "9223372036854775808"});
     refuse("[18446744073709551616]", {"'w' 'shape'"});
-    refuse("[4611686018427387904]", {"'w' shape", "2^64"});      // times 4 wraps to 0
-    refuse("[4611686018427387904,2,2]", {"'w' shape", "2^64"});  // so does the product of the dimensions
-    refuse("[4611686018427387906]", {"'w' shape", "2^64"});      // times 4 wraps to 8, the bytes there are
+    refuse("[4611686018427387904]", {"'w' shape", "2^61"});      // times 4 wraps to 0
+    refuse("[4611686018427387904,2,2]", {"'w' shape", "2^61"});  // so does the product of the dimensions
+    refuse("[4611686018427387906]", {"'w' shape", "2^61"});      // times 4 wraps to 8, the bytes there are
     refuse("[1,1,1,1,1,1,1,1,2]", {"'w' 'shape'", "at most 8"});
 }
 
@@ -266,7 +291,7 @@ TEST(SafetensorsTest, RejectsOffsetsOutsideTheData) {
     // 0 - 4 wraps to the 2^64 - 4 bytes that b asks for; believed, it would end the data before a does.
     expect_refused(file_bytes(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
                               R"("b":{"dtype":"F32","shape":[4611686018427387903],"data_offsets":[4,0]}})"),
-                   {"'b' data_offsets", "[4, 0]"});
+                   {"'b' shape", "below 2^61 bytes"});
 }
 
 TEST(SafetensorsTest, RejectsGapsOverlapsAndTrailingData) {

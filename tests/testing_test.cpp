@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mla/reference/matrix.hpp"
+#include "mla/reference/weights.hpp"
 #include "mla/testing/compare.hpp"
 #include "mla/testing/configs.hpp"
 #include "mla/testing/random.hpp"

@@ -2,7 +2,7 @@
 
 usage: make_corpus.py <output folder> <golden folder> <model folder>
 
-The folders safetensors, index and config of the output folder are written anew. The same call writes the same files.
+The folders safetensors, index, config and gguf of the output folder are written anew. The same call writes the same files.
 """
 
 import json
@@ -61,6 +61,8 @@ def safetensors_seeds(golden, model):
     yield "seven_bytes", b"\0" * 7
     yield "deep", with_header(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}")
     yield "fp8", with_header({"a": tensor("F8_E4M3", [4, 4], 0, 16), "a_scale_inv": tensor("F32", [1, 1], 16, 20)}, data + data[:4])
+    yield "later_types", with_header({"a": tensor("F4", [4, 4], 0, 8), "b": tensor("F3_LATER", [7], 8, 16)}, data)
+    yield "no_metadata", with_header({"__metadata__": None, "a": tensor("I8", [4, 4], 0, 16)}, data)
     yield "misaligned", with_header({"a": tensor("U8", [1], 0, 1), "b": tensor("F64", [1], 1, 9)}, data[:9])
 
 
@@ -86,6 +88,72 @@ def config_seeds(golden, model):
         yield f"hidden_size_{name}", json.dumps({**plain, "hidden_size": value}).encode()
     yield "deep", b'{"model_type":"deepseek_v3","x":' + b"[" * 5000 + b"]" * 5000 + b"}"
     yield "number_too_large", b'{"model_type":"deepseek_v3","hidden_size":1e999}'
+
+
+def gguf_string(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf_value(value):
+    """Type and value, by the type in Python."""
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + gguf_string(value)
+    if isinstance(value, list):
+        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(gguf_string, value))
+    return struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value)
+
+
+def gguf(metadata, tensors, counts=None, version=3):
+    """A file; tensors are (name, type, shape from the innermost dimension, bytes)."""
+    head, data = b"", b""
+    for key, value in metadata.items():
+        head += gguf_string(key) + gguf_value(value)
+    for name, kind, shape, values in tensors:
+        head += gguf_string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
+        data += values + b"\0" * (-len(values) % 32)
+    start = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(tensors), len(metadata)))) + head
+    return start + b"\0" * (-len(start) % 32) + data
+
+
+def gguf_model(apart):
+    """A layer of one head, W_UK and W_UV in one tensor or two, in F32 and Q8_0."""
+    fields = {"embedding_length": 32, "attention.head_count": 1, "attention.kv_lora_rank": 32, "attention.key_length": 34,
+              "attention.value_length": 32, "attention.layer_norm_rms_epsilon": 1e-6, "rope.dimension_count": 2,
+              "rope.freq_base": 1e4, "rope.scaling.type": "yarn", "rope.scaling.factor": 40.0,
+              "rope.scaling.original_context_length": 4096, "rope.scaling.yarn_log_multiplier": 0.0707}
+    if apart:
+        fields |= {"attention.key_length_mla": 34, "attention.value_length_mla": 32}
+    metadata = {"general.architecture": "deepseek2", "tokenizer.ggml.tokens": ["a", "b"]}
+    metadata |= {f"deepseek2.{key}": value for key, value in fields.items()}
+    f32, q8_0 = (0, lambda count: struct.pack(f"<{count}f", *range(count))), (8, lambda count: bytes(range(34)) * (count // 32))
+    heads = [("k_b", (32, 32, 1), q8_0), ("v_b", (32, 32, 1), f32)] if apart else [("kv_b", (32, 64), q8_0)]
+    shapes = [("q", (32, 34), f32), ("kv_a_mqa", (32, 34), q8_0), ("kv_a_norm", (32,), f32), *heads, ("output", (32, 32), q8_0)]
+    tensors = []
+    for name, shape, (kind, values) in shapes:
+        count = 1
+        for extent in shape:
+            count *= extent
+        tensors.append((f"blk.0.attn_{name}.weight", kind, shape, values(count)))
+    return metadata, tensors
+
+
+def gguf_seeds():
+    for apart in (False, True):
+        yield "apart" if apart else "together", gguf(*gguf_model(apart))
+    one = ("w", 0, (4,), bytes(16))
+    yield "version_2", gguf({"general.alignment": 32}, [one], version=2)
+    for count in (2**32, 2**63, 2**64 - 1):
+        yield f"tensors_{count}", gguf({}, [one], counts=(count, 0))
+        yield f"metadata_{count}", gguf({"k": 1}, [], counts=(0, count))
+        yield f"extent_{count}", gguf({}, [("w", 0, (count, 4), bytes(16))])
+    for alignment in (0, 24, 2**31):
+        yield f"alignment_{alignment}", gguf({"general.alignment": alignment}, [one])
+    yield "twice", gguf({}, [one, one])
+    yield "no_dimensions", gguf({}, [("w", 0, (), b"")])
+    yield "nine_dimensions", gguf({}, [("w", 0, (1,) * 9, bytes(4))])
+    yield "later_type", gguf({}, [one, ("later", 99, (4,), bytes(16)), ("q4_k", 12, (256,), bytes(144))])
+    yield "nested", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_string("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 2000
+    yield "no_bytes", b""
 
 
 def mutated(seed, generator):
@@ -123,6 +191,7 @@ def main():
     write(out / "safetensors", safetensors_seeds(golden, model))
     write(out / "index", index_seeds(model))
     write(out / "config", config_seeds(golden, model))
+    write(out / "gguf", gguf_seeds())
 
 
 if __name__ == "__main__":

@@ -58,6 +58,20 @@ using io::StoredTensor;
     return tensors;
 }
 
+/// Heads of 2·(70+66) rows do not fall on blocks of 128, nor do 200 and 150 columns.
+[[nodiscard]] inline Config uneven_config(Index q_lora_rank = 150, bool bias = false) {
+    Config config;
+    config.hidden_size = 200;
+    config.num_attention_heads = 3;
+    config.q_lora_rank = q_lora_rank;
+    config.kv_lora_rank = 140;
+    config.qk_nope_head_dim = 70;
+    config.qk_rope_head_dim = 10;
+    config.v_head_dim = 66;
+    config.attention_bias = bias;
+    return config;
+}
+
 /// config.json for the geometry of `config`, without YaRN.
 [[nodiscard]] inline nlohmann::json config_json(const Config& config, const std::string& model_type) {
     return {{"model_type", model_type},

@@ -17,6 +17,7 @@
 #include "mla/io/hf_config.hpp"
 #include "mla/io/safetensors.hpp"
 #include "mla/reference/matrix.hpp"
+#include "mla/reference/weights.hpp"
 #include "mla/weights.hpp"
 
 namespace mla::golden {

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <initializer_list>
 #include <string>
+#include <string_view>
 
 namespace mla::testing {
 
@@ -18,6 +20,11 @@ template <class Exception, class F>
     }
     ADD_FAILURE() << "threw nothing";
     return "";
+}
+
+/// A message has all of `parts`.
+inline void expect_parts(const std::string& message, std::initializer_list<std::string_view> parts) {
+    for (const std::string_view part : parts) EXPECT_NE(message.find(part), std::string::npos) << message << " lacks " << part;
 }
 
 }  // namespace mla::testing

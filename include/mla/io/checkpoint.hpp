@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -16,9 +15,10 @@
 #include <vector>
 
 #include "mla/config.hpp"
-#include "mla/io/checkpoint_index.hpp"
+#include "mla/io/checkpoint_files.hpp"
 #include "mla/io/hf_config.hpp"
-#include "mla/io/safetensors.hpp"
+#include "mla/io/quantization.hpp"
+#include "mla/io/stored_weight.hpp"
 #include "mla/io/tensor_names.hpp"
 #include "mla/weights.hpp"
 
@@ -32,8 +32,13 @@ struct LoadProgress {
 };
 
 /// The tensors of a Hugging Face checkpoint, by name, in place: files are mapped and checked when it is opened, and a tensor is
-/// read when it is packed. Tensors may be F64, F32, BF16, F16, or F8_E4M3 with `<name>_scale_inv` (F32, one a block of 128 ×
-/// 128). Not to be shared by threads.
+/// read when it is packed. Not to be shared by threads. Tensors may be F64, F32, BF16, F16, or quantised:
+///
+///     F8_E4M3, I8      with `<name>_scale_inv` or `<name>_scale`, one a block, a channel or a tensor
+///     <name>_packed    int4, eight in an I32, with `<name>_scale`, one a group, and `<name>_shape` (compressed-tensors)
+///
+/// Scales are F32, BF16, F16 or F8_E8M0, taken as they are stored, and weights are values times scales. Which elements share one
+/// is what config.json says (`quantization_config`), and must fit the scales' shape.
 class Checkpoint {
   public:
     using Progress = std::function<void(const LoadProgress&)>;
@@ -43,16 +48,14 @@ class Checkpoint {
     /// @throws std::system_error when a file cannot be read, CheckpointError when one is invalid or lacks a tensor that the index
     /// promises, std::invalid_argument when config.json describes no model that is known here
     explicit Checkpoint(const std::filesystem::path& folder, Progress progress = {})
-        : folder_(folder), progress_(std::move(progress)), json_(read_json(folder / "config.json")) {
-        layers_ = detail::parse_named(json_, (folder / "config.json").string(), parse_hf_layers);
-        open_files();
-        for (const auto& [name, file] : places_) {
-            if (!file->second) continue;
-            const TensorInfo& info = file->second->info(name);
-            total_ += info.end - info.begin;
-        }
+        : progress_(std::move(progress)),
+          json_(read_json(folder / "config.json")),
+          layers_(detail::parse_named(json_, (folder / "config.json").string(), parse_hf_layers)),
+          quantization_(read_quantization(json_, (folder / "config.json").string())),
+          files_(folder),
+          total_(files_.bytes()) {
         for (const char* prefix : {"model.", "language_model.model.", "model.language_model.", "language.model."})
-            if (has_prefix(std::string(prefix) + "layers.")) prefix_ = prefix;
+            if (files_.lists_below(std::string(prefix) + "layers.")) prefix_ = prefix;
         read_learned_frequencies();
     }
 
@@ -78,30 +81,15 @@ class Checkpoint {
     [[nodiscard]] std::uint64_t bytes() const noexcept { return total_; }
 
     /// Whether a tensor is listed and its file there.
-    [[nodiscard]] bool contains(std::string_view name) const noexcept {
-        const auto place = places_.find(name);
-        return place != places_.end() && place->second->second.has_value();
-    }
+    [[nodiscard]] bool contains(std::string_view name) const noexcept { return files_.contains(name); }
 
     /// A tensor of one or two dimensions as a matrix; a vector is one row. It lives until `release` or the end of this.
     /// @throws CheckpointError naming file, tensor, what was found and what it must be
-    [[nodiscard]] TensorRef tensor(std::string_view name) {
-        Safetensors& file = file_of(name);
-        TensorRef found = file.tensor(name);
-        if (found.dtype == DType::f8_e4m3) found.scales = scales_of(name, found);
-        if (progress_) progress_({name, handed_out_, total_});
-        handed_out_ += file.bytes(name).size();
-        return found;
-    }
+    [[nodiscard]] TensorRef tensor(std::string_view name) { return read(std::string(name)).value; }
 
     /// The same, which must be [rows, cols].
     [[nodiscard]] TensorRef tensor(std::string_view name, Index rows, Index cols) {
-        const Safetensors& file = file_of(name);
-        const TensorInfo& info = file.info(name);
-        const bool vector = rows == 1 && info.shape == std::vector<Index>{cols};
-        if (!vector && info.shape != std::vector<Index>{rows, cols})
-            fail(file, name, detail::list_text(info.shape), detail::list_text(std::array{rows, cols}));
-        return tensor(name);
+        return read(std::string(name), rows, cols).value;
     }
 
     /// The attention of one layer (`<prefix>layers.<layer>.self_attn.*`), in the shapes that `config(layer)` calls for. A tensor
@@ -114,19 +102,18 @@ class Checkpoint {
     [[nodiscard]] AttentionWeights attention_weights(Index layer, const Config& config) {
         AttentionWeights weights;
         const std::string start = prefix_ + "layers." + std::to_string(layer) + ".self_attn.";
-        const bool skips_indexer = config.indexer.heads == 0 && has_indexer(layer);
-        std::set<std::string, std::less<>> read;
+        std::set<std::string, std::less<>> known = {start + "rotary_emb.inv_freq"};
         for_each_tensor(config, weights, [&](std::string_view name, TensorRef& weight, Index rows, Index cols) {
-            const std::string published = detail::published_name(name, model_type());
-            weight = tensor(start + published, rows, cols);
-            read.insert(published);
-            if (weight.scales.data != nullptr) read.insert(published + "_scale_inv");
+            const std::string full = start + detail::published_name(name, model_type());
+            detail::StoredWeight stored = read(full, rows, cols);
+            weight = stored.value;
+            known.insert(stored.tensors.begin(), stored.tensors.end());
         });
-        for (auto place = places_.lower_bound(start); place != places_.end() && place->first.starts_with(start); ++place) {
-            const std::string_view name = std::string_view(place->first).substr(start.size());
-            const bool unused = name == "rotary_emb.inv_freq" || (skips_indexer && name.starts_with("indexer."));
-            if (!read.contains(name) && !unused)
-                detail::throw_checkpoint(catalogue_, "tensor " + detail::printable(place->first), "there, and read by nothing",
+        const bool skips_indexer = config.indexer.heads == 0 && has_indexer(layer);
+        for (const std::string& name : files_.names_below(start)) {
+            const bool skipped = skips_indexer && name.starts_with(start + "indexer.");
+            if (!known.contains(name) && !skipped)
+                detail::throw_checkpoint(files_.catalogue(), "tensor " + detail::printable(name), "there, and read by nothing",
                                          "absent: with it the layer is another than config.json describes");
         }
         return weights;
@@ -134,15 +121,9 @@ class Checkpoint {
 
     /// Gives back the memory behind all tensors handed out so far, which must not be used afterwards; asking for one again reads
     /// the file again. After each layer, this keeps a loading program at the size of what it has packed.
-    void release() noexcept {
-        for (auto& [name, file] : files_)
-            if (file) file->release();
-    }
+    void release() noexcept { files_.release(); }
 
   private:
-    /// Of the folder, by name; without a value where it is not there.
-    using File = std::pair<const std::string, std::optional<Safetensors>>;
-
     /// The language model's part of a config.json, with the quantisation that stands beside it.
     static nlohmann::json read_json(const std::filesystem::path& path) {
         const nlohmann::json json = detail::read_json(path);
@@ -160,6 +141,10 @@ class Checkpoint {
             return text;
         }
         return json;
+    }
+
+    static detail::Quantization read_quantization(const nlohmann::json& json, const std::string& file) {
+        return detail::parse_named(json, file, [&](const nlohmann::json& model) { return detail::Quantization(model, file); });
     }
 
     [[nodiscard]] bool has_indexer(Index layer) const noexcept {
@@ -183,85 +168,37 @@ class Checkpoint {
 
     [[nodiscard]] std::string_view model_type() const { return detail::model_type_of(detail::ConfigFields(json_)).name; }
 
-    void open_files() {
-        const std::filesystem::path index = folder_ / "model.safetensors.index.json";
-        if (!std::filesystem::exists(index)) {
-            File& only = *files_.emplace("model.safetensors", Safetensors(folder_ / "model.safetensors")).first;
-            for (const auto& [name, info] : only.second->tensors()) places_.emplace(name, &only);
-            catalogue_ = (folder_ / "model.safetensors").string();
-            return;
-        }
-        catalogue_ = index.string();
-        const MappedFile text(index);
-        const WeightMap map =
-            parse_checkpoint_index({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()}, catalogue_);
-        for (const auto& [name, file_name] : map) {
-            File& file = open(file_name);
-            if (file.second && !file.second->contains(name))
-                fail(*file.second, name, "missing", "in the file, as the index says");
-            places_.emplace(name, &file);
-        }
+    [[nodiscard]] detail::StoredWeight read(const std::string& name) {
+        detail::StoredWeight stored = detail::WeightReader(files_, quantization_).read(name);
+        if (progress_) progress_({name, handed_out_, total_});
+        for (const std::string& part : stored.tensors) handed_out_ += files_.file_of(part).bytes(part).size();
+        return stored;
     }
 
-    File& open(const std::string& file_name) {
-        const auto [file, is_new] = files_.try_emplace(file_name);
-        if (is_new && std::filesystem::exists(folder_ / file_name)) file->second.emplace(folder_ / file_name);
-        return *file;
+    void require_shape(const std::string& name, Index rows, Index cols) const {
+        const std::vector<Index>& shape = files_.file_of(name).info(name).shape;
+        const bool vector = rows == 1 && shape == std::vector<Index>{cols};
+        if (!vector && shape != std::vector<Index>{rows, cols})
+            files_.fail(name, detail::list_text(shape), detail::list_text(std::array{rows, cols}));
     }
 
-    [[nodiscard]] bool has_prefix(std::string_view start) const {
-        const auto first = places_.lower_bound(start);
-        return first != places_.end() && first->first.starts_with(start);
+    [[nodiscard]] detail::StoredWeight read(const std::string& name, Index rows, Index cols) {
+        if (files_.contains(name)) require_shape(name, rows, cols);
+        detail::StoredWeight stored = read(name);
+        if (stored.value.rows != rows || stored.value.cols != cols)
+            files_.fail(stored.tensors.front(), detail::list_text(std::array{stored.value.rows, stored.value.cols}),
+                        detail::list_text(std::array{rows, cols}));
+        return stored;
     }
 
-    [[nodiscard]] Safetensors& file_of(std::string_view name) const {
-        const auto place = places_.find(name);
-        if (place == places_.end())
-            detail::throw_checkpoint(catalogue_, "tensor " + detail::printable(name), "missing", "in the checkpoint");
-        auto& [file_name, file] = *place->second;
-        if (!file)
-            detail::throw_checkpoint((folder_ / file_name).string(), "the file", "missing",
-                                     "there: the index places tensor " + detail::printable(name) + " in it");
-        return *file;
-    }
-
-    [[nodiscard]] BlockScales scales_of(std::string_view name, const TensorRef& weight) {
-        constexpr Index block = 128;
-        require_block_size(block);
-        const std::string scale_name = std::string(name) + "_scale_inv";
-        const Safetensors& file = file_of(scale_name);
-        const TensorInfo& info = file.info(scale_name);
-        const std::vector<Index> shape = {divide_up(weight.rows, block), divide_up(weight.cols, block)};
-        if (info.dtype != "F32") fail(file, scale_name, info.dtype, "F32");
-        if (info.shape != shape) fail(file, scale_name, detail::list_text(info.shape), detail::list_text(shape));
-        return {static_cast<const float*>(file_of(scale_name).tensor(scale_name).data), shape[1]};
-    }
-
-    /// A config.json may say how large the blocks of scales are.
-    void require_block_size(Index block) const {
-        const auto quantization = json_.find("quantization_config");
-        if (quantization == json_.end() || !quantization->is_object() || !quantization->contains("weight_block_size")) return;
-        const nlohmann::json& size = quantization->at("weight_block_size");
-        if (size != nlohmann::json::array({block, block}))
-            detail::throw_checkpoint((folder_ / "config.json").string(), "quantization_config.weight_block_size",
-                                     detail::printable(size.dump()), detail::list_text(std::array{block, block}));
-    }
-
-    [[noreturn]] static void fail(const Safetensors& file, std::string_view tensor, const std::string& was,
-                                  const std::string& must) {
-        detail::throw_checkpoint(file.name(), "tensor " + detail::printable(tensor), was, must);
-    }
-
-    std::filesystem::path folder_;
     Progress progress_;
     nlohmann::json json_;
     std::vector<std::optional<Config>> layers_;
-    std::string catalogue_;  ///< the file that lists all tensors: the index, or the only safetensors file
-    std::map<std::string, std::optional<Safetensors>> files_;
-    std::map<std::string, File*, std::less<>> places_;  ///< tensor -> the file that holds it
+    detail::Quantization quantization_;
+    CheckpointFiles files_;
     std::string prefix_ = "model.";
     std::uint64_t handed_out_ = 0;
-    std::uint64_t total_ = 0;
+    std::uint64_t total_;
 };
 
 }  // namespace mla::inline MLA_ISA::io

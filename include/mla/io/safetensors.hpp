@@ -3,6 +3,7 @@
 // SafetensorsError, never a crash, and memory stays in proportion to the header.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <filesystem>
@@ -61,19 +62,34 @@ class Safetensors {
         return data_.subspan(tensor.begin, tensor.end - tensor.begin);
     }
 
-    /// A tensor of type F64, F32, BF16, F16 or F8_E4M3 and one or two dimensions as a matrix; a vector is one row. It refers
-    /// to the file's memory, or where the file does not align it to its type, to a copy made here on the first call. The
-    /// scales of an fp8 tensor are a tensor of their own.
+    /// A tensor of type F64, F32, BF16, F16, F8_E4M3 or I8 and one or two dimensions as a matrix; a vector is one row. It refers
+    /// to what `aligned` gives. The scales of a quantised one are a tensor of their own.
     /// @throws SafetensorsError when it is missing, of another type or rank, or has no elements
     [[nodiscard]] TensorRef tensor(std::string_view name) {
         const TensorInfo& tensor = info(name);
-        const std::optional<DType> type = floating_type(tensor.dtype);
-        if (!type) fail(name, tensor.dtype, "F64, F32, BF16, F16 or F8_E4M3");
+        const std::optional<DType> type = weight_type(tensor.dtype);
+        if (!type) fail(name, tensor.dtype, "F64, F32, BF16, F16, F8_E4M3 or I8");
         const std::size_t rank = tensor.shape.size();
         if ((rank != 1 && rank != 2) || tensor.begin == tensor.end)
             fail(name, detail::list_text(tensor.shape), "of one or two dimensions, none of them 0");
         const Index cols = tensor.shape.back();
-        return {aligned(name, bytes(name), *type), *type, rank == 2 ? tensor.shape[0] : 1, cols, cols};
+        return {aligned(name), *type, rank == 2 ? tensor.shape[0] : 1, cols, cols};
+    }
+
+    /// The elements of a tensor of any type in the file's memory, or where the file does not align them to their size, in a copy
+    /// made here on the first call.
+    /// @throws SafetensorsError when there is no tensor of that name
+    [[nodiscard]] const void* aligned(std::string_view name) {
+        const std::span<const std::byte> found = bytes(name);
+        const std::size_t alignment = std::max<std::size_t>(detail::element_bits(info(name).dtype) / 8, 1);
+        if (reinterpret_cast<std::uintptr_t>(found.data()) % alignment == 0) return found.data();
+        auto copy = copies_.find(name);
+        if (copy == copies_.end()) {
+            auto memory = mla::detail::allocate_aligned<std::byte>(static_cast<Index>(found.size()));
+            std::memcpy(memory.get(), found.data(), found.size());
+            copy = copies_.emplace(std::string(name), std::move(memory)).first;
+        }
+        return copy->second.get();
     }
 
     /// Gives back the memory behind all tensors handed out so far, which must not be used afterwards; asking for one again reads
@@ -84,12 +100,13 @@ class Safetensors {
     }
 
   private:
-    [[nodiscard]] static std::optional<DType> floating_type(std::string_view dtype) noexcept {
+    [[nodiscard]] static std::optional<DType> weight_type(std::string_view dtype) noexcept {
         if (dtype == "F64") return DType::f64;
         if (dtype == "F32") return DType::f32;
         if (dtype == "BF16") return DType::bf16;
         if (dtype == "F16") return DType::f16;
         if (dtype == "F8_E4M3") return DType::f8_e4m3;
+        if (dtype == "I8") return DType::i8;
         return std::nullopt;
     }
 
@@ -120,18 +137,6 @@ class Safetensors {
         nlohmann::json::sax_parse(text.begin(), text.end(), &reader);
         tensors_ = std::move(reader.tensors);
         metadata_ = std::move(reader.metadata);
-    }
-
-    [[nodiscard]] const void* aligned(std::string_view name, std::span<const std::byte> bytes, DType type) {
-        const auto alignment = static_cast<std::uintptr_t>(bits_of(type) / 8);
-        if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment == 0) return bytes.data();
-        auto copy = copies_.find(name);
-        if (copy == copies_.end()) {
-            auto memory = mla::detail::allocate_aligned<std::byte>(static_cast<Index>(bytes.size()));
-            std::memcpy(memory.get(), bytes.data(), bytes.size());
-            copy = copies_.emplace(std::string(name), std::move(memory)).first;
-        }
-        return copy->second.get();
     }
 
     std::string name_;

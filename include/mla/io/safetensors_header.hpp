@@ -38,27 +38,22 @@ inline constexpr std::uint64_t max_header_bytes = 100'000'000;
 /// Far above any tensor of a checkpoint.
 inline constexpr std::size_t max_tensor_rank = 8;
 
-/// Bytes an element; 0 for a type the format does not have (or one that packs several elements in a byte).
-[[nodiscard]] constexpr std::size_t element_bytes(std::string_view dtype) noexcept {
-    constexpr std::array<std::pair<std::string_view, std::size_t>, 16> sizes{{{"BOOL", 1},
-                                                                              {"U8", 1},
-                                                                              {"I8", 1},
-                                                                              {"F8_E5M2", 1},
-                                                                              {"F8_E4M3", 1},
-                                                                              {"F8_E8M0", 1},
-                                                                              {"I16", 2},
-                                                                              {"U16", 2},
-                                                                              {"F16", 2},
-                                                                              {"BF16", 2},
-                                                                              {"I32", 4},
-                                                                              {"U32", 4},
-                                                                              {"F32", 4},
-                                                                              {"F64", 8},
-                                                                              {"I64", 8},
-                                                                              {"U64", 8}}};
-    for (const auto& [name, bytes] : sizes)
-        if (name == dtype) return bytes;
+/// Bits an element; 0 for a type that is not known here.
+[[nodiscard]] constexpr std::size_t element_bits(std::string_view dtype) noexcept {
+    constexpr std::pair<std::string_view, std::size_t> sizes[] = {
+        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"BOOL", 8},        {"U8", 8},      {"I8", 8},
+        {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F8_E8M0", 8}, {"I16", 16},
+        {"U16", 16},    {"F16", 16},    {"BF16", 16},       {"I32", 32},        {"U32", 32},    {"F32", 32},
+        {"F64", 64},    {"I64", 64},    {"U64", 64},        {"C64", 64}};
+    for (const auto& [name, bits] : sizes)
+        if (name == dtype) return bits;
     return 0;
+}
+
+/// Types that are not known here may be among tensors that nobody asks for.
+[[nodiscard]] constexpr bool is_type_name(std::string_view text) noexcept {
+    constexpr std::string_view allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_";
+    return !text.empty() && text.size() <= 32 && text.find_first_not_of(allowed) == std::string_view::npos;
 }
 
 /// Receives the header's JSON events and keeps the tensors and the metadata.
@@ -108,7 +103,8 @@ class SafetensorsHeaderReader {
         if (place_ == Place::metadata) {
             metadata.emplace(std::move(key_), std::move(text));
         } else if (place_ == Place::tensor && key_ == "dtype") {
-            if (element_bytes(text) == 0) throw_safetensors(file_, subject(), printable(text), "a data type of the format");
+            if (!is_type_name(text))
+                throw_safetensors(file_, subject(), printable(text), "a data type's name: letters, digits and _");
             tensor_.dtype = std::move(text);
         } else {
             unexpected("a string");
@@ -159,7 +155,10 @@ class SafetensorsHeaderReader {
         return true;
     }
 
-    bool null() { unexpected("null"); }
+    bool null() {
+        if (place_ != Place::header || name_ != "__metadata__") unexpected("null");
+        return true;
+    }
     bool boolean(bool) { unexpected("a boolean"); }
     bool number_integer(std::int64_t value) { unexpected(std::to_string(value)); }
     bool number_float(double, const std::string& text) { unexpected(printable(text)); }
@@ -200,18 +199,23 @@ class SafetensorsHeaderReader {
     std::vector<Index> numbers_;
 };
 
-/// Dtype and shape must fill exactly the bytes between the offsets.
+/// Dtype and shape must fill exactly the bytes between the offsets. Those of a type that is not known may be any.
 inline void check_tensor_size(const std::string& file, const std::string& name, const TensorInfo& tensor) {
-    std::size_t bytes = element_bytes(tensor.dtype);
+    const std::size_t each = element_bits(tensor.dtype);
+    std::size_t bits = each;
     for (const Index dim : tensor.shape) {
         const auto extent = static_cast<std::size_t>(dim);
-        if (extent != 0 && bytes > std::numeric_limits<std::size_t>::max() / extent)
-            throw_safetensors(file, "tensor " + printable(name) + " shape", list_text(tensor.shape), "below 2^64 bytes");
-        bytes *= extent;
+        if (extent != 0 && bits > std::numeric_limits<std::size_t>::max() / extent)
+            throw_safetensors(file, "tensor " + printable(name) + " shape", list_text(tensor.shape), "below 2^61 bytes");
+        bits *= extent;
     }
-    if (tensor.end < tensor.begin || tensor.end - tensor.begin != bytes)
+    const bool whole = bits % 8 == 0;
+    if (tensor.end < tensor.begin || !whole || (each != 0 && tensor.end - tensor.begin != bits / 8))
         throw_safetensors(file, "tensor " + printable(name) + " data_offsets", list_text(std::array{tensor.begin, tensor.end}),
-                          std::to_string(bytes) + " bytes apart for " + tensor.dtype + " " + list_text(tensor.shape));
+                          (each == 0 ? "in order"
+                           : whole   ? std::to_string(bits / 8) + " bytes apart"
+                                     : "whole bytes apart") +
+                              " for " + tensor.dtype + " " + list_text(tensor.shape));
 }
 
 /// The tensors must tile the data section: no gap, no overlap, nothing after the last.

@@ -9,6 +9,7 @@
 #include "mla/reference/attention.hpp"
 #include "mla/reference/matrix.hpp"
 #include "mla/reference/rope.hpp"
+#include "mla/reference/weights.hpp"
 
 namespace mla::inline MLA_ISA::reference {
 

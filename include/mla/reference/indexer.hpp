@@ -14,6 +14,7 @@
 #include "mla/reference/matrix.hpp"
 #include "mla/reference/norm.hpp"
 #include "mla/reference/rope.hpp"
+#include "mla/reference/weights.hpp"
 #include "mla/weights.hpp"
 
 namespace mla::inline MLA_ISA::reference {

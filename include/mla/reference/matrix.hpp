@@ -6,7 +6,6 @@
 
 #include "mla/core/errors.hpp"
 #include "mla/core/types.hpp"
-#include "mla/core/tensor_ref.hpp"
 
 namespace mla::inline MLA_ISA::reference {
 
@@ -30,16 +29,6 @@ struct Matrix {
     [[nodiscard]] double& operator()(Index r, Index c) { return row(r)[c]; }
     [[nodiscard]] const double& operator()(Index r, Index c) const { return row(r)[c]; }
 };
-
-/// The tensor widened to double, which is exact for every storage type; fp8 is scaled in float first.
-[[nodiscard]] inline Matrix to_matrix(const TensorRef& tensor) {
-    Matrix result(tensor.rows, tensor.cols);
-    tensor.visit([&](const auto& element) {
-        for (Index r = 0; r < tensor.rows; ++r)
-            for (Index c = 0; c < tensor.cols; ++c) result(r, c) = static_cast<double>(element(r, c));
-    });
-    return result;
-}
 
 /// The columns [begin, begin + count) of `matrix`.
 [[nodiscard]] inline Matrix columns(const Matrix& matrix, Index begin, Index count) {

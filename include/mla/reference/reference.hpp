@@ -10,3 +10,4 @@
 #include "mla/reference/matrix.hpp"
 #include "mla/reference/norm.hpp"
 #include "mla/reference/rope.hpp"
+#include "mla/reference/weights.hpp"

@@ -53,7 +53,7 @@ class Prefetch {
         const char* end = nullptr;
         for (const void* const row : rows) {
             const auto* const begin = static_cast<const char*>(row);
-            if (begin < end || begin >= end + line) {
+            if (end == nullptr || begin < end || begin - end >= line) {
                 __builtin_prefetch(begin, 0, 2);
                 __builtin_prefetch(begin + row_bytes - 1, 0, 2);
             }
