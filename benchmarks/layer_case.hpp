@@ -69,10 +69,11 @@ template <Storage S>
     }
 }
 
-/// Bytes of weights that a decoded token reads.
+/// Bytes of weights that a decoded token reads. Beside narrow projections kv_b_proj is fp8, as DeepSeek-V3 has it.
 template <Storage S>
 [[nodiscard]] double layer_bytes(const Config& config, Packing packing) {
-    return projection_parameters(config) * packed_bytes<S>(packing) + expansion_parameters(config) * sizeof(S);
+    const Packing heads = packing == Packing::layer_type ? packing : Packing::fp8;
+    return projection_parameters(config) * packed_bytes<S>(packing) + expansion_parameters(config) * packed_bytes<S>(heads);
 }
 template <Storage S>
 [[nodiscard]] double layer_bytes(const baselines::GroupedQueryConfig& config, Packing /*none*/) {
@@ -86,7 +87,13 @@ template <class Layer, Storage S, class LayerConfig>
         const double bytes = layer_bytes<S>(config, name.packing);
         require_memory(bytes * static_cast<double>(cold_copies(bytes)) + layer_parameters(config) * sizeof(S));
         RandomTensors<S> tensors;
-        const auto weights = tensors.add(config);
+        auto weights = tensors.add(config);
+        BlockQuantised heads;
+        if constexpr (std::is_same_v<LayerConfig, Config>)
+            if (name.packing != Packing::layer_type) {
+                heads = BlockQuantised(weights.kv_b_proj);
+                weights.kv_b_proj = heads.ref();
+            }
         return std::make_shared<Ring<Layer>>(cold_copies(bytes), [&] {
             if constexpr (std::is_same_v<LayerConfig, Config>) {
                 return Layer(config, weights, Precision::operand, PackOptions::all(name.packing));

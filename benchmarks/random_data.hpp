@@ -68,6 +68,46 @@ class RandomTensors {
     std::vector<detail::AlignedArray<S>> values_;
 };
 
+/// A weight in fp8 with a scale for each 128 × 128, as DeepSeek-V3 is published.
+class BlockQuantised {
+  public:
+    BlockQuantised() = default;
+    explicit BlockQuantised(const TensorRef& weight)
+        : codes_(static_cast<std::size_t>(weight.rows * weight.cols)),
+          scales_(static_cast<std::size_t>(divide_up(weight.rows, block) * divide_up(weight.cols, block))),
+          rows_(weight.rows),
+          cols_(weight.cols) {
+        weight.visit([&](const auto& element) {
+            for (Index row = 0; row < rows_; row += block)
+                for (Index col = 0; col < cols_; col += block) quantise(row, col, element);
+        });
+    }
+    [[nodiscard]] TensorRef ref() const noexcept {
+        return {codes_.data(), rows_, cols_, BlockScales(scales_.data(), divide_up(cols_, block))};
+    }
+
+  private:
+    static constexpr Index block = 128;
+
+    template <class Element>
+    void quantise(Index row, Index col, const Element& element) {
+        const Index last_row = std::min(row + block, rows_), last_col = std::min(col + block, cols_);
+        float largest = 0.0F;
+        for (Index r = row; r < last_row; ++r)
+            for (Index c = col; c < last_col; ++c) largest = std::max(largest, std::abs(static_cast<float>(element(r, c))));
+        const float scale = largest / 448.0F;
+        scales_[static_cast<std::size_t>(row / block * divide_up(cols_, block) + col / block)] = scale;
+        for (Index r = row; r < last_row; ++r)
+            for (Index c = col; c < last_col; ++c)
+                codes_[static_cast<std::size_t>(r * cols_ + c)] = fp8(static_cast<float>(element(r, c)) / scale);
+    }
+
+    std::vector<fp8> codes_;
+    std::vector<float> scales_;
+    Index rows_ = 0;
+    Index cols_ = 0;
+};
+
 inline constexpr Index tokens_at_a_time = 16;
 
 /// Appends random tokens until the cache holds `length`.

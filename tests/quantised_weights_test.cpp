@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <list>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,16 +23,17 @@
 #include "support/executors.hpp"
 #include "support/kernels.hpp"
 #include "support/layer.hpp"
+#include "support/thrown.hpp"
 
 namespace mla {
 namespace {
 
 using testing::Generator;
 
-/// A weight of random codes, with random scales of any kind.
+/// A weight of random codes, with random scales of any kind, its values some `sigma` large.
 class StoredWeight {
   public:
-    StoredWeight(DType type, Index rows, Index cols, BlockScales blocks, std::uint64_t seed) {
+    StoredWeight(DType type, Index rows, Index cols, BlockScales blocks, std::uint64_t seed, double sigma = 1.0) {
         Generator generator(seed);
         bytes_.resize(static_cast<std::size_t>(rows * round_up(cols, Index{2})));
         for (std::uint8_t& byte : bytes_) {
@@ -43,7 +45,7 @@ class StoredWeight {
         scales_.resize(static_cast<std::size_t>(4 * across * down));
         const double size = type == DType::f8_e4m3 ? 100.0 : type == DType::i8 ? 70.0 : 4.5;
         for (Index i = 0; i < across * down; ++i) {
-            const auto scale = static_cast<float>(std::exp(testing::gaussian(generator)) / size);
+            const auto scale = static_cast<float>(sigma * std::exp(testing::gaussian(generator)) / size);
             if (blocks.dtype == DType::f32) reinterpret_cast<float*>(scales_.data())[i] = i % 5 == 3 ? -scale : scale;
             if (blocks.dtype == DType::bf16) reinterpret_cast<bf16*>(scales_.data())[i] = bf16(scale);
             if (blocks.dtype == DType::f16) reinterpret_cast<fp16*>(scales_.data())[i] = fp16(scale);
@@ -232,6 +234,48 @@ TYPED_TEST(QuantisedWeightsTest, LayersThatKeepThemMatchTheReference) {
         const auto error = compare(y, expected);
         EXPECT_TRUE(testing::within(error, tolerance)) << name << ": " << error << ", tolerance " << tolerance;
     }
+}
+
+/// Whether a layer keeps kv_b_proj with such scales; its results are the reference's, in either form.
+void check_kept_heads(DType type, const BlockScales& blocks, bool kept) {
+    constexpr Index tokens = 30;
+    Config config = testing::small_config();
+    config.qk_nope_head_dim = 24;
+    config.v_head_dim = 16;
+    const testing::RandomWeights<bf16> wide(config, 31);
+    AttentionWeights weights = wide.refs();
+    const StoredWeight kv_b(type, weights.kv_b_proj.rows, weights.kv_b_proj.cols, blocks, 8, 0.1);
+    weights.kv_b_proj = kv_b.ref();
+    const Attention<bf16> layer(config, weights);
+    const Attention<bf16> unpacked(config, weights, Precision::operand, {.kv_b_proj = Packing::layer_type});
+    EXPECT_EQ(layer.weight_bytes() < unpacked.weight_bytes(), kept);
+    const Prompt<float> prompt(config, tokens, 22);
+    reference::Matrix rows(0, config.cache_dim());
+    const auto expected = reference::forward(config, weights, prompt.matrix(), prompt.positions, rows, reference::Form::expanded);
+    for (const Form form : {Form::absorbed, Form::expanded}) {
+        LatentCache<float> cache(config, tokens);
+        const auto error = compare(feed(layer, prompt, {tokens - 1, 1}, cache, form), expected);
+        const double rounded = kept ? 0.0 : testing::unit_roundoff<bf16>;
+        EXPECT_TRUE(
+            testing::within(error, testing::layer_tolerance<float>(config, tokens) + activation_allowance<bf16> + 2.0 * rounded))
+            << error;
+    }
+}
+
+TYPED_TEST(QuantisedWeightsTest, LayersKeepTheHalvesOfKvBWhereBothFormsCanMultiplyThem) {
+    constexpr DType type = Format<TypeParam>::stored_dtype;
+    check_kept_heads(type, BlockScales(nullptr, DType::f32, 8, 8, 0), true);
+    check_kept_heads(type, BlockScales(nullptr, DType::bf16, BlockScales::all, 32, 0), true);
+    check_kept_heads(type, BlockScales(nullptr, DType::f32, 1, 32, 0), false);   // a group of a row
+    check_kept_heads(type, BlockScales(nullptr, DType::f32, 12, 32, 0), false);  // fours of rows
+}
+
+TEST(PackOptionsTest, NoCodesAreMadeOfKvB) {
+    const Config config = testing::small_config();
+    const testing::RandomWeights<bf16> weights(config, 1);
+    EXPECT_EQ(testing::thrown<std::invalid_argument>(
+                  [&] { Attention<bf16>(config, weights.refs(), Precision::operand, {.kv_b_proj = Packing::fp8}); }),
+              "mla: kv_b_proj packing is 2, must be as_stored or layer_type");
 }
 
 TYPED_TEST(QuantisedWeightsTest, LayersOfDoubleMultiplyThemOut) {

@@ -215,7 +215,7 @@ class Attention {
           rope_(config.rope, config.qk_rope_head_dim),
           queries_(config, weights, precision, pack),
           latents_(config, weights, precision, pack),
-          heads_(config, weights.kv_b_proj, pack.executor),
+          heads_(config, weights.kv_b_proj, pack),
           output_(config, weights, precision, pack) {
         if (config.sinks) sinks_ = detail::to_vector<A>(weights.sinks);
         if (config.indexer.heads > 0) indexer_.emplace(config, weights.indexer, precision, pack.options.indexer, pack.executor);
@@ -331,8 +331,8 @@ class Attention {
         const HeadsView<A> q = queries_.queries(s.query).token_range(first, count);
         const HeadsView<A> q_latent = s.q_latent.token_range(0, count);
         const HeadsView<A> o_latent = s.o_latent.token_range(0, count);
-        linear_heads<A>(q.slice(0, config_.qk_nope_head_dim), heads_.absorb_key, q_latent.slice(0, config_.kv_lora_rank),
-                        executor, precision_);
+        detail::multiply_heads<A>(q.slice(0, config_.qk_nope_head_dim), heads_.absorb_key(precision_),
+                                  q_latent.slice(0, config_.kv_lora_rank), executor);
         detail::copy_heads<A>(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
                               q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
         const detail::CallView<A> call{q_latent, scale(), o_latent, lse_of(lse, first, count)};
@@ -344,7 +344,7 @@ class Attention {
         } else {
             detail::decode_batch<A>(caches, kernels.absorbed, query_begin, call, kernel, executor, options);
         }
-        linear_heads<A>(o_latent, heads_.value, s.o.token_range(first, count), executor, precision_);
+        detail::multiply_heads<A>(o_latent, heads_.value(precision_), s.o.token_range(first, count), executor);
     }
 
     // k_nope[h] = W_UK[h] c;  v[h] = W_UV[h] c;  o[h] = softmax((q_nope·k_nope + q_pe·k_pe)·scale) v[h]
@@ -353,9 +353,9 @@ class Attention {
         Workspace kernel(s.kernel);
         const detail::CallView<A> call{queries_.queries(s.query).token_range(first, count), scale(),
                                        s.o.token_range(first, count), lse_of(options.lse, first, count)};
-        detail::attend_decompressed<A, T>(cache, kernels.rows, {heads_.expand_key, heads_.value}, kernels.expanded, call, kernel,
-                                          executor, plan_expanded(count, config_.num_attention_heads), sinks(options),
-                                          precision_);
+        const detail::ExpansionViews<A> weights{heads_.expand_key(precision_), heads_.value(precision_)};
+        detail::attend_decompressed<A>(cache, kernels.rows, weights, kernels.expanded, call, kernel, executor,
+                                       plan_expanded(count, config_.num_attention_heads), sinks(options));
     }
 
     [[nodiscard]] BatchOptions<A> batch_options(const ForwardOptions<A>& options) const noexcept {

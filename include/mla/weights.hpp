@@ -120,19 +120,20 @@ enum class Packing : std::uint8_t {
     int4,
 };
 
-/// A recipe for the matrices of a layer. W_UK and W_UV, the halves of kv_b_proj, are kept in the layer's type. A layer of double
-/// keeps all in double.
+/// A recipe for the matrices of a layer. A layer of double keeps all in double.
 struct PackOptions {
     Packing q_a_proj = Packing::as_stored;
     Packing q_b_proj = Packing::as_stored;  ///< or q_proj, or q_gate_proj
     Packing kv_a_proj_with_mqa = Packing::as_stored;
+    Packing kv_b_proj = Packing::as_stored;  ///< or layer_type; as stored only where blocks are whole eights of rows too
     Packing o_proj = Packing::as_stored;
     Packing gate_proj = Packing::as_stored;
     Packing indexer = Packing::as_stored;  ///< all of its projections
 
-    /// The same for all.
+    /// The same for all, but for kv_b_proj, of which no codes are made.
     [[nodiscard]] static constexpr PackOptions all(Packing packing) noexcept {
-        return {packing, packing, packing, packing, packing, packing};
+        const Packing heads = packing == Packing::layer_type ? packing : Packing::as_stored;
+        return {packing, packing, packing, heads, packing, packing, packing};
     }
 };
 

@@ -18,6 +18,13 @@ struct ExpansionWeights {
 
 namespace detail {
 
+/// The same of any type, as a call multiplies by them.
+template <Compute A>
+struct ExpansionViews {
+    PackedView<A> key;
+    PackedView<A> value;
+};
+
 /// What a worker stages of a block: latents [tokens, Dc+Dr], keys [tokens, Dn+Dr], values [tokens, Dv].
 template <Compute A>
 [[nodiscard]] constexpr Index expanded_elements(Index row_dim, Index key_dim, Index value_dim) noexcept {
@@ -25,12 +32,12 @@ template <Compute A>
 }
 
 /// Cached latents that are decompressed: keys [W_UK c | k_pe] and values W_UV c of one head, the source of its segment.
-template <Compute A, Storage S>
+template <Compute A>
 class ExpandedBlocks final : public BlockSource<A> {
   public:
-    ExpandedBlocks(const TokenRows& cache, const abi::RowKernels<A>& latents, const ExpansionWeights<S>& weights,
-                   const abi::ExpandedKernels<A>& kernels, Precision precision)
-        : cache_(cache), latents_(latents), weights_(weights), kernels_(kernels), products_(linear_kernels<S>(precision)) {}
+    ExpandedBlocks(const TokenRows& cache, const abi::RowKernels<A>& latents, const ExpansionViews<A>& weights,
+                   const abi::ExpandedKernels<A>& kernels)
+        : cache_(cache), latents_(latents), weights_(weights), kernels_(kernels) {}
 
     void list(const KeyRange& range, BlockRows& rows) const noexcept override {
         list_rows(cache_, range.begin, range.block(), rows.keys);
@@ -49,8 +56,8 @@ class ExpandedBlocks final : public BlockSource<A> {
 
         latents_.read(rows.keys.data(), count, cache_.latent_dim, cache_.rope_dim, rows_read.data, rows_read.stride);
         const MatrixView<const A> c = rows_read.columns(0, cache_.latent_dim);
-        multiply_panels(products_, c, weights_.key, head, 0, weights_.key.panels(), keys.columns(0, nope));
-        multiply_panels(products_, c, weights_.value, head, 0, weights_.value.panels(), values);
+        weights_.key.multiply(c, head, 0, weights_.key.panels(), keys.columns(0, nope));
+        weights_.value.multiply(c, head, 0, weights_.value.panels(), values);
         for (Index t = 0; t < count; ++t) {
             A* const end = std::copy_n(rows_read.row(t) + cache_.latent_dim, cache_.rope_dim, keys.row(t) + nope);
             std::fill(end, keys.row(t) + keys.stride, A(0));
@@ -77,9 +84,8 @@ class ExpandedBlocks final : public BlockSource<A> {
 
     TokenRows cache_;
     abi::RowKernels<A> latents_;
-    ExpansionWeights<S> weights_;
+    ExpansionViews<A> weights_;
     abi::ExpandedKernels<A> kernels_;
-    abi::LinearKernels<A> products_;
 };
 
 /// The rows of one head over all keys.
@@ -107,9 +113,8 @@ template <Compute A>
     return totals;
 }
 
-template <Compute A, Storage S>
-void check_expanded(const CallView<A>& call, const TokenRows& cache, const ExpansionWeights<S>& weights,
-                    const ExpandedPlan& plan) {
+template <Compute A>
+void check_expanded(const CallView<A>& call, const TokenRows& cache, const ExpansionViews<A>& weights, const ExpandedPlan& plan) {
     const HeadsView<const A>& q = call.q;
     check_attention(q, call.scale, call.out, call.lse);
     require_equal("weights.key.count()", weights.key.count(), "q.heads", q.heads);
@@ -124,17 +129,17 @@ void check_expanded(const CallView<A>& call, const TokenRows& cache, const Expan
 }
 
 /// A request whose cache is valid by itself, read by `latents`.
-template <Compute A, Storage S>
-void attend_decompressed(const TokenRows& cache, const abi::RowKernels<A>& latents, const ExpansionWeights<S>& weights,
+template <Compute A>
+void attend_decompressed(const TokenRows& cache, const abi::RowKernels<A>& latents, const ExpansionViews<A>& weights,
                          const abi::ExpandedKernels<A>& kernels, CallView<A> call, Workspace& workspace, ExecutorRef executor,
-                         const ExpandedPlan& plan, std::span<const A> sinks, Precision precision) {
+                         const ExpandedPlan& plan, std::span<const A> sinks) {
     check_expanded(call, cache, weights, plan);
     if (!sinks.empty()) {
         require_equal("sinks.size()", static_cast<Index>(sinks.size()), "q.heads", call.q.heads);
         call.sinks = sinks.data();
     }
     if (call.q.tokens == 0) return;
-    run_call(call.q.heads, false, call, workspace, executor, ExpandedBlocks<A, S>(cache, latents, weights, kernels, precision),
+    run_call(call.q.heads, false, call, workspace, executor, ExpandedBlocks<A>(cache, latents, weights, kernels),
              [&](Index head) { return head_segment(plan, head, cache.length); });
 }
 
@@ -186,9 +191,10 @@ void prefill_expanded(HeadsView<std::type_identity_t<const A>> q, View cache, Ex
                       std::span<const std::type_identity_t<A>> sinks = {}, Precision precision = Precision::operand) {
     using C = typename View::Element;
     validate(cache);
-    detail::attend_decompressed<A>(detail::token_rows(cache), detail::row_kernels<A, C>(), weights,
+    const detail::ExpansionViews<A> views{{weights.key, precision}, {weights.value, precision}};
+    detail::attend_decompressed<A>(detail::token_rows(cache), detail::row_kernels<A, C>(), views,
                                    detail::expanded_kernels<A, C>(precision), {q, scale, out, lse}, workspace, executor, plan,
-                                   sinks, precision);
+                                   sinks);
 }
 
 /// As above, with the plan of `plan_expanded`.

@@ -64,6 +64,11 @@ template <Storage T>
     return packed;
 }
 
+template <Compute A, class... Matrices>
+[[nodiscard]] PackedView<A> view_of(const std::variant<Matrices...>& packed, Precision precision) noexcept {
+    return std::visit([&](const auto& matrix) { return PackedView<A>(matrix, precision); }, packed);
+}
+
 /// y = W x + b, with W in a layer of T, and b perhaps empty.
 template <Storage T>
 class Projection {
@@ -84,8 +89,7 @@ class Projection {
 
     /// x [T, in] -> y [T, out]
     void operator()(MatrixView<const A> x, MatrixView<A> y, ExecutorRef executor, Precision precision) const noexcept {
-        const A* const bias = bias_.empty() ? nullptr : bias_.data();
-        std::visit([&](const auto& weight) { linear<A>(x, weight, bias, y, executor, precision); }, weight_);
+        multiply_all(x, view_of<A>(weight_, precision), bias_.empty() ? nullptr : bias_.data(), y, executor);
     }
 
   private:

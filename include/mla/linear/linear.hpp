@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 
 #include "mla/core/chosen_target.hpp"
 #include "mla/core/executor.hpp"
@@ -12,10 +13,6 @@
 
 namespace mla::inline MLA_ISA {
 namespace detail {
-
-/// Columns of the panels that a worker takes at a time: at most two pieces side by side.
-template <Weight S>
-inline constexpr Index linear_item_columns = 256 * (QuantisedWeight<S> ? 1 : Format<S>::panel_interleave);
 
 /// The products of weights of S on the target that calls run on.
 template <Weight S>
@@ -28,22 +25,82 @@ template <Weight S>
 #endif
 }
 
-template <Compute A, Weight S>
-void multiply_panels(const abi::LinearKernels<A>& kernels, const MatrixView<const A>& x, const PackedMatrix<S>& weight,
-                     Index index, Index panel_begin, Index panel_end, const MatrixView<A>& y) noexcept {
-    const abi::MultiplyPanels<A> call{.x = x.data,
-                                      .x_stride = x.stride,
-                                      .y = y.data,
-                                      .y_stride = y.stride,
-                                      .rows = x.rows,
-                                      .in = weight.in(),
-                                      .out = y.cols,
-                                      .panels = weight.panel(index, 0),
-                                      .panel_begin = panel_begin,
-                                      .panel_end = panel_end,
-                                      .scales = weight.scales(index),
-                                      .scale_step = weight.scale_step()};
-    kernels.multiply(&call);
+/// Packed matrices of any type, as products that are computed in A take them; they must outlive it.
+template <Compute A>
+class PackedView {
+  public:
+    template <Weight S>
+    PackedView(const PackedMatrix<S>& matrix, Precision precision)
+        : kernels_(linear_kernels<S>(precision)),
+          data_(reinterpret_cast<const std::byte*>(matrix.panel(0, 0))),
+          matrix_bytes_(matrix.panels() * matrix.panel_elements() * static_cast<Index>(sizeof(S))),
+          scales_(matrix.scales(0)),
+          matrix_scales_(matrix.count() > 1 && scales_ != nullptr ? matrix.scales(1) - scales_ : 0),
+          scale_step_(matrix.scale_step()),
+          item_columns_(256 * (QuantisedWeight<S> ? 1 : Format<S>::panel_interleave)),
+          count_(matrix.count()),
+          in_(matrix.in()),
+          out_(matrix.out()) {}
+
+    [[nodiscard]] Index count() const noexcept { return count_; }
+    [[nodiscard]] Index in() const noexcept { return in_; }
+    [[nodiscard]] Index out() const noexcept { return out_; }
+    [[nodiscard]] Index panels() const noexcept { return divide_up(out_, panel_columns<A>); }
+    /// Columns of the panels that a worker takes at a time: at most two pieces side by side.
+    [[nodiscard]] Index item_columns() const noexcept { return item_columns_; }
+
+    /// y = x · panels [panel_begin, panel_end) of matrix `index`.
+    void multiply(const MatrixView<const A>& x, Index index, Index panel_begin, Index panel_end,
+                  const MatrixView<A>& y) const noexcept {
+        const abi::MultiplyPanels<A> call{.x = x.data,
+                                          .x_stride = x.stride,
+                                          .y = y.data,
+                                          .y_stride = y.stride,
+                                          .rows = x.rows,
+                                          .in = in_,
+                                          .out = y.cols,
+                                          .panels = data_ + index * matrix_bytes_,
+                                          .panel_begin = panel_begin,
+                                          .panel_end = panel_end,
+                                          .scales = scales_ == nullptr ? nullptr : scales_ + index * matrix_scales_,
+                                          .scale_step = scale_step_};
+        kernels_.multiply(&call);
+    }
+
+  private:
+    abi::LinearKernels<A> kernels_;
+    const std::byte* data_;
+    Index matrix_bytes_;
+    const A* scales_;
+    Index matrix_scales_;
+    Index scale_step_;
+    Index item_columns_;
+    Index count_, in_, out_;
+};
+
+/// y [T, out] = x [T, in] · W (+ bias [out], when not null).
+template <Compute A>
+void multiply_all(const MatrixView<const A>& x, const PackedView<A>& weight, const A* bias, const MatrixView<A>& y,
+                  ExecutorRef executor) noexcept {
+    // At least 16 items keep several threads even.
+    const Index group = std::clamp<Index>(weight.panels() / 16, 1, weight.item_columns() / panel_columns<A>);
+    for_each_item(executor, divide_up(weight.panels(), group), [&](Index item, Index) {
+        const Index begin = item * group;
+        const Index end = std::min(begin + group, weight.panels());
+        weight.multiply(x, 0, begin, end, y);
+        if (bias == nullptr) return;
+        const Index last = std::min(end * panel_columns<A>, weight.out());
+        for (Index t = 0; t < x.rows; ++t)
+            for (Index n = begin * panel_columns<A>; n < last; ++n) y(t, n) += bias[n];
+    });
+}
+
+/// y[t, h] = x[t, h] · W_h for each head h.
+template <Compute A>
+void multiply_heads(const HeadsView<const A>& x, const PackedView<A>& weight, const HeadsView<A>& y,
+                    ExecutorRef executor) noexcept {
+    for_each_item(executor, weight.count(),
+                  [&](Index head, Index) { weight.multiply(x.head(head), head, 0, weight.panels(), y.head(head)); });
 }
 
 }  // namespace detail
@@ -54,7 +111,7 @@ void multiply_panels(const abi::LinearKernels<A>& kernels, const MatrixView<cons
 template <Compute A, Weight S>
 void linear_panels(MatrixView<const A> x, const PackedMatrix<S>& weight, Index index, Index panel_begin, Index panel_end,
                    MatrixView<A> y, Precision precision = Precision::operand) noexcept {
-    detail::multiply_panels(detail::linear_kernels<S>(precision), x, weight, index, panel_begin, panel_end, y);
+    detail::PackedView<A>(weight, precision).multiply(x, index, panel_begin, panel_end, y);
 }
 
 /// y [T, out] = x [T, in] · W (+ bias [out], when not null). Under Precision::operand x is rounded to bf16 where W is bf16 or
@@ -62,28 +119,14 @@ void linear_panels(MatrixView<const A> x, const PackedMatrix<S>& weight, Index i
 template <Compute A, Weight S>
 void linear(MatrixView<const A> x, const PackedMatrix<S>& weight, const A* bias, MatrixView<A> y, ExecutorRef executor,
             Precision precision = Precision::operand) noexcept {
-    const auto kernels = detail::linear_kernels<S>(precision);
-    // At least 16 items keep several threads even.
-    const Index group = std::clamp<Index>(weight.panels() / 16, 1, detail::linear_item_columns<S> / panel_columns<S>);
-    for_each_item(executor, divide_up(weight.panels(), group), [&](Index item, Index) {
-        const Index begin = item * group;
-        const Index end = std::min(begin + group, weight.panels());
-        detail::multiply_panels(kernels, x, weight, 0, begin, end, y);
-        if (bias == nullptr) return;
-        const Index last = std::min(end * panel_columns<S>, weight.out());
-        for (Index t = 0; t < x.rows; ++t)
-            for (Index n = begin * panel_columns<S>; n < last; ++n) y(t, n) += bias[n];
-    });
+    detail::multiply_all(x, detail::PackedView<A>(weight, precision), bias, y, executor);
 }
 
 /// y[t, h] = x[t, h] · W_h for each head h: one small product a head. x [T, H, in], y [T, H, out], W holds H matrices.
 template <Compute A, Weight S>
 void linear_heads(HeadsView<const A> x, const PackedMatrix<S>& weight, HeadsView<A> y, ExecutorRef executor,
                   Precision precision = Precision::operand) noexcept {
-    const auto kernels = detail::linear_kernels<S>(precision);
-    for_each_item(executor, weight.count(), [&](Index head, Index) {
-        detail::multiply_panels(kernels, x.head(head), weight, head, 0, weight.panels(), y.head(head));
-    });
+    detail::multiply_heads(x, detail::PackedView<A>(weight, precision), y, executor);
 }
 
 }  // namespace mla::inline MLA_ISA

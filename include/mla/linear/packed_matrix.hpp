@@ -25,43 +25,43 @@ class PackedMatrix {
   public:
     PackedMatrix() = default;
 
-    /// Uninitialised until each matrix has been packed.
-    PackedMatrix(Index count, Index in, Index out)
-        : count_(count), in_(in), out_(out), data_(detail::allocate_aligned<S>(count * panels() * panel_elements())) {}
+    /// Uninitialised until each matrix has been packed. `scale_step`: rows k that one scale of a quantised matrix is for, at most
+    /// most_scale_step.
+    PackedMatrix(Index count, Index in, Index out, Index scale_step = most_scale_step)
+        : count_(count),
+          in_(in),
+          out_(out),
+          data_(detail::allocate_aligned<S>(count * panels() * panel_elements())),
+          scale_step_(scale_step),
+          scales_(detail::allocate_aligned<float>(QuantisedWeight<S> ? count * panels() * scale_stride() : 0)) {}
 
     /// A single matrix from a weight [out, in], as checkpoints store it; panels are shared out over the executor.
     explicit PackedMatrix(const TensorRef& weight, ExecutorRef executor = SerialExecutor{})
-        : PackedMatrix(1, weight.cols, weight.rows) {
-        if constexpr (QuantisedWeight<S>) {
-            scale_step_ = detail::keeps<S>(weight) ? detail::kept_scale_step(weight.scales) : Format<S>::made_scale_step;
-            scales_ = detail::allocate_aligned<float>(panels() * scale_stride());
-        }
+        : PackedMatrix(1, weight.cols, weight.rows, detail::scale_step_for<S>(weight)) {
         pack(0, weight, executor);
     }
 
     /// Packs matrix `index` from a weight [out, in].
     void pack(Index index, const TensorRef& weight, ExecutorRef executor = SerialExecutor{}) {
         require_shape(weight, out_, in_);
-        if constexpr (QuantisedWeight<S>) {
-            for_each_item(executor, panels(), [&](Index panel, Index) {
-                const Index first = panel * panel_columns<S>;
-                detail::fill_panel<S>(weight, first, std::min(panel_columns<S>, out_ - first), scale_step_,
-                                      panel_of(index, panel), scales_.get() + panel * scale_stride());
-            });
-        } else {
-            for_each_item(executor, panels(), [&](Index panel, Index) {
-                const Index first = panel * panel_columns<S>;
-                detail::fill_panel<S>(weight, first, std::min(panel_columns<S>, out_ - first), panel_of(index, panel));
-            });
-        }
+        for_each_panel(index, executor, [&](Index first, Index columns, S* panel, [[maybe_unused]] float* scales) {
+            if constexpr (QuantisedWeight<S>) {
+                detail::fill_panel(weight, first, columns, scale_step_, panel, scales);
+            } else {
+                detail::fill_panel(weight, first, columns, panel);
+            }
+        });
     }
 
-    /// Packs matrix `index` from the transpose of a weight [in, out].
-    void pack_transposed(Index index, const TensorRef& weight, ExecutorRef executor = SerialExecutor{}) requires Storage<S> {
+    /// Packs matrix `index` from the transpose of a weight [in, out]; a quantised matrix from one that it keeps, by rows too.
+    void pack_transposed(Index index, const TensorRef& weight, ExecutorRef executor = SerialExecutor{}) {
         require_shape(weight, in_, out_);
-        for_each_item(executor, panels(), [&](Index panel, Index) {
-            const Index first = panel * panel_columns<S>;
-            detail::fill_transposed_panel<S>(weight, first, std::min(panel_columns<S>, out_ - first), panel_of(index, panel));
+        for_each_panel(index, executor, [&](Index first, Index columns, S* panel, [[maybe_unused]] float* scales) {
+            if constexpr (QuantisedWeight<S>) {
+                detail::fill_transposed_panel(weight, first, columns, scale_step_, panel, scales);
+            } else {
+                detail::fill_transposed_panel(weight, first, columns, panel);
+            }
         });
     }
 
@@ -76,7 +76,7 @@ class PackedMatrix {
     }
     /// The scales of a matrix, [panel][k / scale_step][panel_columns]; null of weights that have none.
     [[nodiscard]] const compute_t<S>* scales([[maybe_unused]] Index index) const noexcept {
-        if constexpr (QuantisedWeight<S>) return scales_.get();
+        if constexpr (QuantisedWeight<S>) return scales_.get() + index * panels() * scale_stride();
         return nullptr;
     }
     /// Rows k that one scale is for.
@@ -88,7 +88,7 @@ class PackedMatrix {
     }
     [[nodiscard]] std::size_t bytes() const noexcept {
         return static_cast<std::size_t>(count_ * panels() * panel_elements()) * sizeof(S) +
-               static_cast<std::size_t>(scales_ ? panels() * scale_stride() : 0) * sizeof(float);
+               static_cast<std::size_t>(QuantisedWeight<S> ? count_ * panels() * scale_stride() : 0) * sizeof(float);
     }
 
   private:
@@ -97,8 +97,15 @@ class PackedMatrix {
         require_equal("packed weight columns", weight.cols, "columns", cols);
     }
 
-    [[nodiscard]] S* panel_of(Index index, Index panel) noexcept {
-        return data_.get() + (index * panels() + panel) * panel_elements();
+    /// Calls fill(first column, columns, panel, its scales) for each panel of a matrix.
+    template <class Fill>
+    void for_each_panel(Index index, ExecutorRef executor, Fill&& fill) {
+        for_each_item(executor, panels(), [&](Index panel, Index) {
+            const Index number = index * panels() + panel;
+            const Index first = panel * panel_columns<S>;
+            fill(first, std::min(panel_columns<S>, out_ - first), data_.get() + number * panel_elements(),
+                 QuantisedWeight<S> ? scales_.get() + number * scale_stride() : nullptr);
+        });
     }
     /// Scales of a panel.
     [[nodiscard]] Index scale_stride() const noexcept { return divide_up(in_, scale_step_) * panel_columns<S>; }
@@ -108,7 +115,7 @@ class PackedMatrix {
     Index out_ = 0;
     detail::AlignedArray<S> data_;
     Index scale_step_ = most_scale_step;
-    detail::AlignedArray<float> scales_;  ///< of a quantised matrix, which is the only one
+    detail::AlignedArray<float> scales_;  ///< of quantised matrices
 };
 
 }  // namespace mla::inline MLA_ISA

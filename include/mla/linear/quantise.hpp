@@ -25,6 +25,20 @@ template <QuantisedWeight W>
     return weight.dtype == Format<W>::stored_dtype && kept_scale_step(weight.scales) % panel_row_step<W> == 0;
 }
 
+/// Rows k that one scale of a panel of W is for.
+template <Weight W>
+[[nodiscard]] Index scale_step_for([[maybe_unused]] const TensorRef& weight) noexcept {
+    if constexpr (QuantisedWeight<W>) return keeps<W>(weight) ? kept_scale_step(weight.scales) : Format<W>::made_scale_step;
+    return most_scale_step;
+}
+
+/// The same where the k of panels are rows of a weight, `stride` of them from matrix to matrix.
+[[nodiscard]] inline Index kept_row_step(const BlockScales& scales, Index stride) noexcept {
+    if (scales.block_rows == BlockScales::all) return most_scale_step;
+    const Index offsets = std::gcd(scales.first_row % scales.block_rows, stride % scales.block_rows);
+    return std::gcd(std::gcd(scales.block_rows, offsets), most_scale_step);
+}
+
 /// Codes of rows [first, first + columns) as they are stored. Those that fill words move as words, where rows begin with bytes.
 template <QuantisedWeight W>
 void keep_codes(const TensorRef& weight, Index first, Index columns, W* panel) noexcept {
@@ -77,6 +91,22 @@ void fill_panel(const TensorRef& weight, Index first, Index columns, Index step,
         for (Index n = 0; n < columns; ++n)
             scales[n] = kept ? weight.scales(first + n, begin) : make_codes(weight, first + n, begin, end, panel + n);
         if (kept) move_nan(begin, end, panel, scales);
+    }
+}
+
+/// The same of columns [first, first + columns) of a weight that W keeps, whose rows are the k.
+template <QuantisedWeight W>
+void fill_transposed_panel(const TensorRef& weight, Index first, Index columns, Index step, W* panel, float* scales) noexcept {
+    std::fill_n(panel, panel_elements<W>(weight.rows), W());
+    std::fill_n(scales, divide_up(weight.rows, step) * panel_columns<W>, 0.0F);
+    for (Index k = 0; k < weight.rows; ++k) {
+        float codes[simd::extent<panel_columns<W>>];
+        read_codes(weight, k, first, columns, codes);
+        for (Index n = 0; n < columns; ++n) Format<W>::set_code(panel + n, panel_columns<W>, k, codes[n]);
+    }
+    for (Index begin = 0; begin < weight.rows; begin += step, scales += panel_columns<W>) {
+        for (Index n = 0; n < columns; ++n) scales[n] = weight.scales(begin, first + n);
+        move_nan(begin, std::min(begin + step, weight.rows), panel, scales);
     }
 }
 
