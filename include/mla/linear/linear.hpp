@@ -6,6 +6,8 @@
 
 #include "mla/core/chosen_target.hpp"
 #include "mla/core/executor.hpp"
+#include "mla/core/kernel_table.hpp"
+#include "mla/core/views.hpp"
 #include "mla/linear/packed_matrix.hpp"
 #if !MLA_IS_COMPILED
 #include "mla/linear/multiply.hpp"
