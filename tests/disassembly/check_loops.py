@@ -13,7 +13,7 @@ from dataclasses import dataclass
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)\s*(?:#.*)?$")
 TARGET = re.compile(r"^([0-9a-f]+) <")
-KINDS = ("score_tile", "value_tile", "multiply_tile")  # what must be functions of their own
+KINDS = ("score_tile", "value_tile", "multiply_tile", "multiply_scaled_tile")  # what must be functions of their own
 TILE = re.compile(r"_tile<.*?, (\d+), (\d+), ")  # of rows and vectors
 
 # What multiplies and adds operands of a type, by its name in the function's: first the pairs.

@@ -19,7 +19,9 @@ const abi::AttentionKernels<float> attention_tiles[] = {attention<float, Precisi
                                                         attention<bf16, Precision::operand>, attention<int8, Precision::operand>};
 extern const abi::LinearKernels<float> linear_tiles[];
 const abi::LinearKernels<float> linear_tiles[] = {
-    linear_of<Target, float, Precision::full>, linear_of<Target, bf16, Precision::full>,
-    linear_of<Target, bf16, Precision::operand>, linear_of<Target, fp16, Precision::full>};
+    linear_of<Target, float, Precision::full>,    linear_of<Target, bf16, Precision::full>,
+    linear_of<Target, bf16, Precision::operand>,  linear_of<Target, fp16, Precision::full>,
+    linear_of<Target, fp8, Precision::operand>,   linear_of<Target, int8, Precision::full>,
+    linear_of<Target, int4x8, Precision::operand>};
 
 }  // namespace mla::inline MLA_ISA::detail
