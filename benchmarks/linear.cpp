@@ -9,7 +9,7 @@ namespace {
 template <Weight S>
 void add_linear(const presets::Preset& preset) {
     for (const Shape& shape : shapes(preset.config())) {
-        if (QuantisedWeight<S> && shape.heads > 1) continue;  // which stay wider
+        if (QuantisedWeight<S> && shape.heads > 1) continue;  // which no codes are made of
         const std::string weights = std::string(preset.name) + "/" + shape.name + "/" + Format<S>::name;
         for (const Index tokens : {Index{1}, Index{8}, Index{64}, Index{512}})
             for (const Index threads : thread_counts())

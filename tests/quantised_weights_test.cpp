@@ -2,6 +2,7 @@
 // decodes them by itself.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -131,6 +132,48 @@ TYPED_TEST(QuantisedWeightsTest, RanksOfATensorParallelLayerKeepTheirScales) {
     const StoredWeight weight(Format<TypeParam>::stored_dtype, 300, 2560, BlockScales(nullptr, DType::f32, 128, 128, 0), 3);
     for (const Index rank : {0, 1, 5, 7})
         expect_products<TypeParam>(weight.ref().column_range(320 * rank, 320).row_range(37, 200), "rank " + std::to_string(rank));
+}
+
+TYPED_TEST(QuantisedWeightsTest, RowsOfMoreValuesThanAreRoundedAtATime) {
+    const StoredWeight weight(Format<TypeParam>::stored_dtype, 20, 8300, BlockScales(nullptr, DType::f32, 1, 32, 0), 4);
+    expect_products<TypeParam>(weight.ref(), "8300 columns");
+}
+
+/// Four bits may begin in the middle of a byte, in every row or in every other one.
+TEST(QuantisedInt4Test, RowsMayBeginInTheMiddleOfAByte) {
+    const StoredWeight weight(DType::i4, 50, 200, BlockScales(nullptr, DType::f32, 1, BlockScales::all, 0), 6);
+    expect_products<int4x8>(weight.ref().column_range(33, 160), "from column 33");
+    TensorRef odd = weight.ref();
+    odd.stride = 177;
+    odd.cols = 168;
+    expect_products<int4x8>(odd, "177 apart");
+}
+
+/// However many rows there are: in `full`, where all targets multiply floats.
+TYPED_TEST(QuantisedWeightsTest, ARowGetsTheSameBitsInEveryBatch) {
+    for (const Index block : {BlockScales::all, Index{256}, Index{32}}) {
+        const StoredWeight weight(Format<TypeParam>::stored_dtype, 37, 1030, BlockScales(nullptr, DType::f32, 1, block, 0), 5);
+        const PackedMatrix<TypeParam> packed(weight.ref());
+        const Product together(packed, 30, SerialExecutor{}, Precision::full);
+        for (Index t = 0; t < 30; ++t) {
+            std::vector<float> alone(37);
+            linear<float>(together.x_view.row_range(t, 1), packed, nullptr, MatrixView<float>(alone.data(), 1, 37),
+                          SerialExecutor{}, Precision::full);
+            EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.y.begin() + t * 37)) << block << ", row " << t;
+        }
+    }
+}
+
+TYPED_TEST(QuantisedWeightsTest, AMatrixRefusesScalesThatItCannotHold) {
+    using testing::thrown;
+    const StoredWeight weight(Format<TypeParam>::stored_dtype, 16, 128, BlockScales(nullptr, DType::f32, 1, 16, 0), 5);
+    PackedMatrix<TypeParam> packed(1, 128, 16, 64);
+    EXPECT_EQ(thrown<std::invalid_argument>([&] { packed.pack(0, weight.ref()); }),
+              "mla: scale_step is 64, must be a divisor of the rows that share a scale of the weight");
+    EXPECT_EQ(thrown<std::invalid_argument>([] { PackedMatrix<TypeParam>(1, 128, 16, 48); }),
+              "mla: scale_step is 48, must be 8, 16, 32, 64 or 128");
+    EXPECT_EQ(thrown<std::invalid_argument>([] { PackedMatrix<TypeParam>(1, 0, 16); }),
+              "mla: packed weight columns is 0, must be at least 1");
 }
 
 TYPED_TEST(QuantisedWeightsTest, ProductsHaveTheSameBitsForAnyNumberOfThreads) {

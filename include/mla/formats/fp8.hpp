@@ -18,7 +18,7 @@ struct Format<fp8> : detail::ScaledFormat<fp8, 128, 448>,
 
     static constexpr bool has_nan = true;
     [[nodiscard]] static constexpr bool is_nan(fp8 code) noexcept { return (code.bits & 0x7fU) == 0x7fU; }
-    /// Whether one of `count` codes is, a multiple of eight: 1 more, only their magnitudes reach the highest bit.
+    /// Whether one of `count` codes is, a multiple of eight: 1 added to a magnitude sets the highest bit of NaN only.
     [[nodiscard]] static bool any_nan(const fp8* codes, Index count) noexcept {
         std::uint64_t carried = 0;
         for (Index i = 0; i < count; i += 8) {

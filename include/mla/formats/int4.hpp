@@ -16,8 +16,8 @@ struct Format<int4x8> : detail::QuantisedWeightFormat<int4x8, int4x8, DType::i4,
 
     /// Of eight that are each 8 more than what they stand for.
     [[nodiscard]] static constexpr int4x8 from_stored(int4x8 codes) noexcept { return {codes.bits ^ 0x88888888U}; }
-    static void set_code(int4x8* column, Index columns, Index k, float number) noexcept {
-        column[k / panel_values * columns].set(k % panel_values, static_cast<std::int32_t>(std::nearbyint(number)));
+    static void set_code(int4x8* column, Index stride, Index k, float number) noexcept {
+        column[k / panel_values * stride].set(k % panel_values, static_cast<std::int32_t>(std::nearbyint(number)));
     }
 };
 

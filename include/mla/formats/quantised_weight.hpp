@@ -18,9 +18,9 @@ struct QuantisedWeightFormat {
     static constexpr Index panel_values = 1;
     static constexpr bool has_nan = false;
 
-    /// Stores the code nearest to a number as row k of one column of a panel, whose rows are `columns` wide.
-    static void set_code(W* column, Index columns, Index k, float number) noexcept {
-        column[k * columns] = Format<W>::nearest(number);
+    /// Stores the code nearest to a number as row k of one column of a panel, whose rows lie `stride` apart.
+    static void set_code(W* column, Index stride, Index k, float number) noexcept {
+        column[k * stride] = Format<W>::nearest(number);
     }
 };
 

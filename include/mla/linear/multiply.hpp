@@ -26,7 +26,7 @@ inline constexpr Index linear_piece_columns = (256 << 10) / (linear_piece_k * st
 
 /// Panels and k of weights that many rows unpack at a time: 32 KiB when unpacked.
 inline constexpr Index linear_unpacked_panels = 8;
-inline constexpr Index linear_unpacked_k = 128;
+inline constexpr Index linear_unpacked_k = most_scale_step;
 
 /// A walk through the pieces of a call, `panels` wide and `most_k` deep: down the same panels, then on to the next.
 template <Weight S>

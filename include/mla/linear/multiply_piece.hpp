@@ -14,8 +14,8 @@ namespace mla::inline MLA_ISA::detail {
 template <class Target>
 inline constexpr int linear_tile_rows = Target::registers == 32 ? 12 : 6;
 
-/// Columns of the tiles of one or two rows: with 8 lanes 4 vectors, enough independent sums to hide the latency of an FMA; with
-/// 16 lanes enough of them to wait for memory first, where it brings no codes of less than 16 bits.
+/// Columns that few rows take at a time: with 8 lanes 4 vectors, enough independent sums to hide the latency of an FMA. Codes
+/// come from memory faster than 16 bits do, so that 16 lanes need as many sums.
 template <Weight S>
 inline constexpr Index linear_few_columns = QuantisedWeight<S> ? 64 : 32;
 
@@ -117,6 +117,7 @@ MLA_NEVER_INLINE void multiply_scaled_tile(Index depth, Index step, const U* x, 
     const bool whole = Tile::columns <= y.cols;
     A* const target = whole ? y.data : edge;
     const Index stride = whole ? y.stride : Tile::columns;
+    if (!whole) std::fill_n(edge, M * Tile::columns, A(0));
     if (!whole && accumulate)
         for (Index m = 0; m < M; ++m) std::copy_n(y.row(m), y.cols, edge + m * Tile::columns);
     simd::RowsOperand<U, M> rows(x, x_stride);
@@ -167,6 +168,7 @@ void multiply_tiles(const typename Operand::Unit* x, Index x_stride, const Weigh
         }
     };
     tiles(std::integral_constant<int, widest>{});
+    if constexpr (narrow < 2 && widest > 2) tiles(std::integral_constant<int, 2>{});
     if constexpr (narrow < widest) tiles(std::integral_constant<int, narrow>{});
 }
 

@@ -25,15 +25,18 @@ class PackedMatrix {
   public:
     PackedMatrix() = default;
 
-    /// Uninitialised until each matrix has been packed. `scale_step`: rows k that one scale of a quantised matrix is for, at most
-    /// most_scale_step.
-    PackedMatrix(Index count, Index in, Index out, Index scale_step = most_scale_step)
+    /// Uninitialised until each matrix has been packed. `scale_step`: rows k that one scale of a quantised matrix is for.
+    /// @throws std::invalid_argument when that is no multiple of 8 that divides most_scale_step, or a quantised matrix has no
+    /// rows k
+    PackedMatrix(Index count, Index in, Index out, Index scale_step = detail::default_scale_step<S>)
         : count_(count),
           in_(in),
           out_(out),
           data_(detail::allocate_aligned<S>(count * panels() * panel_elements())),
-          scale_step_(scale_step),
-          scales_(detail::allocate_aligned<float>(QuantisedWeight<S> ? count * panels() * scale_stride() : 0)) {}
+          scale_step_(checked(scale_step)),
+          scales_(detail::allocate_aligned<float>(QuantisedWeight<S> ? count * panels() * scale_stride() : 0)) {
+        if constexpr (QuantisedWeight<S>) require_at_least("packed weight columns", in, Index{1});
+    }
 
     /// A single matrix from a weight [out, in], as checkpoints store it; panels are shared out over the executor.
     explicit PackedMatrix(const TensorRef& weight, ExecutorRef executor = SerialExecutor{})
@@ -42,8 +45,11 @@ class PackedMatrix {
     }
 
     /// Packs matrix `index` from a weight [out, in].
+    /// @throws std::invalid_argument when its shape is another, or its scales, which are to be kept, are for fewer rows k
     void pack(Index index, const TensorRef& weight, ExecutorRef executor = SerialExecutor{}) {
         require_shape(weight, out_, in_);
+        if constexpr (QuantisedWeight<S>)
+            if (detail::keeps<S>(weight)) require_step(detail::kept_scale_step(weight.scales));
         for_each_panel(index, executor, [&](Index first, Index columns, S* panel, [[maybe_unused]] float* scales) {
             if constexpr (QuantisedWeight<S>) {
                 detail::fill_panel(weight, first, columns, scale_step_, panel, scales);
@@ -56,6 +62,10 @@ class PackedMatrix {
     /// Packs matrix `index` from the transpose of a weight [in, out]; a quantised matrix from one that it keeps, by rows too.
     void pack_transposed(Index index, const TensorRef& weight, ExecutorRef executor = SerialExecutor{}) {
         require_shape(weight, in_, out_);
+        if constexpr (QuantisedWeight<S>) {
+            require(weight.dtype == Format<S>::stored_dtype, "packed weight type", name(weight.dtype), Format<S>::name);
+            require_step(detail::kept_row_step(weight.scales, 0));
+        }
         for_each_panel(index, executor, [&](Index first, Index columns, S* panel, [[maybe_unused]] float* scales) {
             if constexpr (QuantisedWeight<S>) {
                 detail::fill_transposed_panel(weight, first, columns, scale_step_, panel, scales);
@@ -92,6 +102,15 @@ class PackedMatrix {
     }
 
   private:
+    static Index checked(Index scale_step) {
+        require(!QuantisedWeight<S> || (scale_step > 0 && scale_step % 8 == 0 && most_scale_step % scale_step == 0), "scale_step",
+                scale_step, "8, 16, 32, 64 or 128");
+        return scale_step;
+    }
+    /// A scale of the weight is for `kept` rows k.
+    void require_step(Index kept) const {
+        require(kept % scale_step_ == 0, "scale_step", scale_step_, "a divisor of the rows that share a scale of the weight");
+    }
     static void require_shape(const TensorRef& weight, Index rows, Index cols) {
         require_equal("packed weight rows", weight.rows, "rows", rows);
         require_equal("packed weight columns", weight.cols, "columns", cols);
@@ -114,7 +133,7 @@ class PackedMatrix {
     Index in_ = 0;
     Index out_ = 0;
     detail::AlignedArray<S> data_;
-    Index scale_step_ = most_scale_step;
+    Index scale_step_ = detail::default_scale_step<S>;
     detail::AlignedArray<float> scales_;  ///< of quantised matrices
 };
 

@@ -21,8 +21,8 @@ template <Weight S>
     return round_up(in, panel_row_step<S>) * panel_columns<S> / Format<S>::panel_values;
 }
 
-/// Rows k that one scale of a panel of quantised weights is for, at most.
-inline constexpr Index most_scale_step = 512;
+/// Rows k that one scale of a panel of quantised weights is for, at most: those whose sum many rows and few alike multiply by it.
+inline constexpr Index most_scale_step = 128;
 
 /// The scales of a matrix's panels: of each, a vector of its columns for each `step` rows k.
 template <Compute A>

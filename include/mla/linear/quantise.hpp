@@ -13,7 +13,13 @@
 
 namespace mla::inline MLA_ISA::detail {
 
-/// Rows k of a panel that one scale is for, where a weight's own scales are kept.
+/// Rows k of a panel that one scale is for, where codes are made.
+template <class W>
+inline constexpr Index default_scale_step = most_scale_step;
+template <QuantisedWeight W>
+inline constexpr Index default_scale_step<W> = Format<W>::made_scale_step;
+
+/// The same where a weight's own scales are kept.
 [[nodiscard]] inline Index kept_scale_step(const BlockScales& scales) noexcept {
     if (scales.block_cols == BlockScales::all) return most_scale_step;
     return std::gcd(std::gcd(scales.block_cols, scales.first_col % scales.block_cols), most_scale_step);
@@ -28,8 +34,9 @@ template <QuantisedWeight W>
 /// Rows k that one scale of a panel of W is for.
 template <Weight W>
 [[nodiscard]] Index scale_step_for([[maybe_unused]] const TensorRef& weight) noexcept {
-    if constexpr (QuantisedWeight<W>) return keeps<W>(weight) ? kept_scale_step(weight.scales) : Format<W>::made_scale_step;
-    return most_scale_step;
+    if constexpr (QuantisedWeight<W>)
+        if (keeps<W>(weight)) return kept_scale_step(weight.scales);
+    return default_scale_step<W>;
 }
 
 /// The same where the k of panels are rows of a weight, `stride` of them from matrix to matrix.
@@ -39,14 +46,25 @@ template <Weight W>
     return std::gcd(std::gcd(scales.block_rows, offsets), most_scale_step);
 }
 
+/// Words of a row that move as they are: where rows begin with bytes.
+template <QuantisedWeight W>
+[[nodiscard]] Index whole_words(const TensorRef& weight) noexcept {
+    const bool bytes = weight.first_nibble == 0 && weight.stride * bits_of(weight.dtype) % 8 == 0;
+    return bytes ? weight.cols / Format<W>::panel_values : 0;
+}
+
 /// Codes of rows [first, first + columns) as they are stored. Those that fill words move as words, where rows begin with bytes.
 template <QuantisedWeight W>
 void keep_codes(const TensorRef& weight, Index first, Index columns, W* panel) noexcept {
     constexpr Index each = Format<W>::panel_values;
-    const Index words = weight.first_nibble == 0 && weight.stride * bits_of(weight.dtype) % 8 == 0 ? weight.cols / each : 0;
+    const Index words = whole_words<W>(weight);
     gather_rows<W>(weight, first, columns, words, panel);
     if constexpr (each > 1)
-        for (Index i = 0; i < words * panel_columns<W>; ++i) panel[i] = Format<W>::from_stored(panel[i]);
+        for (Index i = 0; i < words; ++i)
+            for (Index n = 0; n < columns; ++n) {
+                W& codes = panel[i * panel_columns<W> + n];
+                codes = Format<W>::from_stored(codes);
+            }
     for (Index k = words * each; k < weight.cols; ++k)
         for (Index n = 0; n < columns; ++n) Format<W>::set_code(panel + n, panel_columns<W>, k, weight.quantised(first + n, k));
 }
@@ -82,7 +100,8 @@ template <QuantisedWeight W>
 template <QuantisedWeight W>
 void fill_panel(const TensorRef& weight, Index first, Index columns, Index step, W* panel, float* scales) noexcept {
     const bool kept = keeps<W>(weight);
-    if (!kept || columns < panel_columns<W> || weight.cols % panel_row_step<W> != 0)
+    if (!kept || columns < panel_columns<W> ||
+        whole_words<W>(weight) * Format<W>::panel_values != round_up(weight.cols, panel_row_step<W>))
         std::fill_n(panel, panel_elements<W>(weight.cols), W());
     std::fill_n(scales, divide_up(weight.cols, step) * panel_columns<W>, 0.0F);
     if (kept) keep_codes(weight, first, columns, panel);

@@ -178,6 +178,7 @@ inline void attend_row(const Reading& reading, const RequestReading& request, co
                        Results& results) {
     const std::vector<Index>& seen = seen_by(reading, request, row);
     std::vector<double> scores;
+    scores.reserve(seen.size());
     for (const Index s : seen)
         scores.push_back(reading.scale * reference::dot(request.queries.row(row), rows.keys.row(s), rows.keys.cols));
     double largest = -std::numeric_limits<double>::infinity();
