@@ -8,7 +8,7 @@ namespace {
 template <class List>
 void print(const char* list) {
     std::cout << list;
-    mla::for_each_type(List{}, []<class T>() { std::cout << ' ' << mla::cache_type_name<T>(); });
+    mla::for_each_type(List{}, []<class T>() { std::cout << ' ' << mla::Format<T>::name; });
     std::cout << '\n';
 }
 
@@ -17,4 +17,5 @@ void print(const char* list) {
 int main() {
     print<mla::StorageTypes>("storage");
     print<mla::CacheTypes>("cache");
+    print<mla::WeightTypes>("weight");
 }

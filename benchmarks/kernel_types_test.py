@@ -22,7 +22,7 @@ class Kernel:
 KERNELS = (
     Kernel("decode_absorbed", "cache", "decode", 2),
     Kernel("prefill_expanded", "cache", "prefill", 2),
-    Kernel("linear", "storage", "linear", 3),
+    Kernel("linear", "weight", "linear", 3),
     Kernel("grouped_attention", "storage", "grouped", 2),
 )
 CHECKED_ONLY = {"fp64"}  # double is there to check with: it has no benchmarks
