@@ -13,6 +13,7 @@ from dataclasses import dataclass
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*?)\s*(?:#.*)?$")
 TARGET = re.compile(r"^([0-9a-f]+) <")
+ENDS = ("jmp", "ret")  # after which the next instruction does not follow
 KINDS = ("score_tile", "value_tile", "multiply_tile", "multiply_scaled_tile")  # what must be functions of their own
 TILE = re.compile(r"_tile<.*?, (\d+), (\d+), ")  # of rows and vectors
 
@@ -56,16 +57,47 @@ def functions(listing):
     return found
 
 
+def successors(instructions):
+    """{address: addresses that may run next} within the function."""
+    inside = {i.address for i in instructions}
+    following = [i.address for i in instructions[1:]] + [None]
+    return {
+        i.address: {next for next in (i.jumps_to(), None if i.mnemonic in ENDS else after) if next in inside}
+        for i, after in zip(instructions, following)
+    }
+
+
+def reached(starts, edges, without):
+    """What can be reached from some addresses on paths that leave one out."""
+    found, left = set(), [start for start in starts if start != without]
+    while left:
+        if (address := left.pop()) not in found:
+            found.add(address)
+            left += [next for next in edges[address] if next != without]
+    return found
+
+
+def natural_loops(instructions):
+    """The addresses of each loop: an instruction to which a later one jumps back, that no path reaches but by the first, and all from
+    which that jump is reached without passing the first again. A jump back from code that was put out of the way is none."""
+    edges = successors(instructions)
+    back = {address: set() for address in edges}
+    for address, nexts in edges.items():
+        for next in nexts:
+            back[next].add(address)
+    for i in instructions:
+        first = i.jumps_to()
+        if first in edges and first <= i.address and i.address not in reached({instructions[0].address}, edges, first):
+            yield frozenset({first}) | reached({i.address}, back, first)
+
+
 def innermost_loops(instructions, product):
-    """The instructions between each jump back and its target that have products and hold no other such loop whole. A loop that only
-    prefetches may lie within."""
-    begin = instructions[0].address
-    jumps = [(i.jumps_to(), i.address) for i in instructions if i.jumps_to() is not None and begin <= i.jumps_to() <= i.address]
-    products = [i.address for i in instructions if product.match(i.mnemonic)]
-    spans = [(first, last) for first, last in jumps if any(first <= address <= last for address in products)]
-    for first, last in spans:
-        if not any(first <= other[0] and other[1] <= last for other in spans if other != (first, last)):
-            yield [i for i in instructions if first <= i.address <= last]
+    """The instructions of each loop that has products and holds no other such loop whole. A loop that only prefetches may lie within."""
+    products = {i.address for i in instructions if product.match(i.mnemonic)}
+    loops = {loop for loop in natural_loops(instructions) if loop & products}
+    for loop in sorted(loops, key=min):
+        if not any(other < loop for other in loops):
+            yield [i for i in instructions if i.address in loop]
 
 
 def stack_of(instructions):

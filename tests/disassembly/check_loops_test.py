@@ -56,6 +56,15 @@ class CheckLoops(unittest.TestCase):
     def test_spill_outside_the_innermost_loop_passes(self):
         self.assertEqual(self.wrong(listing([LOAD, BROADCAST, *PRODUCTS], repeat=[SPILL])), [])
 
+    def test_code_out_of_the_way_is_in_the_loop_only_if_it_returns_to_its_start(self):
+        def wrong(*body):
+            lines = [f"{address:4x}:\t{instruction}" for address, instruction in enumerate(body)]
+            return self.wrong("\n".join([f"0000000000000000 <{NAME}>:", *lines, ""]))
+
+        loop, away = [LOAD, BROADCAST, *PRODUCTS], "jg     7 <f+0x7>"
+        self.assertEqual(wrong(away, *loop, "jne    1 <f+0x1>", "ret", SPILL, "jmp    1 <f+0x1>"), [])
+        self.assertNotEqual(wrong(*loop, away, "jne    0 <f+0x0>", "ret", SPILL, "jmp    0 <f+0x0>"), [])
+
     def test_missing_products(self):
         self.rejects("loops of [1] products", [LOAD, BROADCAST, PRODUCTS[0]])
         self.rejects("loops of [] products", [LOAD, BROADCAST, "vmulps %ymm2,%ymm3,%ymm0", "vaddps %ymm0,%ymm1,%ymm1"])
