@@ -1,3 +1,5 @@
+include(CheckCXXCompilerFlag)
+
 # mla_add_compiled_kernels(<target> [TARGETS <name>...] [EMULATED <name>...] [OPTIONS <option>...])
 #
 # A static library <target> with the kernels of each named target, one small source compiled for its instruction set, and the choice
@@ -13,7 +15,12 @@ function(mla_add_compiled_kernels library)
         set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
         set(flags_avx512_vnni ${flags_avx512} -mavx512vnni)
         set(flags_avx512_bf16 ${flags_avx512_vnni} -mavx512bf16)
+        set(flags_amx ${flags_avx512_vnni} -mamx-tile -mamx-bf16)
         set(known generic avx2 avx512 avx512_vnni avx512_bf16)
+        check_cxx_compiler_flag(-mamx-bf16 MLA_COMPILER_HAS_AMX)
+        if(MLA_COMPILER_HAS_AMX)
+            list(APPEND known amx)
+        endif()
     else()
         set(known generic)
     endif()

@@ -15,6 +15,10 @@
 
 #if MLA_HAS_X86
 #include <cpuid.h>
+#if MLA_IS_LINUX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 /// The linked targets, the simplest first; defined by the source that mla_add_compiled_kernels generates.
@@ -29,7 +33,24 @@ namespace mla::inline MLA_ISA {
     return {first, static_cast<std::size_t>(count)};
 }
 
-/// Whether this processor and its operating system have the instructions of a target.
+namespace detail {
+
+/// Asks Linux to let this process use tile registers, whose state of 8 KiB it saves for threads that do; asked again it says the
+/// same. It refuses where the kernel is too old (before 5.16) or a thread's alternate signal stack too small for that state.
+[[nodiscard]] inline bool tile_registers_permitted() noexcept {
+#if MLA_HAS_X86 && MLA_IS_LINUX
+    constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+    constexpr long tile_data = 18;               // XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+}  // namespace detail
+
+/// Whether this processor and its operating system have the instructions of a target. To find out, a process whose processor has
+/// tile registers asks for them.
 [[nodiscard]] inline bool runs_here(const abi::Target& target) noexcept {
     const std::string_view name = target.name;
     if (target.is_emulated != 0 || name == "generic") return true;
@@ -43,6 +64,8 @@ namespace mla::inline MLA_ISA {
     unsigned a = 0, b = 0, c = 0, d = 0;
     const bool bf16_products = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5U & 1U) != 0;
     if (name == "avx512_bf16") return avx512 && __builtin_cpu_supports("avx512vnni") != 0 && bf16_products;
+    const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22U & 1U) != 0 && (d >> 24U & 1U) != 0;
+    if (name == "amx") return avx512 && __builtin_cpu_supports("avx512vnni") != 0 && tiles && detail::tile_registers_permitted();
 #endif
     return false;
 }

@@ -52,6 +52,16 @@
 #else
 #define MLA_HAS_AVX512_BF16 0
 #endif
+#if MLA_HAS_AVX512_VNNI && defined(__AMX_TILE__) && defined(__AMX_BF16__)
+#define MLA_HAS_AMX 1
+#else
+#define MLA_HAS_AMX 0
+#endif
+#if defined(__linux__)
+#define MLA_IS_LINUX 1
+#else
+#define MLA_IS_LINUX 0
+#endif
 // Cores that have AVX512-FP16 too are Intel's from Sapphire Rapids on. There a VDPBF16PS takes two cycles and an FMA half of one
 // (measured on Emerald Rapids: 84 and 177 GFLOP/s), for half as many products.
 #if defined(__AVX512FP16__)

@@ -77,6 +77,12 @@ struct AtomsOf<targets::avx512_bf16> {
     using type = Avx512Bf16Atoms<targets::avx512_bf16>;
 };
 #endif
+#if MLA_HAS_AMX
+template <>
+struct AtomsOf<targets::amx> {
+    using type = Avx512VnniAtoms<targets::amx>;
+};
+#endif
 
 // Arithmetic --------------------------------------------------------------------------------------------------------
 

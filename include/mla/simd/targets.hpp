@@ -37,6 +37,7 @@ struct generic {
     static constexpr int registers = 16;
     static constexpr bool fuses = false;               ///< products and sums are one instruction
     static constexpr bool dots_bf16 = false;           ///< pairs of bf16 are multiplied and added in one instruction
+    static constexpr bool tiles_bf16 = false;          ///< matrices of bf16 are multiplied in tile registers
     static constexpr bool broadcasts_operand = false;  ///< an instruction that multiplies broadcasts a value in memory for itself
 };
 
@@ -74,6 +75,12 @@ struct avx512_bf16 : avx512_vnni {
     static constexpr bool dots_bf16 = true;
 };
 
+/// Sapphire and Emerald Rapids with AMX: tile registers for bf16.
+struct amx : avx512_vnni {
+    static constexpr const char* name = "amx";
+    static constexpr bool tiles_bf16 = true;
+};
+
 /// The registers, tiles, packing and rounding of a target with its instructions written out, for any machine: what no machine at
 /// hand has is tested all the same.
 template <class Target>
@@ -86,13 +93,15 @@ struct emulated {
     static constexpr int registers = Target::registers;
     static constexpr bool fuses = Target::fuses;
     static constexpr bool dots_bf16 = Target::dots_bf16;
+    static constexpr bool tiles_bf16 = Target::tiles_bf16;
     static constexpr bool broadcasts_operand = false;
 };
 
-/// All targets, each with those before it as its base.
-using All = TypeList<generic, avx2, avx512, avx512_vnni, avx512_bf16>;
+/// All targets, each with one before it as its base.
+using All = TypeList<generic, avx2, avx512, avx512_vnni, avx512_bf16, amx>;
 
-/// The best that the flags allow.
+/// The best that the flags allow and that needs no permission: Linux lets a process use tile registers only once it has asked,
+/// which the choice at run time does (core/chosen_target.hpp).
 #if MLA_HAS_AVX512_BF16 && !MLA_HAS_AVX512_FP16
 using native = avx512_bf16;
 #elif MLA_HAS_AVX512_VNNI
