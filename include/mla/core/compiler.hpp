@@ -52,7 +52,7 @@
 #else
 #define MLA_HAS_AVX512_BF16 0
 #endif
-#if MLA_HAS_AVX512_VNNI && defined(__AMX_TILE__) && defined(__AMX_BF16__)
+#if MLA_HAS_AVX512_BF16 && defined(__AMX_TILE__) && defined(__AMX_BF16__)
 #define MLA_HAS_AMX 1
 #else
 #define MLA_HAS_AMX 0

@@ -18,7 +18,7 @@ struct Format<bf16> : detail::StorageFormat<bf16> {
 
     /// Neighbours make a pair.
     template <class Operand>
-    static constexpr bool in_place = std::is_same_v<Operand, operands::Bf16Pairs>;
+    static constexpr bool in_place = std::is_same_v<typename Operand::Unit, simd::Bf16Pair>;
     template <class Target, class Operand>
     static constexpr bool whole_blocks = !in_place<Operand> && detail::StorageFormat<bf16>::whole_blocks<Target, Operand>;
 

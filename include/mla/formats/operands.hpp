@@ -5,13 +5,16 @@
 //     Plain<A>      a value of A           as they are                    A
 //     Rounded       a float                rounded to bf16                float
 //     Bf16Pairs     two bf16               rounded to bf16                float
+//     Bf16Tiles     two bf16               rounded to bf16                float
 //     Int16Pairs    two int16              integers with a step           int32
 //
-// Rounded and Bf16Pairs multiply the same values, one with floats and one with the machine's bf16 products.
+// Rounded, Bf16Pairs and Bf16Tiles multiply the same values: with floats, and with the machine's bf16 products in vectors and in
+// tile registers.
 #pragma once
 
 #include "mla/simd/rows.hpp"
 #include "mla/simd/steps.hpp"
+#include "mla/simd/tile_config.hpp"
 
 namespace mla::inline MLA_ISA::operands {
 
@@ -21,6 +24,8 @@ struct Plain {
     using Sum = A;
     static constexpr Index values_per_unit = 1;
     static constexpr bool integers = false;
+    /// Whether products are made in tile registers, of whole registers of units.
+    static constexpr bool in_tiles = false;
     /// Queries take the scale of the scores, which then costs nothing. Where they are rounded they take its sign only, so that a
     /// query that came as bf16 stays what it was.
     static constexpr bool scales_queries = true;
@@ -63,6 +68,7 @@ struct Bf16Pairs {
     using Sum = float;
     static constexpr Index values_per_unit = 2;
     static constexpr bool integers = false;
+    static constexpr bool in_tiles = false;
     static constexpr bool scales_queries = false;
     static constexpr bool second_first = false;
 
@@ -86,11 +92,16 @@ struct Bf16Pairs {
     }
 };
 
+struct Bf16Tiles : Bf16Pairs {
+    static constexpr bool in_tiles = true;
+};
+
 struct Int16Pairs {
     using Unit = simd::Int16Pair;
     using Sum = std::int32_t;
     static constexpr Index values_per_unit = 2;
     static constexpr bool integers = true;
+    static constexpr bool in_tiles = false;
     static constexpr bool scales_queries = false;
     static constexpr bool second_first = false;
 
@@ -109,17 +120,24 @@ struct Int16Pairs {
 };
 
 /// Units of a key or a query of `depth` values. Where they are integers the latent and the rope key have steps of their own, and
-/// so units of their own.
+/// so units of their own; in tiles zeros fill the last register.
 template <class Operand>
 [[nodiscard]] constexpr Index units_of(Index depth, Index latent_dim) noexcept {
     constexpr Index each = Operand::values_per_unit;
     if constexpr (Operand::integers) return divide_up(latent_dim, each) + divide_up(depth - latent_dim, each);
+    if constexpr (Operand::in_tiles) return round_up(divide_up(depth, each), simd::tile_groups);
     return divide_up(depth, each);
 }
 
-/// Products that round their operands to bf16: in pairs where the target has an instruction for them.
+/// Products that round their operands to bf16, in vectors: in pairs where the target has an instruction for them.
 template <class Target>
-using RoundedOn = std::conditional_t<Target::dots_bf16, Bf16Pairs, Rounded>;
+using RoundedInVectors = std::conditional_t<Target::dots_bf16, Bf16Pairs, Rounded>;
+/// The same in tile registers where the target has them.
+template <class Target>
+using RoundedOn = std::conditional_t<Target::tiles_bf16, Bf16Tiles, RoundedInVectors<Target>>;
+/// The products of an operand in vectors.
+template <class Target, class Operand>
+using InVectors = std::conditional_t<Operand::in_tiles, RoundedInVectors<Target>, Operand>;
 
 /// The values that an operand which is no integer multiplies, one a unit: what few rows take on every target.
 template <class Operand, Compute A>
@@ -157,7 +175,10 @@ class Query {
             read_integers(begin * each, latent_dim_, middle - begin, units);
             read_integers(latent_dim_ + (middle - rope) * each, depth_, end - middle, units + middle - begin);
         } else {
-            Operand::template to_units<Target>(query_ + begin * each, std::min(end * each, depth_) - begin * each, scale_, units);
+            const Index first = std::min(begin * each, depth_);
+            const Index count = std::min(end * each, depth_) - first;
+            Operand::template to_units<Target>(query_ + first, count, scale_, units);
+            std::fill(units + divide_up(count, each), units + (end - begin), Unit());
         }
     }
 

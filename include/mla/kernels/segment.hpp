@@ -47,9 +47,9 @@ struct SegmentTotals {
     Index chunks = 0;
     Index slot_rows = 0;  ///< of the largest group
 
-    /// Values that a packed query may take beside its own: in pairs one each of an odd latent and an odd rope key; and few rows
-    /// lie in pairs of vectors, below 8 values a row of the slot.
-    static constexpr Index padding = 8;
+    /// Values that a packed query may take beside its own: in pairs one each of an odd latent and an odd rope key; few rows lie
+    /// in pairs of vectors, below 8 values a row of the slot; in tile registers 16 pairs are the least.
+    static constexpr Index padding = 16;
 
     [[nodiscard]] Index padded(Index rows) const noexcept { return padded_rows(rows, lanes); }
 

@@ -8,6 +8,7 @@
 #include "mla/core/kernel_table.hpp"
 #include "mla/core/views.hpp"
 #include "mla/formats/formats.hpp"
+#include "mla/linear/multiply_in_tiles.hpp"
 #include "mla/linear/multiply_piece.hpp"
 #include "mla/linear/panels.hpp"
 
@@ -187,14 +188,31 @@ void multiply_unpacked(const abi::MultiplyPanels<A>& call, const MatrixView<cons
     }
 }
 
+/// The same in tile registers, which take weights as they lie.
+template <class Target, class Operand, Weight S>
+void multiply_in_tiles(const abi::MultiplyPanels<float>& call, const MatrixView<const float>& x) noexcept {
+    simd::TileRegisters<Target> registers;
+    const MatrixView<float> y(call.y, call.rows, call.out, call.y_stride);
+    const Pieces<S> pieces(call, linear_piece_columns<S> / panel_columns<S>, linear_piece_k, 0, x.cols);
+    for (auto piece = pieces.first(); piece.count() > 0;) {
+        const auto after = pieces.after(piece);
+        NextPiece next(after, prefetch_steps_in_tiles<Operand>(x.rows, piece));
+        multiply_piece_in_tiles<Target, Operand>(registers, x.columns(piece.k_begin, piece.depth()), piece, y, next.prefetch());
+        piece = after;
+    }
+}
+
 /// y = x · panels of a matrix, its weights of S in an operand. A single tile of rows reads its panels front to back, unless it
 /// would be rounded for each of them.
 template <class Target, class Operand, Weight S, Compute A>
 void multiply_panels(const abi::MultiplyPanels<A>* call) noexcept {
     const FloatEnvironment environment;
     const MatrixView<const A> x(call->x, call->rows, call->in, call->x_stride);
-    if (x.rows <= linear_few_rows) return multiply_few<Target, operands::UnpairedOf<Operand, A>, S>(*call, x);
-    if constexpr (QuantisedWeight<S>) {
+    if constexpr (Operand::in_tiles) {
+        multiply_in_tiles<Target, Operand, S>(*call, x);
+    } else if (x.rows <= linear_few_rows) {
+        multiply_few<Target, operands::UnpairedOf<Operand, A>, S>(*call, x);
+    } else if constexpr (QuantisedWeight<S>) {
         multiply_unpacked<Target, Operand, S>(*call, x);
     } else {
         constexpr int widest = linear_tile_rows<Target>;
@@ -203,9 +221,12 @@ void multiply_panels(const abi::MultiplyPanels<A>* call) noexcept {
     }
 }
 
-/// What weights of S are multiplied as: quantised ones as what holds their codes.
+/// What weights of S are multiplied as: quantised ones as what holds their codes, in vectors, which unpack them.
 template <class Target, Weight S, Precision P>
-using WeightOperand = operands::OperandOf<Target, compute_t<S>, std::conditional_t<QuantisedWeight<S>, UnpackedWeight, S>, P>;
+using HeldOperand = operands::OperandOf<Target, compute_t<S>, std::conditional_t<QuantisedWeight<S>, UnpackedWeight, S>, P>;
+template <class Target, Weight S, Precision P>
+using WeightOperand =
+    std::conditional_t<QuantisedWeight<S>, operands::InVectors<Target, HeldOperand<Target, S, P>>, HeldOperand<Target, S, P>>;
 
 /// As a target's table has it.
 template <class Target, Weight S, Precision P>

@@ -80,7 +80,7 @@ struct AtomsOf<targets::avx512_bf16> {
 #if MLA_HAS_AMX
 template <>
 struct AtomsOf<targets::amx> {
-    using type = Avx512VnniAtoms<targets::amx>;
+    using type = Avx512Bf16Atoms<targets::amx>;
 };
 #endif
 

@@ -75,7 +75,7 @@ struct avx512_bf16 : avx512_vnni {
     static constexpr bool dots_bf16 = true;
 };
 
-/// Sapphire and Emerald Rapids with AMX: tile registers for bf16.
+/// Sapphire and Emerald Rapids with AMX: tile registers for bf16, and its conversions, which are quick there.
 struct amx : avx512_vnni {
     static constexpr const char* name = "amx";
     static constexpr bool tiles_bf16 = true;

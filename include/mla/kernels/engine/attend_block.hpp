@@ -4,8 +4,28 @@
 #include "mla/kernels/engine/accumulate.hpp"
 #include "mla/kernels/engine/score.hpp"
 #include "mla/kernels/engine/softmax.hpp"
+#include "mla/kernels/engine/tile_products.hpp"
 
 namespace mla::inline MLA_ISA::detail {
+
+/// The same products in vectors.
+template <class Target>
+struct VectorProducts {
+    template <Compute A, class Source>
+    static void score(const RowGroup<A>& group, const PanelBatch<Target, A>& panels, Source& block, A* scores,
+                      simd::Prefetch& next) noexcept {
+        score_panels(group, panels, block, scores, next);
+    }
+    template <Compute A, class Source>
+    static void accumulate(const RowGroup<A>& group, const PanelBatch<Target, A>& panels, Source& block, const A* p,
+                           const RowFactors<A>& factors, simd::Prefetch& next) noexcept {
+        accumulate_panels(group, panels, block, p, factors, next);
+    }
+};
+
+/// What makes the products of an operand: `score` and `accumulate`.
+template <class Target, class Operand>
+using ProductsOf = std::conditional_t<Operand::in_tiles, TileProducts<Target>, VectorProducts<Target>>;
 
 /// Hides the scores [tokens, width] of keys from the panel's rows that may not see them.
 template <class Target, Index Width, Compute A>
@@ -25,6 +45,9 @@ template <class Target, Compute A, class Source>
 [[nodiscard]] constexpr Index prefetch_steps(Index rows, Index tokens, Index depth, Index value_dim) noexcept {
     using Shape = AttentionTile<Target, A>;
     using Operand = typename Source::Operand;
+    if constexpr (Operand::in_tiles)
+        return ProductsOf<Target, Operand>::prefetch_steps(rows, tokens, operands::units_of<Operand>(depth, value_dim),
+                                                           value_dim);
     const Index padded = round_up(rows, Shape::lanes);
     const Index pairs = padded / Shape::panel_rows;
     const Index singles = divide_up(padded - pairs * Shape::panel_rows, Shape::lanes);
@@ -42,17 +65,18 @@ template <class Target, Compute A, class Source>
 /// score_elements(group.rows, lanes).
 template <class Target, Compute A, class Source>
 void attend_block(const RowGroup<A>& group, Source&& block, A* scores, simd::Prefetch next) noexcept {
+    ProductsOf<Target, typename std::remove_cvref_t<Source>::Operand> products;
     for (Index first = 0; first < group.rows; first += batch_rows) {
         const PanelBatch<Target, A> panels(group, first, block.begin, block.count());
         RowFactors<A> factors;
-        score_panels(group, panels, block, scores, next);
+        products.score(group, panels, block, scores, next);
         panels.each([&]<int N>(std::integral_constant<int, N>, const Panel& panel) {
             constexpr Index width = N * simd::lanes<Target, A>;
             A* const panel_scores = scores + panel.offset * block_tokens;
             mask_panel<Target, width>(group, panel, block.begin, panel_scores);
             softmax_panel<Target, width>(group, panel, block, panel_scores, factors);
         });
-        accumulate_panels(group, panels, block, scores, factors, next);
+        products.accumulate(group, panels, block, scores, factors, next);
     }
 }
 

@@ -63,6 +63,7 @@ struct Block {
     Index begin = 0;  ///< position of the block's first token among the keys
 
     [[nodiscard]] Index count() const noexcept { return key_rows.size(); }  ///< tokens
+    static constexpr bool keys_in_place() noexcept { return true; }
     [[nodiscard]] Index keys_at_once() const noexcept { return scored_tokens; }
     [[nodiscard]] ListedRows<Unit> keys(Index first, Index, const Piece& piece) const noexcept {
         return {key_rows.data() + first, piece.begin * static_cast<Index>(sizeof(Unit))};

@@ -44,9 +44,10 @@ void score_index(const abi::ScoreIndex<A>* call) noexcept {
         using Source = std::remove_cvref_t<decltype(block)>;
         const Index steps = prefetch_steps<Target, A, Source>(group.rows, call->block.tokens, group.depth, 0);
         simd::Prefetch next = fetch_next<C>(call->block, steps);
+        ProductsOf<Target, Operand> products;
         for (Index first = 0; first < group.rows; first += batch_rows) {
             const PanelBatch<Target, A> panels(group, first, block.begin, block.count());
-            score_panels(group, panels, block, call->block.scores, next);
+            products.score(group, panels, block, call->block.scores, next);
             add_heads(panels, call->block.scores, call->weights, call->index);
         }
     });

@@ -83,6 +83,11 @@ class CachedBlock {
 
     [[nodiscard]] Index count() const noexcept { return count_; }
 
+    /// Whether keys are units where they lie.
+    [[nodiscard]] bool keys_in_place() const noexcept {
+        return Format<C>::template in_place<Operand> && format_.values() % each == 0;
+    }
+
     /// Keys that `keys` takes.
     [[nodiscard]] Index keys_at_once() const noexcept { return keys_in_place() ? scored_tokens : staged_tokens; }
 
@@ -112,10 +117,6 @@ class CachedBlock {
 
   private:
     [[nodiscard]] const C* key(Index t) const noexcept { return static_cast<const C*>(keys_[t]); }
-
-    [[nodiscard]] bool keys_in_place() const noexcept {
-        return Format<C>::template in_place<Operand> && format_.values() % each == 0;
-    }
 
     void stage_key(Index t, const Piece& piece, A* target) noexcept {
         float* step = nullptr;
