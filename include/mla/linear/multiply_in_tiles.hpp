@@ -48,9 +48,9 @@ class TileRowsOfX {
 
 /// y [M registers of rows, N panels] (+)= x · weights of `pairs` pairs of k.
 template <class Target, int M, int N, class Unit>
-MLA_NEVER_INLINE void multiply_registers(simd::TileRegisters<Target>& registers, const simd::TileRows (&x)[simd::extent<M>],
-                                         const Unit* panel, Index panel_units, Index pairs, bool accumulate, float* y,
-                                         Index y_stride, simd::Prefetch& next) noexcept {
+MLA_NEVER_INLINE void multiply_in_registers(simd::TileRegisters<Target>& registers, const simd::TileRows* x, const Unit* panel,
+                                            Index panel_units, Index pairs, bool accumulate, float* y, Index y_stride,
+                                            simd::Prefetch& next) noexcept {
     constexpr Index cell = simd::tile_rows * simd::tile_groups;  // a register
     const Index whole = pairs / simd::tile_rows;
     const Index rest = pairs % simd::tile_rows;
@@ -77,16 +77,15 @@ MLA_NEVER_INLINE void multiply_registers(simd::TileRegisters<Target>& registers,
 
 /// The same into a y that may be smaller.
 template <class Target, int M, int N, class Unit>
-void multiply_registers_into(simd::TileRegisters<Target>& registers, const simd::TileRows (&x)[simd::extent<M>],
-                             const Unit* panel, Index panel_units, Index pairs, bool accumulate, const MatrixView<float>& y,
-                             simd::Prefetch& next) noexcept {
+void multiply_into(simd::TileRegisters<Target>& registers, const simd::TileRows* x, const Unit* panel, Index panel_units,
+                   Index pairs, bool accumulate, const MatrixView<float>& y, simd::Prefetch& next) noexcept {
     constexpr Index height = M * simd::tile_rows, width = N * simd::tile_groups;
     if (y.rows == height && y.cols == width)
-        return multiply_registers<Target, M, N>(registers, x, panel, panel_units, pairs, accumulate, y.data, y.stride, next);
+        return multiply_in_registers<Target, M, N>(registers, x, panel, panel_units, pairs, accumulate, y.data, y.stride, next);
     alignas(64) float edge[simd::extent<height * width>] = {};
     if (accumulate)
         for (Index m = 0; m < y.rows; ++m) std::copy_n(y.row(m), y.cols, edge + m * width);
-    multiply_registers<Target, M, N>(registers, x, panel, panel_units, pairs, accumulate, edge, width, next);
+    multiply_in_registers<Target, M, N>(registers, x, panel, panel_units, pairs, accumulate, edge, width, next);
     for (Index m = 0; m < y.rows; ++m) std::copy_n(edge + m * width, y.cols, y.row(m));
 }
 
@@ -103,10 +102,9 @@ void multiply_piece_columns(simd::TileRegisters<Target>& registers, const TileRo
         for (; panel + N <= piece.panel_end; panel += N) {
             const Index column = panel * panel_columns<S>;
             const MatrixView<float> part(y.data + column, y.rows, std::min(y.cols - column, N * panel_columns<S>), y.stride);
-            multiply_registers_into<Target, M, N>(registers, rows, reinterpret_cast<const Unit*>(piece.panel(panel)),
-                                                  piece.panel_elements / Operand::values_per_unit,
-                                                  divide_up(piece.depth(), Operand::values_per_unit), piece.k_begin > 0, part,
-                                                  next);
+            multiply_into<Target, M, N>(registers, rows, reinterpret_cast<const Unit*>(piece.panel(panel)),
+                                        piece.panel_elements / Operand::values_per_unit,
+                                        divide_up(piece.depth(), Operand::values_per_unit), piece.k_begin > 0, part, next);
         }
     };
     columns(std::integral_constant < int, M == 1 ? 3 : 2 > {});

@@ -66,9 +66,8 @@ class TileProduct {
         });
     }
 
-    /// C += A · B over `steps` registers of k: a[m] and b[n] are where the rows of the first lie. Prefetches once a step.
-    MLA_ALWAYS_INLINE void multiply(Index steps, const TileRows (&a)[extent<M>], const TileRows (&b)[extent<N>],
-                                    Prefetch& next) noexcept {
+    /// C += A · B over `steps` registers of k: a [M] and b [N] are where the rows of the first lie. Prefetches once a step.
+    MLA_ALWAYS_INLINE void multiply(Index steps, const TileRows* a, const TileRows* b, Prefetch& next) noexcept {
         if (steps == 0) return;
         begin(a, b);
         Index k = 0;

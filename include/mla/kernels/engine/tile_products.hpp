@@ -18,15 +18,16 @@ namespace mla::inline MLA_ISA::detail {
 
 /// scores [M registers of tokens, N of rows] (+)= keys · queries over `units` of both, whole registers of them.
 template <class Target, int M, int N, class Unit>
-MLA_NEVER_INLINE void score_in_registers(simd::TileRegisters<Target>& registers, const simd::TileRows (&keys)[simd::extent<M>],
-                                         Index units, const Unit* queries, Index width, bool overwrite, float* scores,
+MLA_NEVER_INLINE void score_in_registers(simd::TileRegisters<Target>& registers, const simd::TileRows* keys, Index units,
+                                         const Unit* queries, Index width, bool overwrite, float* scores,
                                          simd::Prefetch& next) noexcept {
     constexpr auto unit = static_cast<Index>(sizeof(Unit));
-    simd::TileRows columns[simd::extent<N>];
+    simd::TileRows rows[simd::extent<M>], columns[simd::extent<N>];
+    std::copy_n(keys, M, rows);
     for (Index n = 0; n < N; ++n) columns[n] = {queries + n * simd::tile_groups, width * unit, simd::tile_groups * width * unit};
     simd::TileProduct<Target, M, N> product(registers);
     overwrite ? product.clear() : product.load(scores, width);
-    product.multiply(units / simd::tile_groups, keys, columns, next);
+    product.multiply(units / simd::tile_groups, rows, columns, next);
     product.store(scores, width);
 }
 
