@@ -12,11 +12,13 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "mla/attention.hpp"
 #include "mla/io/checkpoint.hpp"
 #include "mla/testing/random.hpp"
+#include "thread_team.hpp"
 
 namespace {
 
@@ -45,22 +47,27 @@ void forget(const std::vector<fs::path>& files) {
     }
 }
 
-/// Reads all files into one small buffer, as fast as `read` gives them.
-void read_through(const std::vector<fs::path>& files) {
-    std::vector<char> buffer(std::size_t{1} << 20U);
+/// Reads all files as fast as `read` gives them: over and over into one small buffer, or each into memory that was not used
+/// before, as whoever keeps what he reads must.
+void read_files(const std::vector<fs::path>& files, bool keep) {
+    constexpr Index some = Index{1} << 20U;
+    auto memory = mla::detail::allocate_aligned<char>(some);
     for (const fs::path& path : files) {
         const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
         if (file < 0) throw std::runtime_error("cannot open " + path.string());
-        while (::read(file, buffer.data(), buffer.size()) > 0) continue;
+        if (keep) memory = mla::detail::allocate_aligned<char>(static_cast<Index>(fs::file_size(path)) + some);
+        for (Index at = 0, got = 1; got > 0; at += keep ? got : 0)
+            got = ::read(file, memory.get() + at, static_cast<std::size_t>(some));
         ::close(file);
     }
 }
 
-std::vector<Layer> load(const fs::path& folder) {
+std::vector<Layer> load(const fs::path& folder, mla::ExecutorRef executor = mla::SerialExecutor{}) {
     mla::io::Checkpoint checkpoint(folder);
     std::vector<Layer> layers;
     for (Index layer = 0; layer < checkpoint.json().at("num_hidden_layers").get<Index>(); ++layer) {
-        layers.emplace_back(checkpoint.config(layer), checkpoint.attention_weights(layer));
+        layers.emplace_back(checkpoint.config(layer), checkpoint.attention_weights(layer), mla::Precision::operand,
+                            mla::PackOptions{}, executor);
         checkpoint.release();
     }
     return layers;
@@ -134,11 +141,18 @@ void measure_memory(const fs::path& folder, const std::vector<fs::path>& files) 
 void measure_speed(const fs::path& folder, const std::vector<fs::path>& files, bool cold) {
     double bytes = 0.0;
     for (const fs::path& file : files) bytes += static_cast<double>(fs::file_size(file));
-    const double reading = median_seconds(files, cold, [&] { read_through(files); });
-    const double loading = median_seconds(files, cold, [&] { static_cast<void>(load(folder)); });
-    std::printf("files %s: read in %.1f ms (%.2f GB/s), loaded in %.1f ms (%.2f GB/s): %.2f times as long\n",
-                cold ? "on the disk" : "in memory", 1e3 * reading, 1e-9 * bytes / reading, 1e3 * loading, 1e-9 * bytes / loading,
-                loading / reading);
+    const auto threads = static_cast<Index>(std::max(std::thread::hardware_concurrency(), 1U));
+    mla::bench::ThreadTeam team(threads);
+    const double reading = median_seconds(files, cold, [&] { read_files(files, false); });
+    const double keeping = median_seconds(files, cold, [&] { read_files(files, true); });
+    std::printf("files %s: read in %.1f ms (%.2f GB/s), into new memory in %.1f ms\n", cold ? "on the disk" : "in memory",
+                1e3 * reading, 1e-9 * bytes / reading, 1e3 * keeping);
+    const auto report = [&](Index count, double loading) {
+        std::printf("  loaded over %td threads in %.1f ms (%.2f GB/s): %.2f times as long, %.2f times as into new memory\n",
+                    count, 1e3 * loading, 1e-9 * bytes / loading, loading / reading, loading / keeping);
+    };
+    report(1, median_seconds(files, cold, [&] { static_cast<void>(load(folder)); }));
+    report(threads, median_seconds(files, cold, [&] { static_cast<void>(load(folder, team)); }));
 }
 
 }  // namespace

@@ -24,9 +24,9 @@ MODELS = (Model("deepseek_v2_lite", "DeepSeek-V2-Lite", 16, 27), Model("deepseek
 
 
 def _parts(name):
-    """linear/deepseek_v3/o_proj/bf16/T:8/threads:2 -> {"T": 8, "threads": 2}"""
+    """layer/deepseek_v3/bf16/weights:fp8/T:8/threads:2 -> {"weights": "fp8", "T": 8, "threads": 2}"""
     pairs = (part.split(":") for part in name.split("/") if ":" in part)
-    return {key: int(value) for key, value in pairs}
+    return {key: int(value) if value.isdigit() else value for key, value in pairs}
 
 
 @dataclass
@@ -68,7 +68,22 @@ class Measurements:
 
     def quality(self):
         """{cache type: counters} of reading held-out text, in the order they ran."""
-        return {name.split("/")[2]: case for name, _, case in self.named("quality/")}
+        return {name.split("/")[2]: case for name, parts, case in self.named("quality/") if "weights" not in parts}
+
+    def weight_quality(self):
+        """{weights' type: counters} of the same with projections of that type."""
+        return {parts["weights"]: case for _, parts, case in self.named("quality/") if "weights" in parts}
+
+    def weight_layers(self):
+        """{preset: {weights' type: {T: counters}}} of layers over most threads, in the order they ran."""
+        found = {}
+        cases = [(name.split("/")[1], parts, case) for name, parts, case in self.named("layer/") if "weights" in parts]
+        most = max((parts["threads"] for _, parts, _ in cases), default=0)
+        for preset, parts, case in cases:
+            if parts["threads"] == most:
+                cached = parts["L"] * case["cache_bytes_a_token"]
+                found.setdefault(preset, {}).setdefault(parts["weights"], {})[parts["T"]] = {**case, "weight_bytes": case["bytes"] - cached}
+        return found
 
     def accuracy(self):
         """{(cache type, spread of probabilities, L): counters} of decoding beside the reference, in the order they ran."""

@@ -162,6 +162,24 @@ class Report(unittest.TestCase):
             self.assertEqual(self.row(shown, "fp32")[1:], ["2.00000", "+0.00000", "4.0000", "1024", "8000"])
             self.assertEqual(self.row(shown, "bf16")[1:], ["2.25000", "+0.25000", "4.7568", "512", "16.0 k"])
 
+    def test_narrow_weights_are_held_against_the_first(self):
+        def layer(kind, tokens, seconds, read):
+            name = f"layer/deepseek_v3/bf16/weights:{kind}/T:{tokens}/L:4096/threads:2"
+            return case(name, seconds, read=read + 4096 * 1152, cache_bytes_a_token=1152, projections_pct=60.0)
+
+        def lost(kind, bits, error):
+            return case(f"quality/bible/weights:{kind}/threads:1", 0.1, bits_a_byte=bits, logit_error=error)
+
+        cases = [layer("bf16", 1, 0.04, 374e6), layer("fp8", 1, 0.02, 193e6), layer("fp8", 64, 0.8, 193e6), lost("bf16", 2.0, 0.0),
+                 lost("fp8", 2.0003, 0.012)]
+        for shown in self.report_of(*cases, quality("bf16", 2.25, 0.032, 512)):
+            self.assertEqual(self.row(shown, "deepseek_v3, bf16")[1:],
+                             ["374", "40.0 ms", "1.00", "60 %", "25", "–", "–", "2.00000", "0.0 %"])
+            self.assertEqual(self.row(shown, "deepseek_v3, fp8")[1:],
+                             ["193", "20.0 ms", "0.50", "60 %", "50", "–", "80", "2.00030", "1.2 %"])
+            self.assertEqual(self.row(shown, "bf16")[1:3], ["2.25000", "+0.00000"])
+            self.assertNotIn("Where a layer's step goes", shown)
+
     def test_accuracy_is_shown_by_cache_and_spread_of_probabilities(self):
         even = accuracy("fp32", "even", 2.04e-7, 1.2e-6, length=1024)
         for shown in self.report_of(even, accuracy("fp32", "flat", 3e-7, 2e-6), accuracy("int8", "flat", 4e-3, 5e-2)):

@@ -34,7 +34,7 @@ def layer_shares(measurements):
     """Where the time of a layer's decode step goes."""
     rows = []
     for name, parts, case in measurements.named("layer/"):
-        if "attention_pct" not in case:
+        if "attention_pct" not in case or "weights" in parts:
             continue
         _, preset, kind, *_ = name.split("/")
         shares = [f"{case[share]:.1f}" for share in ("projections_pct", "attention_pct", "rest_pct")]
@@ -159,6 +159,40 @@ def quality(measurements):
         "The model of examples/generate on text that it has not seen, read byte by byte as a decoder does that writes.",
         "",
         *table(header, rows),
+        "",
+    ]
+
+
+def _weight_rows(layers, quality, preset):
+    """A line for each type of weights of a preset's layer."""
+    first = next(iter(layers.values())).get(1)
+    for kind, cases in layers.items():
+        one = cases.get(1)
+        rates = [rounded(tokens / cases[tokens]["median_s"]) if tokens in cases else "–" for tokens in (1, 16, 64)]
+        step = ["–"] * 3
+        if one:
+            share = f"{one['projections_pct']:.0f} %" if "projections_pct" in one else "–"
+            step = [milliseconds(one["median_s"]), f"{one['median_s'] / first['median_s']:.2f}" if first else "–", share]
+        read = next(iter(cases.values()))["weight_bytes"]
+        told = quality.get(kind)
+        lost = ["–"] * 2 if told is None else [f"{told['bits_a_byte']:.5f}", f"{100 * told['logit_error']:.1f} %"]
+        yield [f"{preset}, {kind}", f"{1e-6 * read:.0f}", *step, *rates, *lost]
+
+
+def weights(measurements):
+    """What layers save whose weights have fewer bits, and what a model loses by them."""
+    layers, quality = measurements.weight_layers(), measurements.weight_quality()
+    rows = [row for preset, of_preset in layers.items() for row in _weight_rows(of_preset, quality, preset)]
+    if not rows:
+        return []
+    header = ["layer, its projections", "MB of weights", "a token", "of bf16's", "projections' share", "tokens/s, 1 at a time", "16", "64"]
+    return [
+        "## Weights of fewer bits",
+        "",
+        "A layer with a bf16 cache of 4096 tokens and its projections as named, kv_b_proj in fp8 beside narrow ones. Bits a byte and the",
+        "error of logits are those of the model of examples/generate on text that it has not seen.",
+        "",
+        *table([*header, "bits a byte", "error of logits"], rows),
         "",
     ]
 

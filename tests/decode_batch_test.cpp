@@ -304,31 +304,40 @@ TEST(DecodeBatchTest, TheWorkspaceForLimitsSufficesForEveryBatchWithinThem) {
         const auto pick = [&](Index most) { return static_cast<Index>(generator() % static_cast<std::uint64_t>(most + 1)); };
         const Index heads = 1 + pick(trial % 3 == 0 ? 199 : 20);
         const Index requests = 1 + pick(12);
+        detail::SegmentTotals<float> none;
+        none.lanes = detail::tile_shape<float>().lanes;
+        none.prefix = trial % 5 == 0;
+        none.depth = 40;
+        none.workers = 1 + pick(trial % 2 == 0 ? 3 : 99);
+        std::vector<detail::Segment> segments;
         Index queries = 0;
-        detail::SegmentTotals<float> totals;
-        totals.lanes = detail::tile_shape<float>().lanes;
-        const bool prefix = trial % 5 == 0;
-        totals.prefix = prefix;
-        totals.depth = 40;
         for (Index r = 0; r < requests; ++r) {
             const Index count = pick(trial % 2 == 0 ? 3 : 40);
-            auto segment = detail::request_segment(r, queries, count, heads, 0, pick(70000), {});
-            totals.place(segment);
+            segments.push_back(detail::request_segment(r, queries, count, heads, 0, pick(70000), {}));
             queries += count;
         }
-        if (prefix) {
-            auto segment = detail::prefix_segment(queries, heads, 50000);
-            totals.place(segment);
+        if (none.prefix) segments.push_back(detail::prefix_segment(queries, heads, 50000));
+        auto whole = none;
+        for (detail::Segment segment : segments) whole.place(segment);
+        auto shared = none;
+        for (detail::Segment& segment : segments) {
+            whole.share_out(segment);
+            shared.place(segment);
         }
-        const auto bound = detail::SegmentTotals<float>::bound(totals.lanes, requests, queries, heads, 40, prefix);
-        EXPECT_LE(totals.segments, bound.segments);
-        EXPECT_LE(totals.most_items(), bound.most_items())
-            << heads << " heads, " << requests << " requests, " << queries << " queries";
-        EXPECT_LE(totals.state_rows, bound.state_rows)
-            << heads << " heads, " << requests << " requests, " << queries << " queries";
-        EXPECT_LE(totals.query_bytes, bound.query_bytes)
-            << heads << " heads, " << requests << " requests, " << queries << " queries";
-        EXPECT_LE(totals.slot_rows, bound.slot_rows);
+        const auto bound = detail::SegmentTotals<float>::bound(none, requests, queries, heads);
+        const auto named = [&] {
+            return ::testing::Message() << heads << " heads, " << requests << " requests, " << queries << " queries, "
+                                        << none.workers << " workers";
+        };
+        EXPECT_LE(shared.items, whole.most_items()) << named();
+        EXPECT_LE(shared.states(), whole.most_states()) << named();
+        EXPECT_LE(shared.query_bytes(), whole.most_query_bytes()) << named();
+        EXPECT_LE(whole.segments, bound.segments);
+        EXPECT_LE(whole.most_items(), bound.most_items()) << named();
+        EXPECT_LE(whole.most_states(), bound.most_states()) << named();
+        EXPECT_LE(whole.most_query_bytes(), bound.most_query_bytes()) << named();
+        EXPECT_LE(whole.level_rows(), bound.level_rows()) << named();
+        EXPECT_LE(whole.slot_rows, bound.slot_rows);
     }
 }
 

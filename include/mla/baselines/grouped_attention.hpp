@@ -82,6 +82,7 @@ template <Compute A>
     detail::SegmentTotals<A> totals;
     totals.lanes = detail::tile_shape<A>().lanes;
     totals.depth = head_dim;
+    totals.workers = concurrency;
     for (Index stream = 0; stream < plan.streams; ++stream) {
         detail::Segment segment = detail::stream_segment(plan, stream, 1, 0);
         totals.place(segment);

@@ -19,7 +19,15 @@ void read_codes(const TensorRef& weight, Index row, Index begin, Index count, A*
         const auto* const codes = static_cast<const int8*>(weight.data) + at;
         for (Index i = 0; i < count; ++i) values[i] = static_cast<A>(codes[i].bits);
     } else {
-        for (Index i = 0; i < count; ++i) values[i] = static_cast<A>(weight.quantised(row, begin + i));
+        const Index nibble = at + weight.first_nibble;
+        Index i = 0;
+        if (nibble % 2 != 0 && count > 0) values[i++] = static_cast<A>(weight.quantised(row, begin));
+        const auto* both = static_cast<const std::uint8_t*>(weight.data) + (nibble + i) / 2;
+        for (; i + 2 <= count; i += 2, ++both) {
+            values[i] = static_cast<A>((*both & 15) - 8);
+            values[i + 1] = static_cast<A>((*both >> 4) - 8);
+        }
+        if (i < count) values[i] = static_cast<A>(weight.quantised(row, begin + i));
     }
 }
 

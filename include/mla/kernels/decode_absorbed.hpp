@@ -70,6 +70,7 @@ template <Compute A>
     detail::SegmentTotals<A> totals;
     totals.lanes = detail::tile_shape<A>().lanes;
     totals.depth = latent_dim + rope_dim;
+    totals.workers = concurrency;
     detail::Segment segment;
     segment.plan = plan;
     totals.place(segment);
@@ -80,8 +81,12 @@ template <Compute A>
 template <Compute A>
 [[nodiscard]] std::size_t absorbed_workspace_bytes(const BatchLimits& limits, Index heads, Index latent_dim, Index rope_dim,
                                                    Index concurrency) {
-    const auto totals = detail::SegmentTotals<A>::bound(detail::tile_shape<A>().lanes, limits.requests, limits.queries, heads,
-                                                        latent_dim + rope_dim, limits.shared_prefix);
+    detail::SegmentTotals<A> totals;
+    totals.lanes = detail::tile_shape<A>().lanes;
+    totals.depth = latent_dim + rope_dim;
+    totals.workers = concurrency;
+    totals.prefix = limits.shared_prefix;
+    totals = detail::SegmentTotals<A>::bound(totals, limits.requests, limits.queries, heads);
     return detail::split_workspace_bytes(totals, latent_dim, detail::staged_blocks<A>(latent_dim + rope_dim), concurrency);
 }
 

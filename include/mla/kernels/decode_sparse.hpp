@@ -89,10 +89,12 @@ struct SparseScratch {
 
 /// At least what the segments add up to, whatever the queries select.
 template <Compute A>
-[[nodiscard]] SegmentTotals<A> sparse_totals(const HeadsView<const A>& q, std::span<const std::int32_t> query_begin, Index most) {
+[[nodiscard]] SegmentTotals<A> sparse_totals(const HeadsView<const A>& q, std::span<const std::int32_t> query_begin, Index most,
+                                             Index workers) {
     SegmentTotals<A> totals;
     totals.lanes = tile_shape<A>().lanes;
     totals.depth = q.dim;
+    totals.workers = workers;
     for (Index t = 0; t < q.tokens; ++t) {
         const std::size_t request = request_of(query_begin, t);
         Segment segment = query_segment(t, t, query_begin[request + 1] - query_begin[request], q.heads, 0, most);
@@ -114,7 +116,7 @@ void decode_selected(const BatchRows& caches, const abi::AttentionKernels<A>& ke
     require_equal("out.dim", call.out.dim, "cache.latent_dim", first.latent_dim);
     check_selection(caches, query_begin, selection, q.tokens);
 
-    const auto totals = sparse_totals<A>(q, query_begin, selection.cols);
+    const auto totals = sparse_totals<A>(q, query_begin, selection.cols, executor.concurrency());
     const auto scratch = workspace.carve([&](Arena& arena) {
         const auto lists = SlotLists::carve(arena, q.tokens, selection.cols, executor.concurrency());
         const std::size_t bytes =

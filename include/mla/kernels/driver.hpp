@@ -2,27 +2,26 @@
 // in the order of the keys. Every form of attention is this, over a block source of its own.
 #pragma once
 
-#include <cmath>
-#include <numbers>
-#include <span>
+#include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "mla/core/executor.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/kernels/attention_kernels.hpp"
 #include "mla/kernels/block_source.hpp"
+#include "mla/kernels/partial_results.hpp"
 #include "mla/kernels/segment.hpp"
-#include "mla/math/softmax_state.hpp"
 
 namespace mla::inline MLA_ISA::detail {
 
-/// What a worker has for itself: room for a group of rows that it finishes, and for a block.
+/// What a worker has for itself: room for a group of rows that it finishes, for ranges of keys that it merges, and for a block.
 template <Compute A>
 struct WorkerScratch {
     std::byte* queries = nullptr;
     A* factors = nullptr;
-    A* max = nullptr;
-    A* sum = nullptr;
-    A* out = nullptr;
+    States<A> own;     ///< of an item that is alone
+    States<A> levels;  ///< of ranges of keys that are still to be merged
     Index* visible = nullptr;
     A* staged = nullptr;
     A* scores = nullptr;
@@ -32,9 +31,8 @@ struct WorkerScratch {
         WorkerScratch s;
         s.queries = arena.take<std::byte>(totals.slot_bytes(rows));
         s.factors = arena.take<A>(rows);
-        s.max = arena.take<A>(rows);
-        s.sum = arena.take<A>(rows);
-        s.out = arena.take<A>(rows * out_stride);
+        s.own = States<A>::carve(arena, rows, out_stride);
+        s.levels = States<A>::carve(arena, totals.level_rows(), out_stride);
         s.visible = arena.take<Index>(rows);
         s.staged = arena.take<A>(staged);
         s.scores = arena.take<A>(score_elements(rows, totals.lanes));
@@ -46,6 +44,7 @@ struct WorkerScratch {
 template <Compute A>
 struct SplitScratch {
     SegmentTotals<A> totals;
+    Index out_dim = 0;
     Index out_stride = 0;
     Index staged = 0;        ///< elements of a worker's staged block
     Index worker_bytes = 0;  ///< from worker to worker
@@ -53,23 +52,20 @@ struct SplitScratch {
     WorkItem* items = nullptr;
     std::byte* queries = nullptr;
     A* factors = nullptr;
-    A* max = nullptr;
-    A* sum = nullptr;
-    A* out = nullptr;
+    States<A> states;  ///< partial results
     std::byte* workers = nullptr;
 
     static SplitScratch carve(Arena& arena, const SegmentTotals<A>& totals, Index out_dim, Index staged, Index workers) {
         SplitScratch s;
         s.totals = totals;
+        s.out_dim = out_dim;
         s.out_stride = round_up(out_dim, totals.lanes);
         s.staged = staged;
         s.segments = arena.take<Segment>(totals.segments);
         s.items = arena.take<WorkItem>(totals.most_items());
-        s.queries = arena.take<std::byte>(totals.query_bytes);
-        s.factors = arena.take<A>(totals.state_rows);
-        s.max = arena.take<A>(totals.state_rows);
-        s.sum = arena.take<A>(totals.state_rows);
-        s.out = arena.take<A>(totals.state_rows * s.out_stride);
+        s.queries = arena.take<std::byte>(totals.most_query_bytes());
+        s.factors = arena.take<A>(totals.most_states());
+        s.states = States<A>::carve(arena, totals.most_states(), s.out_stride);
         Arena counter;
         static_cast<void>(WorkerScratch<A>::carve(counter, totals, s.out_stride, staged));
         s.worker_bytes = static_cast<Index>(counter.bytes());
@@ -94,52 +90,12 @@ template <Compute A>
     return counter.bytes();
 }
 
-/// Where the partial results of one row lie: one for each range of keys, `step` rows apart.
-struct Partials {
-    Index first = 0;
-    Index count = 0;
-    Index step = 0;
-};
-
+/// The partial results of one row: one for each item of its group.
 template <Compute A>
 [[nodiscard]] Partials partials_of(const SplitScratch<A>& scratch, const Segment& segment, Index row) noexcept {
     const SplitPlan& plan = segment.plan;
     const Index slot = scratch.totals.padded(plan.group_rows);
-    return {segment.first_state + row / plan.group_rows * plan.splits * slot + row % plan.group_rows, plan.splits, slot};
-}
-
-/// Rows of partial results: a maximum, a sum and an output each.
-template <Compute A>
-struct States {
-    const A* max;
-    const A* sum;
-    const A* out;
-    Index out_stride;
-};
-
-/// Merges the partial results of one row, in order, into out [dim] and lse (when not null). A row that saw no key gets output 0
-/// and LSE −inf. `sink` is the logit of a key without a value, −inf for none; it is no part of the LSE.
-template <Compute A>
-void merge_row(const States<A>& states, std::span<const Partials> parts, A sink, Index dim, A* out, A* lse) noexcept {
-    SoftmaxState<A> total;
-    for (const Partials& part : parts)
-        for (Index i = 0; i < part.count; ++i) {
-            const Index state = part.first + i * part.step;
-            total = merge(total, SoftmaxState<A>{states.max[state], states.sum[state]});
-        }
-    std::fill_n(out, dim, A(0));
-    // A sum that is NaN is not equal to 0 either: a poisoned row must not pass for an empty one.
-    if (total.sum != A(0)) {
-        const A sum = total.sum + std::exp2(sink * std::numbers::log2e_v<A> - total.max);
-        for (const Partials& part : parts)
-            for (Index i = 0; i < part.count; ++i) {
-                const Index state = part.first + i * part.step;
-                const A weight = SoftmaxState<A>{states.max[state], A(0)}.weight(total.max) / sum;
-                const A* from = states.out + state * states.out_stride;
-                for (Index c = 0; c < dim; ++c) out[c] += weight * from[c];
-            }
-    }
-    if (lse != nullptr) *lse = total.lse();
+    return {segment.first_state + row / plan.group_rows * segment.parts() * slot + row % plan.group_rows, segment.parts(), slot};
 }
 
 /// What a call computes, beside its segments.
@@ -153,29 +109,27 @@ struct CallView {
     const Segment* prefix = nullptr;  ///< of all rows: their partial results come before a segment's own
 };
 
-/// Merges row `row` of a segment into the outputs.
+/// Writes the outputs of row `row` of a segment from its whole state.
 template <Compute A>
-void finish_row(const States<A>& states, const CallView<A>& call, const Segment& segment, Index row,
-                std::span<const Partials> parts) noexcept {
+void finish_row(const States<A>& whole, const CallView<A>& call, const Segment& segment, Index row) noexcept {
     const Index token = segment.first_query + row / segment.heads;
     const Index head = segment.first_head + row % segment.heads;
     const A sink = call.sinks == nullptr ? -std::numeric_limits<A>::infinity() : call.sinks[head];
-    merge_row(states, parts, sink, call.out.dim, call.out.at(token, head),
-              call.lse.data == nullptr ? nullptr : &call.lse(token, head));
+    write_output(whole, sink, call.out.dim, call.out.at(token, head),
+                 call.lse.data == nullptr ? nullptr : &call.lse(token, head));
 }
 
-/// Merges rows [chunk·merge_rows, …) of a segment into the outputs.
+/// Merges row `row` of a segment into the outputs.
 template <Compute A>
-void merge_chunk(const SplitScratch<A>& scratch, const CallView<A>& call, const Segment& segment, Index chunk) noexcept {
-    const Index end = std::min((chunk + 1) * merge_rows, segment.plan.rows);
-    for (Index row = chunk * merge_rows; row < end; ++row) {
-        Partials parts[2];
-        std::size_t count = 0;
-        if (call.prefix != nullptr)
-            parts[count++] = partials_of(scratch, *call.prefix, segment.first_query * segment.heads + row);
-        parts[count++] = partials_of(scratch, segment, row);
-        finish_row<A>({scratch.max, scratch.sum, scratch.out, scratch.out_stride}, call, segment, row, {parts, count});
-    }
+void merge_row(const SplitScratch<A>& scratch, const CallView<A>& call, const Segment& segment, Index row) noexcept {
+    const States<A>& states = scratch.states;
+    const Partials own = partials_of(scratch, segment, row);
+    merge_partials(states, own, call.out.dim);
+    if (call.prefix == nullptr) return finish_row(states.from(own.first), call, segment, row);
+    const Partials before = partials_of(scratch, *call.prefix, segment.first_query * segment.heads + row);
+    merge_partials(states, before, call.out.dim);
+    merge_states(states.from(before.first), states.from(own.first), 1, call.out.dim);
+    finish_row(states.from(before.first), call, segment, row);
 }
 
 /// The rows of one group, with their queries' place.
@@ -212,53 +166,40 @@ void pack_share(const BlockSource<A>& source, const CallView<A>& call, const Seg
                  .share_count = shares});
 }
 
-template <Compute A>
-[[nodiscard]] KeyRange keys_of(const SplitScratch<A>& scratch, const WorkItem& work) noexcept {
-    const Segment& segment = scratch.segments[work.segment];
-    return {segment.source, segment.begin + segment.plan.split_begin(work.split),
-            segment.begin + segment.plan.split_begin(work.split + 1)};
+/// Range `split` of a segment's keys.
+[[nodiscard]] inline KeyRange keys_of(const Segment& segment, Index split) noexcept {
+    return {segment.source, segment.begin + segment.plan.split_begin(split), segment.begin + segment.plan.split_begin(split + 1)};
 }
 
-/// Item `index` as its source wants it, its running state cleared. With as many workers as `workers`, the one that takes it takes
-/// the item as many places further next.
+/// The ranges of an item.
+[[nodiscard]] inline Index first_split(const Segment& segment, const WorkItem& work) noexcept {
+    return work.part * segment.item_splits;
+}
+[[nodiscard]] inline Index last_split(const Segment& segment, const WorkItem& work) noexcept {
+    return std::min(first_split(segment, work) + segment.item_splits, segment.plan.splits) - 1;
+}
+
+/// What worker `worker` needs to attend with the rows of an item, but for its keys and where their states go.
 template <Compute A>
-[[nodiscard]] SplitItem<A> start_item(const SplitScratch<A>& scratch, const WorkerScratch<A>& own, Index index,
-                                      Index workers) noexcept {
-    const WorkItem& work = scratch.items[index];
-    const Segment& segment = scratch.segments[work.segment];
-    const SplitPlan& plan = segment.plan;
+[[nodiscard]] SplitItem<A> start_item(const SplitScratch<A>& scratch, const WorkerScratch<A>& own, const Segment& segment,
+                                      Index group) noexcept {
     SplitItem<A> item;
-    item.rows = group_of(scratch, segment, work.group);
-    RowGroup<A>& rows = item.rows;
+    item.rows = group_of(scratch, segment, group);
     if (scratch.totals.alone(segment)) {
-        rows.queries = own.queries;
-        rows.factors = own.factors;
-        rows.max = own.max;
-        rows.sum = own.sum;
-        rows.out = own.out;
-    } else {
-        const Partials parts = partials_of(scratch, segment, work.group * plan.group_rows);
-        const Index state = parts.first + work.split * parts.step;
-        rows.max = scratch.max + state;
-        rows.sum = scratch.sum + state;
-        rows.out = scratch.out + state * scratch.out_stride;
+        item.rows.queries = own.queries;
+        item.rows.factors = own.factors;
     }
-    rows.visible = own.visible;
-    const Index padded = scratch.totals.padded(rows.rows);
-    set_visible(rows, padded, segment.visible, segment.visible_step);
-    clear(rows, padded);
-    item.keys = keys_of(scratch, work);
-    item.keys.end = std::min(item.keys.end, rows.visible[rows.rows - 1]);
-    item.fetched = index >= workers;
-    if (index + workers < scratch.totals.items) item.following = keys_of(scratch, scratch.items[index + workers]);
+    item.rows.visible = own.visible;
+    set_visible(item.rows, scratch.totals.padded(item.rows.rows), segment.visible, segment.visible_step);
     item.staged = own.staged;
     item.scores = own.scores;
     return item;
 }
 
-/// Lets an item attend to its keys, block by block.
+/// Lets an item attend to its keys, block by block, from a clear state.
 template <Compute A>
-void walk_blocks(const SplitItem<A>& item, const BlockSource<A>& source) noexcept {
+void walk_blocks(const SplitItem<A>& item, const BlockSource<A>& source, Index padded) noexcept {
+    clear(item.rows, padded);
     BlockRows lists[2];
     BlockRows* rows = &lists[0];
     BlockRows* next = &lists[1];
@@ -273,22 +214,62 @@ void walk_blocks(const SplitItem<A>& item, const BlockSource<A>& source) noexcep
     }
 }
 
-/// One item: the worker's own where it is alone, else a partial result.
+/// Lets the rows of an item attend to its ranges of keys, the first of which may have been fetched, and merges what they give
+/// into `result`: two neighbours, then two pairs, as soon as there are. `following`: what the worker will most likely attend to
+/// next.
+template <Compute A>
+void walk_ranges(SplitItem<A> item, const Segment& segment, const WorkItem& work, const KeyRange& following,
+                 const SplitScratch<A>& scratch, const States<A>& result, const States<A>& levels,
+                 const BlockSource<A>& source) noexcept {
+    RowGroup<A>& rows = item.rows;
+    const Index padded = scratch.totals.padded(rows.rows);
+    const Index first = first_split(segment, work);
+    const Index last = last_split(segment, work);
+    const Index visible = rows.visible[rows.rows - 1];
+    Index level = 0;
+    const auto state = [&](Index at) { return at == 0 ? result : levels.from((at - 1) * padded); };
+    const auto merge_top = [&] {
+        --level;
+        merge_states(state(level - 1), state(level), rows.rows, scratch.out_dim);
+    };
+    for (Index split = first; split <= last; ++split) {
+        const States<A> to = state(level++);
+        rows.max = to.max;
+        rows.sum = to.sum;
+        rows.out = to.out;
+        item.keys = keys_of(segment, split);
+        item.keys.end = std::min(item.keys.end, visible);
+        item.following = split < last ? keys_of(segment, split + 1) : following;
+        walk_blocks(item, source, padded);
+        item.fetched = true;
+        for (Index done = split - first + 1; done % 2 == 0; done /= 2) merge_top();
+    }
+    while (level > 1) merge_top();
+}
+
+/// One item: the worker's own where it is alone, else a partial result. With as many workers as `workers`, the one that takes it
+/// takes the item as many places further next.
 template <Compute A>
 void compute_item(const SplitScratch<A>& scratch, const CallView<A>& call, const BlockSource<A>& source, Index index,
                   Index worker, Index workers) noexcept {
     const WorkItem& work = scratch.items[index];
     const Segment& segment = scratch.segments[work.segment];
     const WorkerScratch<A> own = scratch.worker(worker);
-    const SplitItem<A> item = start_item(scratch, own, index, workers);
     const bool alone = scratch.totals.alone(segment);
+    SplitItem<A> item = start_item(scratch, own, segment, work.group);
+    item.fetched = index >= workers;
     if (alone) pack_share(source, call, segment, item.rows, 0, 1);
-    walk_blocks(item, source);
-    if (!alone) return;
-    for (Index r = 0; r < item.rows.rows; ++r) {
-        const Partials only{r, 1, 0};
-        finish_row<A>({own.max, own.sum, own.out, scratch.out_stride}, call, segment, item.rows.first_row + r, {&only, 1});
+    KeyRange following;
+    if (index + workers < scratch.totals.items) {
+        const WorkItem& next = scratch.items[index + workers];
+        const Segment& its = scratch.segments[next.segment];
+        following = keys_of(its, first_split(its, next));
     }
+    const Partials parts = partials_of(scratch, segment, item.rows.first_row);
+    const States<A> result = alone ? own.own : scratch.states.from(parts.first + work.part * parts.step);
+    walk_ranges(item, segment, work, following, scratch, result, own.levels, source);
+    if (!alone) return;
+    for (Index r = 0; r < item.rows.rows; ++r) finish_row(result.from(r), call, segment, item.rows.first_row + r);
 }
 
 /// Computes the segments over a source and writes the outputs. A prefix is the last segment.
@@ -297,22 +278,22 @@ void run_segments(const SplitScratch<A>& scratch, const CallView<A>& call, Execu
                   const BlockSource<A>& source) noexcept {
     const SegmentTotals<A>& totals = scratch.totals;
     list_items(scratch.segments, totals.segments, scratch.items);
-    for_each_item(executor, totals.chunks == 0 ? 0 : totals.items, [&](Index index, Index) {
+    for_each_item(executor, totals.merged == 0 ? 0 : totals.items, [&](Index index, Index) {
         const WorkItem& work = scratch.items[index];
         const Segment& segment = scratch.segments[work.segment];
         if (totals.alone(segment)) return;
-        pack_share(source, call, segment, group_of(scratch, segment, work.group), work.split, segment.plan.splits);
+        pack_share(source, call, segment, group_of(scratch, segment, work.group), work.part, segment.parts());
     });
     const Index workers = std::max<Index>(executor.concurrency(), 1);
     for_each_item(executor, totals.items,
                   [&](Index index, Index worker) { compute_item(scratch, call, source, index, worker, workers); });
 
     const Index owners = totals.segments - (call.prefix == nullptr ? 0 : 1);
-    const Index chunks = call.prefix == nullptr ? totals.chunks : call.prefix->first_chunk;
-    for_each_item(executor, chunks, [&](Index index, Index) {
+    const Index merged = call.prefix == nullptr ? totals.merged : call.prefix->first_merged;
+    for_each_item(executor, merged, [&](Index index, Index) {
         const Segment* const after = std::upper_bound(scratch.segments, scratch.segments + owners, index,
-                                                      [](Index chunk, const Segment& s) { return chunk < s.first_chunk; });
-        merge_chunk(scratch, call, after[-1], index - after[-1].first_chunk);
+                                                      [](Index row, const Segment& s) { return row < s.first_merged; });
+        merge_row(scratch, call, after[-1], index - after[-1].first_merged);
     });
 }
 
@@ -320,23 +301,27 @@ void run_segments(const SplitScratch<A>& scratch, const CallView<A>& call, Execu
 template <Compute A>
 void run_call(Index count, bool prefix, CallView<A> call, Workspace& workspace, ExecutorRef executor,
               const BlockSource<A>& source, FunctionRef<Segment(Index)> segment) {
-    SegmentTotals<A> totals;
-    totals.lanes = tile_shape<A>().lanes;
-    totals.depth = call.q.dim;
-    totals.prefix = prefix;
-    SegmentTotals<A> again = totals;
+    SegmentTotals<A> shared;
+    shared.lanes = tile_shape<A>().lanes;
+    shared.depth = call.q.dim;
+    shared.workers = std::max<Index>(executor.concurrency(), 1);
+    shared.prefix = prefix;
+    SegmentTotals<A> totals = shared;
     for (Index i = 0; i < count; ++i) {
-        Segment placed = segment(i);
-        totals.place(placed);
+        Segment whole = segment(i);
+        totals.place(whole);
     }
-    const auto scratch = workspace.carve([&](Arena& arena) {
-        return SplitScratch<A>::carve(arena, totals, call.out.dim, source.staged_elements(), executor.concurrency());
+    auto scratch = workspace.carve([&](Arena& arena) {
+        return SplitScratch<A>::carve(arena, totals, call.out.dim, source.staged_elements(), shared.workers);
     });
     for (Index i = 0; i < count; ++i) {
         Segment placed = segment(i);
-        again.place(placed);
+        totals.share_out(placed);
+        shared.place(placed);
         scratch.segments[i] = placed;
     }
+    scratch.totals.items = shared.items;
+    scratch.totals.merged = shared.merged;
     if (prefix) call.prefix = scratch.segments + count - 1;
     run_segments(scratch, call, executor, source);
 }

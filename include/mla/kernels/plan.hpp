@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cstddef>
 
 #include "mla/config.hpp"
 #include "mla/core/errors.hpp"
@@ -49,15 +51,16 @@ enum class Form : std::uint8_t {
 }
 
 /// How attention over given keys is cut: streams (sets of rows that share keys) × groups of rows × ranges of keys. Partial
-/// results merge in the order of the ranges.
+/// results of the ranges merge in pairs, those of pairs in pairs of pairs, and so on, whoever computed them: so results have the
+/// same bits for any number of threads, and a thread that has several neighbours merges them while they are in its caches.
 struct SplitPlan {
-    static constexpr Index wanted_items = 8;  ///< enough to keep a few threads even, few enough to merge cheaply
-    /// With ranges of whole blocks two threads would get 5 and 6 of the 11 blocks of 1024 tokens.
-    static constexpr Index range_tokens = detail::block_tokens / 4;
+    static constexpr Index wanted_items = 64;  ///< of a request, where it has keys enough
+    static constexpr Index item_rows = 16;     ///< rows of such an item, at most
+    static constexpr Index range_tokens = 16;  ///< what ranges are multiples of
 
     Index streams = 1;     ///< key-value heads; 1 in absorbed MLA
     Index rows = 0;        ///< of a stream: queries × heads that share its keys
-    Index group_rows = 1;  ///< rows of an item
+    Index group_rows = 1;  ///< rows that share the reading of a block
     Index keys = 0;        ///< cached tokens
     Index splits = 1;      ///< ranges of keys, as even as whole `range_tokens` allow
 
@@ -68,9 +71,12 @@ struct SplitPlan {
     }
     /// Splits that a plan of as many rows over any number of keys may have.
     [[nodiscard]] Index most_splits() const noexcept { return std::max(splits, wanted_splits()); }
-    [[nodiscard]] Index items() const noexcept { return streams * groups() * splits; }
     [[nodiscard]] Index rows_of(Index group) const noexcept { return std::min(group_rows, rows - group * group_rows); }
-    [[nodiscard]] Index wanted_splits() const noexcept { return divide_up(wanted_items, std::max<Index>(streams * groups(), 1)); }
+    /// A power of two, with which groups of `item_rows` make the items that are wanted.
+    [[nodiscard]] Index wanted_splits() const noexcept {
+        const Index cuts = std::max<Index>(streams * divide_up(rows, item_rows), 1);
+        return static_cast<Index>(std::bit_ceil(static_cast<std::size_t>(divide_up(wanted_items, cuts))));
+    }
 };
 
 /// What scratch is sized for must not overflow, whatever its dims: 2^40 rows of partial results are more than any machine holds.
@@ -87,13 +93,12 @@ inline void validate(const SplitPlan& plan) {
     require_in_range("plan.streams * plan.rows * plan.splits", rows, 0.0, most_plan_rows);
 }
 
-/// A plan for `queries` tokens over `keys` cached tokens, where each of `streams` sets of keys serves `heads` heads. An item
-/// takes up to 128 rows, whose outputs (256 KiB at Dc 512) then stay in L2; tokens are split until there are about 8 items,
-/// but not much below 3 blocks, where reading and merging the partial outputs would pass 4 % of the work. Their number is even,
-/// as that of threads mostly is.
+/// A plan for `queries` tokens over `keys` cached tokens, where each of `streams` sets of keys serves `heads` heads. A group has
+/// up to 128 rows, whose outputs (256 KiB at Dc 512) then stay in L2; keys are cut into a power of two of ranges, so many that 16
+/// rows of each make 64 items, but not below 128 keys: merging a range takes as long as attending to 4 (Zen 3).
 [[nodiscard]] inline SplitPlan plan_splits(Index queries, Index heads, Index keys, Index streams = 1) noexcept {
     constexpr Index most_rows = 128;
-    constexpr Index worth_splitting = 3 * detail::block_tokens;
+    constexpr Index worth_splitting = 128;
     SplitPlan plan;
     plan.streams = streams;
     plan.rows = queries * heads;
@@ -101,8 +106,8 @@ inline void validate(const SplitPlan& plan) {
     plan.group_rows = heads >= most_rows ? most_rows : std::max<Index>(most_rows / heads, 1) * heads;
     plan.group_rows = std::clamp<Index>(plan.group_rows, 1, std::max<Index>(plan.rows, 1));
     plan.keys = keys;
-    const Index parts = divide_up(keys, worth_splitting);
-    plan.splits = parts <= 1 ? 1 : std::min(round_up(parts, Index{2}), plan.wanted_splits());
+    const auto parts = static_cast<std::size_t>(std::max<Index>(keys / worth_splitting, 1));
+    plan.splits = std::min(static_cast<Index>(std::bit_floor(parts)), plan.wanted_splits());
     return plan;
 }
 

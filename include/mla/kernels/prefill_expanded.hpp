@@ -102,10 +102,11 @@ class ExpandedBlocks final : public BlockSource<A> {
 }
 
 template <Compute A>
-[[nodiscard]] SegmentTotals<A> expanded_totals(const ExpandedPlan& plan, Index key_dim) {
+[[nodiscard]] SegmentTotals<A> expanded_totals(const ExpandedPlan& plan, Index key_dim, Index workers) {
     SegmentTotals<A> totals;
     totals.lanes = tile_shape<A>().lanes;
     totals.depth = key_dim;
+    totals.workers = workers;
     for (Index head = 0; head < plan.heads; ++head) {
         Segment segment = head_segment(plan, head, 0);
         totals.place(segment);
@@ -151,7 +152,7 @@ template <Compute A>
 [[nodiscard]] std::size_t expanded_workspace_bytes(const ExpandedPlan& plan, Index row_dim, Index key_dim, Index value_dim,
                                                    Index concurrency) {
     validate(plan);
-    return detail::split_workspace_bytes(detail::expanded_totals<A>(plan, key_dim), value_dim,
+    return detail::split_workspace_bytes(detail::expanded_totals<A>(plan, key_dim, concurrency), value_dim,
                                          detail::expanded_elements<A>(row_dim, key_dim, value_dim), concurrency);
 }
 

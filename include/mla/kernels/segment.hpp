@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cstddef>
 #include <tuple>
 
 #include "mla/kernels/plan.hpp"
@@ -20,32 +22,41 @@ struct Segment {
     Index begin = 0;         ///< first key
     Index visible = 0;       ///< keys of the source that the first query may see
     Index visible_step = 1;  ///< how many more each further query sees
-    bool one_range = false;  ///< whether keys are never cut, however many there are
+    bool one_range = false;  ///< whether keys are never cut, however many there are, nor groups of rows
     KeyTree tree;
+    Index item_splits = 1;  ///< ranges of keys that an item has, a power of two
 
     // Where its data starts among all segments'.
     Index first_item = 0;
     Index first_state = 0;  ///< in rows
     Index first_query_byte = 0;
-    Index first_chunk = 0;  ///< of the merge
+    Index first_merged = 0;  ///< of the rows that are merged
+
+    /// Items of a group.
+    [[nodiscard]] Index parts() const noexcept { return divide_up(plan.splits, item_splits); }
 };
 
-/// Rows that are merged at a time.
-inline constexpr Index merge_rows = 4;
+/// Results of ranges of keys that a worker has at a time beside the first, when it merges as it goes: one of each power of two.
+[[nodiscard]] constexpr Index merge_levels(Index splits) noexcept {
+    return static_cast<Index>(std::bit_width(static_cast<std::size_t>(std::max<Index>(splits, 1) - 1)));
+}
 
-/// What the segments of a call add up to, for any number of keys. Segments of one range of keys, in a call without a prefix, have
-/// no part in what is merged: a worker finishes their rows where it computes them.
+/// What the segments of a call add up to, and how they are shared out among its workers. Segments whose groups are one item each,
+/// in a call without a prefix, have no part in what is merged: a worker finishes their rows where it computes them.
 template <Compute A>
-struct SegmentTotals {
+class SegmentTotals {
+  public:
     Index lanes = 1;      ///< rows in a vector of the target
     Index depth = 0;      ///< values of a query
+    Index workers = 1;    ///< that may run at a time
     bool prefix = false;  ///< whether all rows attend to a shared prefix too
     Index segments = 0;
     Index items = 0;
-    Index state_rows = 0;
-    Index query_bytes = 0;
-    Index chunks = 0;
+    Index merged = 0;     ///< rows that are merged
     Index slot_rows = 0;  ///< of the largest group
+
+    [[nodiscard]] Index states() const noexcept { return states_; }            ///< rows of partial results
+    [[nodiscard]] Index query_bytes() const noexcept { return query_bytes_; }  ///< of groups that several items share
 
     /// Values that a packed query may take beside its own: in pairs one each of an odd latent and an odd rope key; few rows lie
     /// in pairs of vectors, below 8 values a row of the slot; in tile registers 16 pairs are the least.
@@ -54,7 +65,7 @@ struct SegmentTotals {
     [[nodiscard]] Index padded(Index rows) const noexcept { return padded_rows(rows, lanes); }
 
     /// Whether a segment's rows are finished by the worker that computes them.
-    [[nodiscard]] bool alone(const Segment& segment) const noexcept { return segment.plan.splits == 1 && !prefix; }
+    [[nodiscard]] bool alone(const Segment& segment) const noexcept { return segment.parts() == 1 && !prefix; }
 
     /// Packed queries of a group.
     [[nodiscard]] Index slot_bytes(Index rows) const noexcept {
@@ -66,84 +77,149 @@ struct SegmentTotals {
         const SplitPlan& plan = segment.plan;
         const Index slot = padded(plan.group_rows);
         segment.first_item = items;
-        segment.first_state = state_rows;
-        segment.first_query_byte = query_bytes;
-        segment.first_chunk = chunks;
+        segment.first_state = states_;
+        segment.first_query_byte = query_bytes_;
+        segment.first_merged = merged;
         ++segments;
-        items += plan.groups() * plan.splits;
+        items += plan.groups() * segment.parts();
+        cost_ += cost_of(segment);
+        ranges_ += plan.groups() * plan.splits;
         slot_rows = std::max(slot_rows, slot);
-        most_items_ += plan.groups() * most_splits(segment);
-        if (most_splits(segment) == 1 && !prefix) return;
-        state_rows += plan.groups() * most_splits(segment) * slot;
-        query_bytes += plan.groups() * slot_bytes(slot);
-        if (!alone(segment)) chunks += divide_up(plan.rows, merge_rows);
+        level_rows_ = std::max(level_rows_, merge_levels(most_splits(segment)) * slot);
+        groups_ += plan.groups();
+        if (most_splits(segment) > 1 || prefix) {
+            merged_slot_ = std::max(merged_slot_, slot);
+            group_rows_ += plan.groups() * slot;
+            range_rows_ += plan.groups() * slot * most_splits(segment);
+            group_bytes_ += plan.groups() * slot_bytes(slot);
+        }
+        if (alone(segment)) return;
+        states_ += plan.groups() * segment.parts() * slot;
+        query_bytes_ += plan.groups() * slot_bytes(slot);
+        merged += plan.rows;
     }
-    /// Items, were there keys without end.
-    [[nodiscard]] Index most_items() const noexcept { return most_items_; }
+
+    /// Cuts a segment into items for the workers, `this` being what all segments add up to before that: each gets its share of
+    /// about eight items a worker. Where there are too few ranges of keys to keep workers even, groups of rows are cut too, which
+    /// changes no row's bits.
+    void share_out(Segment& segment) const noexcept {
+        SplitPlan& plan = segment.plan;
+        segment.item_splits = static_cast<Index>(std::bit_ceil(static_cast<std::size_t>(plan.splits)));
+        if (workers == 1 || segment.one_range) return;
+        plan.group_rows = cut_rows(plan);
+        const double share = cost_ > 0.0 ? cost_of(segment) / cost_ : 0.0;
+        const double parts = share * static_cast<double>(wanted_items()) / static_cast<double>(std::max<Index>(plan.groups(), 1));
+        while (segment.item_splits > 1 && static_cast<double>(divide_up(plan.splits, segment.item_splits / 2)) <= parts)
+            segment.item_splits /= 2;
+    }
+
+    // What there must be room for, however the segments are shared out and however many keys they have: up to wanted_items()
+    // parts beside one of each group; and where groups are cut, fewer than fourteen a worker more, whose rows with their padding
+    // come to less than twice as many.
+
+    [[nodiscard]] Index most_items() const noexcept { return 2 * groups_ + 3 * wanted_items(); }
+    [[nodiscard]] Index most_states() const noexcept {
+        return merges() ? 2 * std::min(range_rows_, group_rows_ + wanted_items() * merged_slot_ / 2) : 0;
+    }
+    [[nodiscard]] Index most_query_bytes() const noexcept { return merges() ? 2 * group_bytes_ : 0; }
+    /// Rows of results that a worker keeps beside those of an item.
+    [[nodiscard]] Index level_rows() const noexcept { return level_rows_; }
 
     /// At least what `place` adds up to for any division of `queries` queries of `heads` heads among `requests` requests, and,
     /// with `prefix`, for a segment of all rows besides.
     ///
-    /// A request of n rows in g groups has at most 8·g and at most g + 7 pairs of a group and a range of keys. A single group
-    /// rounds n up to whole vectors; more groups are of at least 65 rows, all but the last filled, and take at most 3·n.
-    [[nodiscard]] static SegmentTotals bound(Index lanes, Index requests, Index queries, Index heads, Index depth,
-                                             bool prefix) noexcept {
-        SegmentTotals total;
-        total.lanes = lanes;
-        total.depth = depth;
-        total.prefix = prefix;
+    /// A request of n rows in a single group rounds n up to whole vectors; more groups are of at least 65 rows, all but the last
+    /// filled, and take at most 3·n. With more rows than all items that are wanted its keys are not cut.
+    [[nodiscard]] static SegmentTotals bound(SegmentTotals total, Index requests, Index queries, Index heads) noexcept {
         const Index rows = queries * heads;
         const Index group = plan_splits(std::max<Index>(queries, 1), heads, 0).group_rows;
         total.slot_rows = total.padded(group);
-        const Index least_rounded = total.padded(1);
+        for (Index r = 1; r <= group; ++r)
+            total.level_rows_ = std::max(total.level_rows_, merge_levels(plan_splits(1, r, 0).wanted_splits()) * total.padded(r));
+        total.merged_slot_ = total.slot_rows;
+        constexpr Index most_cut = 3 * SplitPlan::wanted_items * SplitPlan::item_rows;
         const auto add = [&](Index count) {  // `count` requests share all rows
             const Index groups = count + std::max<Index>(rows - 1, 0) / group;
-            const Index group_rows = std::min(3 * rows + count * least_rounded, groups * total.slot_rows);
-            const Index ranges = std::min(SplitPlan::wanted_items * groups, groups + (SplitPlan::wanted_items - 1) * count);
+            Index padded = std::min(3 * rows + count * total.padded(1), groups * total.slot_rows);
+            if (!total.prefix) padded = std::min(padded, count * most_cut);
             total.segments += count;
-            total.most_items_ += ranges;
-            total.state_rows += std::min(SplitPlan::wanted_items * group_rows,
-                                         group_rows + (SplitPlan::wanted_items - 1) * count * total.slot_rows);
-            total.query_bytes +=
-                group_rows * (depth + padding) * static_cast<Index>(sizeof(A)) + groups * static_cast<Index>(scratch_alignment);
-            total.chunks += count + divide_up(rows, merge_rows);
+            total.groups_ += groups;
+            total.group_rows_ += padded;
+            total.range_rows_ += padded * SplitPlan::wanted_items;
+            total.group_bytes_ +=
+                padded * (total.depth + padding) * static_cast<Index>(sizeof(A)) + groups * static_cast<Index>(scratch_alignment);
         };
         add(requests);
-        if (prefix) add(1);
+        if (total.prefix) add(1);
         return total;
     }
 
   private:
+    /// Items that a call of any size is to have.
+    [[nodiscard]] Index wanted_items() const noexcept { return workers == 1 ? 1 : 8 * workers; }
+    [[nodiscard]] bool merges() const noexcept { return workers > 1 || prefix; }
+    [[nodiscard]] static double cost_of(const Segment& segment) noexcept {
+        return static_cast<double>(segment.plan.rows) * static_cast<double>(segment.plan.keys);
+    }
     /// Ranges that a plan of as many rows over any number of keys may have.
     [[nodiscard]] static Index most_splits(const Segment& segment) noexcept {
         return segment.one_range ? 1 : segment.plan.most_splits();
     }
+    /// Whether the busiest worker would do a seventh more than its part of so many equal items.
+    [[nodiscard]] bool uneven(Index count) const noexcept {
+        return count > 0 && divide_up(count, workers) * workers > count + count / 7;
+    }
+    /// Rows of groups, cut into halves until all items are even: whole vectors, and none but those that were are few, which are
+    /// summed in another order.
+    [[nodiscard]] Index cut_rows(const SplitPlan& plan) const noexcept {
+        const Index least = std::max(lanes, 2 * few_rows);
+        Index pieces = 1;
+        while (plan.group_rows >= 2 * pieces * least && uneven(ranges_ * pieces)) pieces *= 2;
+        const auto last = [&](Index group_rows) { return plan.rows - (divide_up(plan.rows, group_rows) - 1) * group_rows; };
+        Index rows = round_up(divide_up(plan.group_rows, pieces), least);
+        while (rows < plan.group_rows && std::min(last(rows), last(plan.group_rows)) <= few_rows &&
+               last(rows) != last(plan.group_rows))
+            rows += least;
+        return std::min(rows, plan.group_rows);
+    }
 
-    Index most_items_ = 0;
+    Index states_ = 0;
+    Index query_bytes_ = 0;
+    double cost_ = 0.0;
+    Index ranges_ = 0;
+    Index level_rows_ = 0;
+    Index groups_ = 0;
+    // Of segments that may be merged:
+    Index merged_slot_ = 0;
+    Index group_rows_ = 0;   ///< with their padding
+    Index range_rows_ = 0;   ///< as many for each range of keys
+    Index group_bytes_ = 0;  ///< of their packed queries
 };
 
-/// A piece of work: one group of a segment's rows over one range of its keys.
+/// A piece of work: one group of a segment's rows over some neighbouring ranges of its keys.
 struct WorkItem {
     Index segment = 0;
     Index group = 0;
-    Index split = 0;
+    Index part = 0;
     Index cost = 0;
 };
 
-/// Items [segment][group][split], the most expensive first, so that no worker starts on a long one when the others are done.
+/// Items [segment][group][part], the most expensive first, so that no worker starts on a long one when the others are done.
 inline void list_items(const Segment* segments, Index count, WorkItem* items) noexcept {
     WorkItem* item = items;
     for (Index s = 0; s < count; ++s) {
         const SplitPlan& plan = segments[s].plan;
+        const Index most = segments[s].item_splits;
         for (Index group = 0; group < plan.groups(); ++group)
-            for (Index split = 0; split < plan.splits; ++split) {
-                const Index keys = plan.split_begin(split + 1) - plan.split_begin(split);
-                *item++ = {s, group, split, plan.rows_of(group) * keys};
+            for (Index part = 0; part < segments[s].parts(); ++part) {
+                const Index end = std::min((part + 1) * most, plan.splits);
+                const Index keys = plan.split_begin(end) - plan.split_begin(part * most);
+                *item++ = {s, group, part, plan.rows_of(group) * keys};
             }
     }
     std::sort(items, item, [](const WorkItem& a, const WorkItem& b) {
         if (a.cost != b.cost) return a.cost > b.cost;
-        return std::tie(a.segment, a.group, a.split) < std::tie(b.segment, b.group, b.split);
+        return std::tie(a.segment, a.group, a.part) < std::tie(b.segment, b.group, b.part);
     });
 }
 

@@ -84,8 +84,9 @@ class PackedView {
 template <Compute A>
 void multiply_all(const MatrixView<const A>& x, const PackedView<A>& weight, const A* bias, const MatrixView<A>& y,
                   ExecutorRef executor) noexcept {
-    // At least 16 items keep several threads even.
-    const Index group = std::clamp<Index>(weight.panels() / 16, 1, weight.item_columns() / panel_columns<A>);
+    // At least 16 items keep several threads even, and two a thread many.
+    const Index wanted = std::max<Index>(16, 2 * executor.concurrency());
+    const Index group = std::clamp<Index>(weight.panels() / wanted, 1, weight.item_columns() / panel_columns<A>);
     for_each_item(executor, divide_up(weight.panels(), group), [&](Index item, Index) {
         const Index begin = item * group;
         const Index end = std::min(begin + group, weight.panels());

@@ -10,6 +10,7 @@
 #include "mla/core/tensor_ref.hpp"
 #include "mla/formats/weight_values.hpp"
 #include "mla/linear/panels.hpp"
+#include "mla/simd/transpose.hpp"
 
 namespace mla::inline MLA_ISA::detail {
 
@@ -34,13 +35,19 @@ inline void transpose_bytes(std::uint64_t (&rows)[8]) noexcept {
 /// of a row at a time, as rows may lie a power of two apart, where few of their lines fit L1.
 template <Index Width, class Word>
 void gather_words(const std::byte* rows, Index stride, Index columns, Index count, Word* panel) noexcept {
-    constexpr Index block = 64 / static_cast<Index>(sizeof(Word));
+    constexpr auto bytes = static_cast<Index>(sizeof(Word));
+    constexpr Index block = 64 / bytes;
+    constexpr Index square = simd::lanes<targets::native, float>;
     for (Index begin = 0; begin < count; begin += block) {
         const Index end = std::min(begin + block, count);
-        for (Index n = 0; n < columns; ++n) {
+        Index n = 0;
+        if constexpr (sizeof(Word) == sizeof(float))
+            for (; stride % bytes == 0 && end - begin == block && n + square <= columns; n += square)
+                simd::transpose_squares<targets::native>(reinterpret_cast<const Word*>(rows + n * stride) + begin, stride / bytes,
+                                                         block, panel + begin * Width + n, Width);
+        for (; n < columns; ++n) {
             const std::byte* const row = rows + n * stride;
-            for (Index j = begin; j < end; ++j)
-                std::memcpy(panel + j * Width + n, row + j * static_cast<Index>(sizeof(Word)), sizeof(Word));
+            for (Index j = begin; j < end; ++j) std::memcpy(panel + j * Width + n, row + j * bytes, sizeof(Word));
         }
     }
 }
@@ -97,17 +104,33 @@ void fill_panel(const TensorRef& weight, Index first, Index columns, S* panel) n
     }
 }
 
+/// Elements (row, first) and `count` − 1 after it as S: where they lie, or converted to a buffer.
+template <Storage S>
+[[nodiscard]] const S* read_row(const TensorRef& weight, Index row, Index first, Index count, S* buffer) noexcept {
+    if (weight.dtype == dtype_of<S>) return static_cast<const S*>(weight.data) + row * weight.stride + first;
+    compute_t<S> values[simd::extent<panel_columns<S>>];
+    read_values(weight, row, first, count, values);
+    simd::convert_row<targets::native>(buffer, values, count);
+    return buffer;
+}
+
 /// The same of columns [first, first + columns), of a matrix whose rows are the k.
 template <Storage S>
 void fill_transposed_panel(const TensorRef& weight, Index first, Index columns, S* panel) noexcept {
     constexpr Index width = panel_columns<S>;
     constexpr Index side_by_side = Format<S>::panel_interleave;
-    std::fill_n(panel, panel_elements<S>(weight.rows), S(0.0F));
-    for (Index k = 0; k < weight.rows; ++k) {
-        compute_t<S> values[simd::extent<width>];
-        read_values(weight, k, first, columns, values);
-        S* const row = panel + k / side_by_side * side_by_side * width + k % side_by_side;
-        for (Index n = 0; n < columns; ++n) row[n * side_by_side] = simd::convert<S>(values[n]);
+    if (columns < width) std::fill_n(panel, panel_elements<S>(weight.rows), S(0.0F));
+    S buffers[simd::extent<side_by_side>][simd::extent<width>] = {};
+    for (Index k = 0; k < weight.rows; k += side_by_side) {
+        S* const row = panel + k * width;
+        const S* const even = read_row(weight, k, first, columns, buffers[0]);
+        if constexpr (side_by_side == 1) {
+            std::copy_n(even, columns, row);
+        } else {
+            constexpr S zeros[simd::extent<width>] = {};
+            const S* const odd = k + 1 < weight.rows ? read_row(weight, k + 1, first, columns, buffers[1]) : zeros;
+            simd::interleave<targets::native>(even, odd, columns, reinterpret_cast<simd::Bf16Pair*>(row));
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -119,9 +120,13 @@ void fill_transposed_panel(const TensorRef& weight, Index first, Index columns, 
     std::fill_n(panel, panel_elements<W>(weight.rows), W());
     std::fill_n(scales, divide_up(weight.rows, step) * panel_columns<W>, 0.0F);
     for (Index k = 0; k < weight.rows; ++k) {
-        float codes[simd::extent<panel_columns<W>>];
-        read_codes(weight, k, first, columns, codes);
-        for (Index n = 0; n < columns; ++n) Format<W>::set_code(panel + n, panel_columns<W>, k, codes[n]);
+        if constexpr (Format<W>::panel_values == 1) {
+            std::memcpy(panel + k * panel_columns<W>, row_bytes(weight, k) + first, static_cast<std::size_t>(columns));
+        } else {
+            float codes[simd::extent<panel_columns<W>>];
+            read_codes(weight, k, first, columns, codes);
+            for (Index n = 0; n < columns; ++n) Format<W>::set_code(panel + n, panel_columns<W>, k, codes[n]);
+        }
     }
     for (Index begin = 0; begin < weight.rows; begin += step, scales += panel_columns<W>) {
         for (Index n = 0; n < columns; ++n) scales[n] = weight.scales(begin, first + n);

@@ -233,7 +233,7 @@ class TileProducts {
         const Index filled = round_up(pairs, simd::tile_groups);
         std::fill(p + pairs * Width, p + filled * Width, Unit());
         for (Index pair = 0; pair < filled; pair += lanes)
-            simd::transpose<Target>(p + pair * Width, Width, Width, turned<Width>(p) + pair, turned_stride);
+            simd::transpose_squares<Target>(p + pair * Width, Width, Width, turned<Width>(p) + pair, turned_stride);
     }
 
     /// Multiplies the outputs so far by what the new maxima make of them: nothing, in most blocks.
