@@ -16,10 +16,10 @@ from findings import findings
 from goals import goals
 from measurements import load
 from plots import draw
-from tables import accuracy, comparison, kernel_table, layer_shares, libraries, machine_table, quality, serving, sparse, weights
+from tables import accuracy, comparison, kernel_table, layer_shares, libraries, machine_table, quality, scale, serving, sparse, weights
 
 KERNELS = ("linear", "decode", "prefill", "grouped", "layer")
-PROGRAMS = ("roofline", *KERNELS, "serving", "sparse", "libraries", "compare", "quality", "accuracy")
+PROGRAMS = ("roofline", *KERNELS, "serving", "sparse", "scale", "libraries", "compare", "quality", "accuracy")
 
 # What a quick run measures, in about two minutes on two cores; {threads} is all of them. A full one measures every case.
 QUICK = {
@@ -31,6 +31,7 @@ QUICK = {
     "layer": r"/bf16/T:1/L:(4096|65536)/threads:{threads}$|v2_lite/bf16/weights:.*/threads:{threads}$",
     "serving": r"v2_lite/.*/threads:{threads}$",
     "sparse": r"/(select|dense|attend)/.*/bf16/.*/threads:{threads}$",
+    "scale": r"/L:4096/threads:{threads}$",
     "libraries": r"/decode/.*/L:4096/q:1/threads:{threads}$|/o_proj/.*/T:64/threads:{threads}$",
     "compare": r"/T:1/L:(1024|4096|16384|65536)/|/T:512/|v2_lite/.*/T:2048/",
     "quality": r".",
@@ -135,7 +136,7 @@ def skipped_lines(measurements):
 def write_report(out, measurements):
     """Writes report.md and the plots; returns what belongs on the screen, which ends with the comparison."""
     machine, skipped = machine_section(measurements), skipped_lines(measurements)
-    sections = (goals, findings, layer_shares, serving, sparse, libraries, weights, quality, accuracy, comparison)
+    sections = (goals, findings, layer_shares, scale, serving, sparse, libraries, weights, quality, accuracy, comparison)
     told = [*skipped, *[line for section in sections for line in section(measurements)]]
     page = ["# Multi-head latent attention on this machine", "", *machine, *kernel_sections(measurements)]
     page += [*plot_lines(draw(measurements, out)), *told]

@@ -186,6 +186,12 @@ class Report(unittest.TestCase):
             self.assertEqual(self.row(shown, "even, 1024 cached")[1:], ["2.0e-07 (1e-06)", "–"])
             self.assertEqual(self.row(shown, "flat, 65536 cached")[1:], ["3.0e-07 (2e-06)", "4.0e-03 (5e-02)"])
 
+    def test_more_threads_are_held_against_one_and_the_nearer_limit(self):
+        many = case("scale/decode/deepseek_v3/bf16/L:4096/threads:16", 0.001, 2e8, 3e7, ratio=14.25)
+        for shown in self.report_of(many):
+            self.assertEqual(self.row(shown, "decode/deepseek_v3/bf16/L:4096/threads:16")[1:],
+                             ["1.00 ms", "14.2× of 16", "50", "75", "memory"])
+
     def test_serving_is_held_against_its_reference(self):
         text, printed = self.report_of(served("cascade/deepseek_v2_lite/bf16/requests:16/threads:2", 0.05, 1.345))
         for shown in (text, printed):
@@ -281,6 +287,7 @@ FAKE_CASES = {
     "layer": [case("layer/deepseek_v3/bf16/T:1/L:2048/threads:2", 1.0)],
     "serving": [served("paged/deepseek_v3/bf16/page:64/L:16384/threads:2", 1.0, 1.0)],
     "sparse": [sparse_case("attend", 131072, 0.002, "fp8", ratio=0.9)],
+    "scale": [case("scale/decode/deepseek_v3/bf16/L:65536/threads:2", 1.0, ratio=1.9)],
     "libraries": [beside("mla", 1.0)],
     "compare": decode_times(1024, 0.1, 0.05, 0.2) + decode_times(2048, 0.1, 0.05, 0.2),
     "quality": [quality("bf16", 2.0, 0.064, 512)],

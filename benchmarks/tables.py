@@ -72,6 +72,25 @@ def serving(measurements):
     ]
 
 
+def scale(measurements):
+    """What more threads bring, and which limit they near."""
+    rows = []
+    for name, parts, case in measurements.named("scale/"):
+        shares = [f"{case['ratio']:.1f}× of {parts['threads']}", f"{case['peak_pct']:.0f}", f"{case['bw_pct']:.0f}"]
+        limit = "memory" if case["bw_pct"] > case["peak_pct"] else "arithmetic"
+        rows.append([name.split("/", 1)[1], milliseconds(case["median_s"]), *shares, limit])
+    if not rows:
+        return []
+    return [
+        "## More threads",
+        "",
+        "One token, in turns with one thread. The nearer limit: the type's peak, or memory's rate, of as many threads.",
+        "",
+        *table(["case", "median", "speed-up", "% of peak", "% of DRAM", "nearer limit"], rows),
+        "",
+    ]
+
+
 def _sparse_rows(measurements, model, cache):
     """A row for each number of cached tokens: dense attention beside an indexer and attention to what it selects."""
     def times(kind):

@@ -55,9 +55,10 @@ TYPED_TEST(AnyNumberOfWorkers, GivesTheSameBits) {
 constexpr double row_key_seconds = 28e-9;
 constexpr double merged_row_seconds = 0.1e-6;
 constexpr double item_seconds = 1e-6;  ///< taking it, and starting on cold rows
-/// How much longer a row takes that shares the reading of keys with fewer than 128: 1.11 times with 16, 1.03 with 64.
+/// How much longer a row takes that shares the reading of keys with fewer than 128: 1.03 times with 64, 1.11 with 16, 1.37
+/// with 8.
 [[nodiscard]] double of_fewer_rows(Index rows) {
-    return 1.0 + 0.11 * static_cast<double>(128 - std::min<Index>(rows, 128)) / 112.0;
+    return rows < 16 ? 1.37 : 1.0 + 0.11 * static_cast<double>(128 - std::min<Index>(rows, 128)) / 112.0;
 }
 
 /// One request's work as `workers` workers get it.
@@ -124,7 +125,7 @@ TEST(ShareOutTest, WorkersAreAsBusyAsSixtyFourItemsAllow) {
         for (const Index keys : {4096, 16384, 65536})
             for (Index workers = 1; workers <= 128; ++workers) {
                 const double allowed = 64.0 / static_cast<double>(divide_up(64, workers));
-                EXPECT_GE(simulate(heads, keys, 1) / simulate(heads, keys, workers), 0.8 * allowed)
+                EXPECT_GE(simulate(heads, keys, 1) / simulate(heads, keys, workers), 0.72 * allowed)
                     << heads << " heads, " << keys << " keys, " << workers << " workers";
             }
 }

@@ -169,17 +169,18 @@ class SegmentTotals {
     [[nodiscard]] bool uneven(Index count) const noexcept {
         return count > 0 && divide_up(count, workers) * workers > count + count / 7;
     }
-    /// Rows of groups, cut into halves until all items are even: whole vectors, and none but those that were are few, which are
-    /// summed in another order.
+    /// Rows of groups, cut into halves until all items are even: down to `item_rows`, or to a vector where half of the workers
+    /// had nothing else to do. None but those that were are few, which are summed in another order.
     [[nodiscard]] Index cut_rows(const SplitPlan& plan) const noexcept {
-        const Index least = std::max(lanes, 2 * few_rows);
         Index pieces = 1;
-        while (plan.group_rows >= 2 * pieces * least && uneven(ranges_ * pieces)) pieces *= 2;
+        const Index vector = std::max(lanes, 2 * few_rows);
+        const auto least = [&] { return 2 * ranges_ * pieces <= workers ? vector : SplitPlan::item_rows; };
+        while (plan.group_rows >= 2 * pieces * least() && uneven(ranges_ * pieces)) pieces *= 2;
         const auto last = [&](Index group_rows) { return plan.rows - (divide_up(plan.rows, group_rows) - 1) * group_rows; };
-        Index rows = round_up(divide_up(plan.group_rows, pieces), least);
+        Index rows = round_up(divide_up(plan.group_rows, pieces), vector);
         while (rows < plan.group_rows && std::min(last(rows), last(plan.group_rows)) <= few_rows &&
                last(rows) != last(plan.group_rows))
-            rows += least;
+            rows += vector;
         return std::min(rows, plan.group_rows);
     }
 
