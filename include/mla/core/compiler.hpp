@@ -52,7 +52,8 @@
 #else
 #define MLA_HAS_AVX512_BF16 0
 #endif
-#if MLA_HAS_AVX512_BF16 && defined(__AMX_TILE__) && defined(__AMX_BF16__)
+// Older Clangs leave out the second underscore.
+#if MLA_HAS_AVX512_BF16 && (defined(__AMX_BF16__) || defined(__AMXBF16__))
 #define MLA_HAS_AMX 1
 #else
 #define MLA_HAS_AMX 0
@@ -121,7 +122,7 @@
 #else
 #define MLA_WORD_FP16
 #endif
-#if defined(__AMX_TILE__)
+#if defined(__AMX_TILE__) || defined(__AMXTILE__)
 #define MLA_WORD_AMX _amx
 #else
 #define MLA_WORD_AMX
