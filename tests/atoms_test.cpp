@@ -153,6 +153,20 @@ TYPED_TEST(AtomsTest, InterleavedLoadsWidenEveryPatternFirstOrSecondOfItsPair) {
     }
 }
 
+TYPED_TEST(AtomsTest, InterleavedLoadsTakeEachOfEightNumbersOfFourBitsWhateverItsNeighboursAre) {
+    constexpr auto width = static_cast<std::size_t>(lanes<TypeParam, float>);
+    Generator generator(24);
+    for (int trial = 0; trial < 100; ++trial) {
+        std::vector<mla::int4x8> groups(width);
+        for (mla::int4x8& group : groups) group.bits = static_cast<std::uint32_t>(generator());
+        mla::simd::unroll<8>([&](auto part) {
+            float found[width];
+            mla::simd::load_interleaved<TypeParam, part>(groups.data()).store_unaligned(found);
+            for (std::size_t i = 0; i < width; ++i) ASSERT_EQ(found[i], static_cast<float>(groups[i][part])) << part;
+        });
+    }
+}
+
 TYPED_TEST(AtomsTest, LoadsConvertFloatAndDouble) {
     const std::vector<double> values = awkward_values(400);
     expect_loads_convert<TypeParam, float>(converted<float>(values));

@@ -219,8 +219,11 @@ TEST(LayerContract, GivesTheSameOnEveryTargetAndInAnyPieces) {
                 if (expected.empty()) expected = widened(found);
                 // A rounded cache turns any difference of floats into one of roundings, in either precision.
                 const double gap = testing::layer_tolerance<float>(config, 40);
+                // BFDOT's sums err by a third more, and of the few values of so small a layer that then round apart one may weigh
+                // as much as all that others have.
+                const double few = name == "neon_bf16" ? 2.0 : 1.0;
                 const auto error = testing::compare(found, expected);
-                EXPECT_TRUE(testing::within(error, gap + 2.0 * rounded_gap(gap)))
+                EXPECT_TRUE(testing::within(error, gap + few * 2.0 * rounded_gap(gap)))
                     << name << ", " << mla::name(precision) << ", " << pieces.size() << " pieces: " << error;
             }
         }

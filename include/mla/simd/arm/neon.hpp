@@ -100,11 +100,10 @@ struct NeonAtoms : PortableAtoms<Target> {
         return Batch<Target, float>(vreinterpretq_f32_u32(placed));
     }
 
-    /// Four bits at the top of a word are a number of four places before the point and 28 behind it.
     template <int Part>
     static MLA_ALWAYS_INLINE Batch<Target, float> load_interleaved(const int4x8* source) {
         const uint32x4_t placed = vshlq_n_u32(vld1q_u32(&source->bits), 28 - 4 * Part);
-        return Batch<Target, float>(vcvtq_n_f32_s32(vreinterpretq_s32_u32(placed), 28));
+        return Batch<Target, float>(vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(placed), 28)));
     }
 
     static MLA_ALWAYS_INLINE void store_narrow(std::int16_t* target, const Batch<Target, std::int32_t>& values) {
