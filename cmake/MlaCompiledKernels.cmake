@@ -4,7 +4,7 @@ include(CheckCXXCompilerFlag)
 #
 # A static library <target> with the kernels of each named target, one small source compiled for its instruction set, and the choice
 # between them at run time. What links it is compiled for any machine and runs on the best that this one has; MLA_TARGET in the
-# environment forces one. TARGETS: all that this processor family and the compiler know, unless named. EMULATED: targets whose
+# environment forces one. TARGETS: all that machines of this processor's family would choose, unless named. EMULATED: targets whose
 # instructions are written out, for machines that lack them; chosen only when asked for, as emulated_<name>. OPTIONS: of the
 # compiler, for these sources. TARGETS native: the one that the library's own flags allow, to compile its kernels once for several
 # programs.
@@ -21,11 +21,18 @@ function(mla_add_compiled_kernels library)
         if(MLA_COMPILER_HAS_AMX)
             list(APPEND known amx)
         endif()
+        set(linked ${known})
+    elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
+        set(flags_neon -march=armv8-a)
+        set(flags_neon_bf16 -march=armv8.2-a+bf16)
+        set(known generic neon neon_bf16)
+        set(linked neon neon_bf16) # all have NEON, so that none would choose generic
     else()
         set(known generic)
+        set(linked generic)
     endif()
     if(NOT arg_TARGETS)
-        set(arg_TARGETS ${known})
+        set(arg_TARGETS ${linked})
     endif()
     set(declarations "")
     set(pointers "")

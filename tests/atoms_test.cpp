@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -62,6 +63,12 @@ using Targets = ::testing::Types<
 #endif
 #if MLA_HAS_AVX2
     targets::avx2,
+#endif
+#if MLA_HAS_NEON_BF16
+    targets::neon_bf16,
+#endif
+#if MLA_HAS_NEON
+    targets::neon,
 #endif
     targets::emulated<targets::avx2>, targets::emulated<targets::avx512_bf16>, targets::generic>;
 
@@ -143,6 +150,20 @@ TYPED_TEST(AtomsTest, InterleavedLoadsWidenEveryPatternFirstOrSecondOfItsPair) {
             const float expected = pairs[static_cast<std::size_t>(i < width ? 2 * i : 2 * (i - width) + 1)];
             ASSERT_EQ(std::memcmp(&found[static_cast<std::size_t>(i)], &expected, sizeof expected), 0) << first << ", " << i;
         }
+    }
+}
+
+TYPED_TEST(AtomsTest, InterleavedLoadsTakeEachOfEightNumbersOfFourBitsWhateverItsNeighboursAre) {
+    constexpr auto width = static_cast<std::size_t>(lanes<TypeParam, float>);
+    Generator generator(24);
+    for (int trial = 0; trial < 100; ++trial) {
+        std::vector<mla::int4x8> groups(width);
+        for (mla::int4x8& group : groups) group.bits = static_cast<std::uint32_t>(generator());
+        mla::simd::unroll<8>([&](auto part) {
+            float found[width];
+            mla::simd::load_interleaved<TypeParam, part>(groups.data()).store_unaligned(found);
+            for (std::size_t i = 0; i < width; ++i) ASSERT_EQ(found[i], static_cast<float>(groups[i][part])) << part;
+        });
     }
 }
 
@@ -520,8 +541,31 @@ TYPED_TEST(AtomsTest, TwoVectorsAreRoundedAndPairedLaneByLane) {
     }
 }
 
-/// Sums of products of pairs as VDPBF16PS defines them: the second first, each sum rounded once, subnormals 0.
-TYPED_TEST(AtomsTest, PairsOfBf16AreAddedSecondFirstToTheSameBitsWhoeverMultiplies) {
+/// a + b as BFDOT rounds it: what is inexact becomes the odd one of its two neighbours, a subnormal 0, an overflow infinite.
+float sum_to_odd(float a, float b) {
+    const double x{a}, y{b}, sum = x + y;
+    if (!std::isfinite(sum)) return static_cast<float>(sum);
+    const double rest = (x - (sum - (sum - x))) + (y - (sum - x));  // sum + rest is exact
+    auto bits = std::bit_cast<std::uint64_t>(sum);
+    if (rest != 0.0 && (rest < 0.0) == (sum > 0.0)) --bits;  // sum went away from zero
+    constexpr std::uint64_t beyond_float = 0x1fffffff;
+    const bool inexact = rest != 0.0 || (bits & beyond_float) != 0;
+    const auto truncated = static_cast<float>(std::bit_cast<double>(bits & ~beyond_float));
+    if (!std::isfinite(truncated) || std::abs(truncated) < 0x1p-126F) return std::isfinite(truncated) ? 0.0F : truncated;
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(truncated) | (inexact ? 1U : 0U));
+}
+
+/// sum + a·b of two pairs of bf16, the first in the low half. As VDPBF16PS defines it: the second first, each sum rounded once,
+/// subnormals 0. BFDOT adds the products first, and rounds to odd.
+template <class Target>
+float pair_sum(float sum, std::uint32_t a, std::uint32_t b) {
+    const auto value = [](std::uint32_t high) { return std::bit_cast<float>((high & 0x7f800000U) == 0 ? 0U : high); };
+    const float a0 = value(a << 16U), a1 = value(a & 0xffff0000U), b0 = value(b << 16U), b1 = value(b & 0xffff0000U);
+    if constexpr (std::is_same_v<Target, targets::neon_bf16>) return sum_to_odd(sum, sum_to_odd(a0 * b0, a1 * b1));
+    return std::fma(a0, b0, std::fma(a1, b1, sum));
+}
+
+TYPED_TEST(AtomsTest, PairsOfBf16AreAddedToTheBitsThatTheInstructionDefines) {
     const mla::FloatEnvironment environment;
     constexpr auto width = static_cast<std::size_t>(lanes<TypeParam, float>);
     Generator generator(22);
@@ -542,13 +586,7 @@ TYPED_TEST(AtomsTest, PairsOfBf16AreAddedSecondFirstToTheSameBitsWhoeverMultipli
                                               mla::simd::PackedBatch<TypeParam>::load_unaligned(b))
             .store_unaligned(found);
         for (std::size_t i = 0; i < width; ++i) {
-            const auto value = [](std::uint32_t high) {
-                float result = 0.0F;
-                if ((high & 0x7f800000U) != 0) std::memcpy(&result, &high, sizeof result);
-                return result;
-            };
-            float expected = std::fma(value(a[i] & 0xffff0000U), value(b[i] & 0xffff0000U), sum[i]);
-            expected = std::fma(value(a[i] << 16U), value(b[i] << 16U), expected);
+            const float expected = pair_sum<TypeParam>(sum[i], a[i], b[i]);
             ASSERT_TRUE(std::isnan(expected) ? std::isnan(found[i]) : found[i] == expected)
                 << std::hex << a[i] << " · " << b[i] << ": " << found[i] << ", must be " << expected;
         }

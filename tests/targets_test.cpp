@@ -14,6 +14,7 @@
 
 #include "mla/attention.hpp"
 #include "mla/cache/latent_cache.hpp"
+#include "mla/core/target_report.hpp"
 #include "mla/testing/shape_problems.hpp"
 #include "support/attention_result.hpp"
 #include "support/kernels.hpp"
@@ -218,8 +219,11 @@ TEST(LayerContract, GivesTheSameOnEveryTargetAndInAnyPieces) {
                 if (expected.empty()) expected = widened(found);
                 // A rounded cache turns any difference of floats into one of roundings, in either precision.
                 const double gap = testing::layer_tolerance<float>(config, 40);
+                // BFDOT's sums err by a third more, and of the few values of so small a layer that then round apart one may weigh
+                // as much as all that others have.
+                const double few = name == "neon_bf16" ? 2.0 : 1.0;
                 const auto error = testing::compare(found, expected);
-                EXPECT_TRUE(testing::within(error, gap + 2.0 * rounded_gap(gap)))
+                EXPECT_TRUE(testing::within(error, gap + few * 2.0 * rounded_gap(gap)))
                     << name << ", " << mla::name(precision) << ", " << pieces.size() << " pieces: " << error;
             }
         }
@@ -292,7 +296,32 @@ TEST(ChosenTarget, IsTheOneAskedForAndUnknownNamesAreErrors) {
         EXPECT_EQ(detail::full_name(chosen_target()), name);
     }
     const std::string message = testing::thrown<std::invalid_argument>([] { choose_target("avx1024"); });
-    EXPECT_NE(message.find("mla: target is avx1024, must be one of generic, avx2"), std::string::npos) << message;
+    EXPECT_EQ(message, "mla: target is avx1024, must be one of " + testing::linked_names());
+}
+
+TEST(TargetReport, SaysOfEachLinkedTargetWhatItIsToThisProcessorAndWhyOneIsChosen) {
+    for (const std::string& name : testing::runnable_targets()) {
+        const OnTarget target(name);
+        const std::string report = target_report();
+        EXPECT_EQ(std::ranges::count(report, '\n'), std::ssize(linked_targets())) << report;
+        EXPECT_NE(("\n" + report).find("\n" + name + ": chosen"), std::string::npos) << report;
+        for (const abi::Target* other : linked_targets()) {
+            const std::string line = "\n" + detail::full_name(*other) + (runs_here(*other) ? ": " : ": not this processor's\n");
+            EXPECT_NE(("\n" + report).find(line), std::string::npos) << report;
+        }
+    }
+}
+
+TEST(TargetReport, SaysThatTheBestIsChosenUnlessAnotherIsAskedFor) {
+    const char* const forced = std::getenv("MLA_TARGET");
+    if (forced != nullptr) GTEST_SKIP() << "MLA_TARGET is " << forced;
+    const std::string best = detail::full_name(chosen_target());
+    EXPECT_NE(target_report().find(best + ": chosen, the best that runs\n"), std::string::npos) << target_report();
+    for (const std::string& name : testing::runnable_targets()) {
+        const OnTarget target(name);
+        if (name == best) continue;
+        EXPECT_NE(target_report().find(name + ": chosen by choose_target\n"), std::string::npos) << target_report();
+    }
 }
 
 TEST(ChosenTarget, IsNeverAnEmulatedOneUnlessForced) {

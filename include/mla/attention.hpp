@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mla/config.hpp"
+#include "mla/core/chosen_target.hpp"
 #include "mla/core/executor.hpp"
 #include "mla/core/float_environment.hpp"
 #include "mla/core/workspace.hpp"
@@ -44,8 +45,8 @@ class Attention {
     using Matrix = RowMatrix<Activation>;
 
     /// Packs the weights once, as `packing` says, over the executor; the tensors are not needed afterwards.
-    /// @throws std::invalid_argument when the config is invalid, contradicts DcStatic or DrStatic, or a tensor is missing or
-    /// misshapen
+    /// @throws std::invalid_argument when the config is invalid, contradicts DcStatic or DrStatic, a tensor is missing or
+    /// misshapen, or MLA_TARGET asks for a target that is not there
     Attention(const Config& config, const AttentionWeights& weights, Precision precision = Precision::operand,
               const PackOptions& packing = {}, ExecutorRef executor = SerialExecutor{})
         : Attention(checked(config, weights), weights, precision, detail::Packer{packing, executor}) {}
@@ -203,6 +204,7 @@ class Attention {
     static const Config& checked(const Config& config, const AttentionWeights& weights) {
         validate(config);
         validate(config, weights);
+        detail::require_target();
         if constexpr (DcStatic != Dynamic) require_equal("kv_lora_rank", config.kv_lora_rank, "Attention's Dc", Index{DcStatic});
         if constexpr (DrStatic != Dynamic)
             require_equal("qk_rope_head_dim", config.qk_rope_head_dim, "Attention's Dr", Index{DrStatic});

@@ -16,6 +16,13 @@ namespace mla::testing {
     return names;
 }
 
+/// What the error about an unknown target lists.
+[[nodiscard]] inline std::string linked_names() {
+    std::string names;
+    for (const abi::Target* target : linked_targets()) names += (names.empty() ? "" : ", ") + mla::detail::full_name(*target);
+    return names;
+}
+
 /// Makes calls run on a target while it lives, and then on the one before.
 class OnTarget {
   public:

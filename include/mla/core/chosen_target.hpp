@@ -20,6 +20,9 @@
 #include <unistd.h>
 #endif
 #endif
+#if MLA_HAS_AUXILIARY_VECTOR
+#include <sys/auxv.h>
+#endif
 
 /// The linked targets, the simplest first; defined by the source that mla_add_compiled_kernels generates.
 extern "C" const mla::abi::Target* const* mla_linked_targets(int* count) noexcept;
@@ -69,6 +72,12 @@ namespace detail {
         return avx512 && __builtin_cpu_supports("avx512vnni") != 0 && bf16_products && tiles &&
                detail::tile_registers_permitted();
 #endif
+#if MLA_HAS_NEON
+    if (name == "neon") return true;
+#endif
+#if MLA_HAS_AUXILIARY_VECTOR
+    if (name == "neon_bf16") return (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
+#endif
     return false;
 }
 
@@ -108,8 +117,13 @@ namespace detail {
     throw std::invalid_argument("mla: target is " + std::string(name) + ", must be one of " + known);
 }
 
+/// What MLA_TARGET asks for; empty: nothing.
+[[nodiscard]] inline std::string_view forced_target() noexcept {
+    const char* const name = std::getenv("MLA_TARGET");
+    return name == nullptr ? std::string_view() : name;
+}
+
 [[nodiscard]] inline const abi::Target& best_target() {
-    if (const char* const forced = std::getenv("MLA_TARGET"); forced != nullptr && *forced != '\0') return find_target(forced);
     const abi::Target* best = linked_targets().front();
     for (const abi::Target* target : linked_targets()) {
         if (target->bytes != sizeof(abi::Target))
@@ -124,11 +138,12 @@ inline std::atomic<const abi::Target*> current_target{nullptr};
 }  // namespace detail
 
 /// The target that calls run on: the best that is linked and that this machine has, or the one that MLA_TARGET names.
-/// @throws std::invalid_argument when MLA_TARGET names none that is linked and runs here
+/// @throws std::invalid_argument when MLA_TARGET names none that is linked and runs here: so does every call that needs a target
 [[nodiscard]] inline const abi::Target& chosen_target() {
     const abi::Target* target = detail::current_target.load(std::memory_order_acquire);
     if (target == nullptr) [[unlikely]] {
-        target = &detail::best_target();
+        const std::string_view forced = detail::forced_target();
+        target = forced.empty() ? &detail::best_target() : &detail::find_target(forced);
         detail::current_target.store(target, std::memory_order_release);
     }
     return *target;
@@ -151,6 +166,15 @@ template <Compute A>
         return target.of_double;
 }
 
+/// Asks for the target before anything that may not throw does.
+inline void require_target() { static_cast<void>(chosen_target()); }
+
 }  // namespace detail
 }  // namespace mla::inline MLA_ISA
+#else
+namespace mla::inline MLA_ISA::detail {
+
+inline void require_target() noexcept {}
+
+}  // namespace mla::inline MLA_ISA::detail
 #endif

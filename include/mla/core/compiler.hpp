@@ -71,6 +71,24 @@
 #define MLA_HAS_AVX512_FP16 0
 #endif
 
+// Every AArch64 processor has NEON. BF16 is optional from Armv8.2 on.
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define MLA_HAS_NEON 1
+#else
+#define MLA_HAS_NEON 0
+#endif
+#if MLA_HAS_NEON && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define MLA_HAS_NEON_BF16 1
+#else
+#define MLA_HAS_NEON_BF16 0
+#endif
+// Whether Linux says what the processor has (getauxval).
+#if MLA_HAS_NEON && defined(__linux__)
+#define MLA_HAS_AUXILIARY_VECTOR 1
+#else
+#define MLA_HAS_AUXILIARY_VECTOR 0
+#endif
+
 // The name of the inline namespace: a word for each instruction set that the flags allow.
 #define MLA_JOIN_(a, b, c, d, e, f, g, h) a##b##c##d##e##f##g##h
 #define MLA_JOIN(a, b, c, d, e, f, g, h) MLA_JOIN_(a, b, c, d, e, f, g, h)
@@ -127,8 +145,42 @@
 #else
 #define MLA_WORD_AMX
 #endif
+#if MLA_HAS_NEON
+#define MLA_WORD_NEON _neon
+#else
+#define MLA_WORD_NEON
+#endif
+#if MLA_HAS_NEON_BF16
+#define MLA_WORD_BF16 _bf16
+#else
+#define MLA_WORD_BF16
+#endif
+#if defined(__ARM_FEATURE_ATOMICS)
+#define MLA_WORD_LSE _lse
+#else
+#define MLA_WORD_LSE
+#endif
+#if defined(__ARM_FEATURE_DOTPROD)
+#define MLA_WORD_DOT _dot
+#else
+#define MLA_WORD_DOT
+#endif
+#if defined(__ARM_FEATURE_FP16_VECTOR_ARITHMETIC)
+#define MLA_WORD_HALF _half
+#else
+#define MLA_WORD_HALF
+#endif
+#if defined(__ARM_FEATURE_SVE)
+#define MLA_WORD_SVE _sve
+#else
+#define MLA_WORD_SVE
+#endif
+#if MLA_HAS_NEON
+#define MLA_ISA MLA_JOIN(MLA_WORD_BASE, MLA_WORD_NEON, MLA_WORD_BF16, MLA_WORD_LSE, MLA_WORD_DOT, MLA_WORD_HALF, MLA_WORD_SVE, )
+#else
 #define MLA_ISA \
     MLA_JOIN(MLA_WORD_BASE, MLA_WORD_SSE, MLA_WORD_AVX, MLA_WORD_BMI, MLA_WORD_AVX512, MLA_WORD_VBMI, MLA_WORD_FP16, MLA_WORD_AMX)
+#endif
 
 // Declared here, so that a program that opens one of them again by its plain name means ours.
 namespace mla::inline MLA_ISA {

@@ -29,8 +29,8 @@ class FloatEnvironment {
     [[nodiscard]] MLA_ALWAYS_INLINE static unsigned read() noexcept { return _mm_getcsr() & ~0x3fU; }
     MLA_ALWAYS_INLINE static void write(unsigned mode) noexcept { _mm_setcsr(mode); }
     unsigned before_;
-#elif defined(__aarch64__)
-    static constexpr unsigned long ours = 1UL << 24U;  ///< FZ; to nearest, no traps
+#elif MLA_HAS_NEON
+    static constexpr unsigned long ours = 1UL << 24U;  ///< FZ; to nearest, no traps, halves and bf16 as ever
     [[nodiscard]] MLA_ALWAYS_INLINE static unsigned long read() noexcept {
         unsigned long mode = 0;
         asm volatile("mrs %0, fpcr" : "=r"(mode));

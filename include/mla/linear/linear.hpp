@@ -111,24 +111,27 @@ void multiply_heads(const HeadsView<const A>& x, const PackedView<A>& weight, co
 /// y [T, panels of W] = x [T, in] · W, on the calling thread, for panels [panel_begin, panel_end) of matrix `index`.
 /// Every element is summed in the same order, however the work is cut: over pieces of k, and k in a piece, ascending. Under
 /// Precision::operand x is rounded to bf16 where W is bf16 or narrower. y does not overlap x.
+/// @throws std::invalid_argument as chosen_target does, where kernels are compiled
 template <Compute A, Weight S>
 void linear_panels(MatrixView<const A> x, const PackedMatrix<S>& weight, Index index, Index panel_begin, Index panel_end,
-                   MatrixView<A> y, Precision precision = Precision::operand) noexcept {
+                   MatrixView<A> y, Precision precision = Precision::operand) {
     detail::PackedView<A>(weight, precision).multiply(x, index, panel_begin, panel_end, y);
 }
 
 /// y [T, out] = x [T, in] · W (+ bias [out], when not null). Under Precision::operand x is rounded to bf16 where W is bf16 or
 /// narrower. y does not overlap x.
+/// @throws std::invalid_argument as chosen_target does, where kernels are compiled
 template <Compute A, Weight S>
 void linear(MatrixView<const A> x, const PackedMatrix<S>& weight, const A* bias, MatrixView<A> y, ExecutorRef executor,
-            Precision precision = Precision::operand) noexcept {
+            Precision precision = Precision::operand) {
     detail::multiply_all(x, detail::PackedView<A>(weight, precision), bias, y, executor);
 }
 
 /// y[t, h] = x[t, h] · W_h for each head h: one small product a head. x [T, H, in], y [T, H, out], W holds H matrices.
+/// @throws std::invalid_argument as chosen_target does, where kernels are compiled
 template <Compute A, Weight S>
 void linear_heads(HeadsView<const A> x, const PackedMatrix<S>& weight, HeadsView<A> y, ExecutorRef executor,
-                  Precision precision = Precision::operand) noexcept {
+                  Precision precision = Precision::operand) {
     detail::multiply_heads(x, detail::PackedView<A>(weight, precision), y, executor);
 }
 

@@ -50,16 +50,18 @@ template <Compute A>
 }  // namespace detail
 
 /// o[t, h] ← o[t, h] · sigmoid(logits[t, h]), one a value. o, logits [T, H, Dv], which do not overlap.
+/// @throws std::invalid_argument as chosen_target does, where kernels are compiled
 template <Compute A>
-void gate_values(HeadsView<A> o, HeadsView<const A> logits) noexcept {
+void gate_values(HeadsView<A> o, HeadsView<const A> logits) {
     const abi::GateKernels<A> kernels = detail::gate_kernels<A>();
     for (Index t = 0; t < o.tokens; ++t)
         for (Index h = 0; h < o.heads; ++h) kernels.multiply_by_sigmoid(o.at(t, h), logits.at(t, h), o.dim);
 }
 
 /// o[t, h] ← o[t, h] · sigmoid(logits[t, h]), one for all values of a head. o [T, H, Dv], logits [T, H].
+/// @throws std::invalid_argument as chosen_target does, where kernels are compiled
 template <Compute A>
-void gate_heads(HeadsView<A> o, MatrixView<const A> logits) noexcept {
+void gate_heads(HeadsView<A> o, MatrixView<const A> logits) {
     const abi::GateKernels<A> kernels = detail::gate_kernels<A>();
     for (Index t = 0; t < o.tokens; ++t)
         for (Index h = 0; h < o.heads; ++h) {

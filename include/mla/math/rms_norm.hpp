@@ -45,8 +45,9 @@ inline constexpr abi::NormKernels<A> norm_of{normalise_rows<Target, A>};
 }  // namespace detail
 
 /// x[r] ← x[r] / sqrt(mean(x[r]²) + eps) · weight · multiplier for each row, in place. x [rows, dim], weight [dim].
+/// @throws std::invalid_argument as chosen_target does, where kernels are compiled
 template <Compute A>
-void rms_norm(MatrixView<A> x, const A* weight, double eps, double multiplier = 1.0) noexcept {
+void rms_norm(MatrixView<A> x, const A* weight, double eps, double multiplier = 1.0) {
 #if MLA_IS_COMPILED
     const abi::NormKernels<A> kernels = detail::chosen_kernels<A>().norm;
 #else

@@ -1,6 +1,8 @@
 // The atoms by their names: what vector code is made of, each as its target does it best.
 #pragma once
 
+#include "mla/simd/arm/neon.hpp"
+#include "mla/simd/arm/neon_bf16.hpp"
 #include "mla/simd/portable.hpp"
 #include "mla/simd/x86/avx2.hpp"
 #include "mla/simd/x86/avx512.hpp"
@@ -81,6 +83,18 @@ struct AtomsOf<targets::avx512_bf16> {
 template <>
 struct AtomsOf<targets::amx> {
     using type = Avx512Bf16Atoms<targets::amx>;
+};
+#endif
+#if MLA_HAS_NEON
+template <>
+struct AtomsOf<targets::neon> {
+    using type = NeonAtoms<targets::neon>;
+};
+#endif
+#if MLA_HAS_NEON_BF16
+template <>
+struct AtomsOf<targets::neon_bf16> {
+    using type = NeonBf16Atoms<targets::neon_bf16>;
 };
 #endif
 

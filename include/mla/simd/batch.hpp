@@ -28,7 +28,7 @@ template <class Target, class Base>
 concept Has = std::is_base_of_v<Base, Target>;
 
 // One name for the operations of either kind of vector.
-#if MLA_HAS_X86
+#if MLA_HAS_X86 || MLA_HAS_NEON
 using xsimd::abs;
 using xsimd::max;
 using xsimd::min;
@@ -75,18 +75,20 @@ MLA_ALWAYS_INLINE void keep_in_register([[maybe_unused]] const T*& pointer) {
 /// Keeps the compiler from fusing what made `vector` with what follows: a product that is rounded before it is added to.
 template <class Vector>
 MLA_ALWAYS_INLINE Vector rounded([[maybe_unused]] Vector vector) {
-#if MLA_HAS_X86
     if constexpr (requires { typename Vector::register_type; }) {
         typename Vector::register_type bits = vector;
-#if MLA_HAS_AVX512
+#if MLA_HAS_NEON
+        asm("" : "+w"(bits));
+#elif MLA_HAS_AVX512
         asm("" : "+v"(bits));
 #else
         asm("" : "+x"(bits));
 #endif
         return Vector(bits);
+    } else {
+        asm("" : "+m"(vector));
+        return vector;
     }
-#endif
-    return vector;
 }
 
 }  // namespace mla::inline MLA_ISA::simd

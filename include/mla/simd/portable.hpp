@@ -1,4 +1,4 @@
-// The atoms of any target, over arrays: what the headers of instruction sets in x86/ do not replace.
+// The atoms of any target, over arrays: what the headers of instruction sets in x86/ and arm/ do not replace.
 #pragma once
 
 #include "mla/simd/operand.hpp"

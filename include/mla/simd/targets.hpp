@@ -1,14 +1,15 @@
 // Targets: what a machine can do. All vector code is a template on one; nothing else says which machine it is for.
 //
 // A target names its vectors, its registers, and which narrow products it has as instructions. How it does them stands in the
-// header of its instruction set in x86/; what that leaves out, in portable.hpp. A new target is one header and one line here.
+// header of its instruction set in x86/ or arm/; what that leaves out, in portable.hpp. A new target is one header and one line
+// here.
 #pragma once
 
 #include "mla/core/type_list.hpp"
 #include "mla/core/types.hpp"
 #include "mla/simd/emulated_batch.hpp"
 
-#if MLA_HAS_X86
+#if MLA_HAS_X86 || MLA_HAS_NEON
 #if MLA_IS_GCC
 // GCC 12's AVX-512 intrinsics pass undefined vectors that no instruction reads, and -Wall warns of each (GCC bug 105593).
 #pragma GCC diagnostic push
@@ -81,6 +82,23 @@ struct amx : avx512_vnni {
     static constexpr bool tiles_bf16 = true;
 };
 
+/// AArch64: NEON, with FMA.
+struct neon : generic {
+    static constexpr const char* name = "neon";
+#if MLA_HAS_NEON
+    template <class A>
+    using batch = xsimd::batch<A, xsimd::neon64>;
+#endif
+    static constexpr int registers = 32;
+    static constexpr bool fuses = true;
+};
+
+/// Neoverse V1, N2 and later: pairs of bf16 too.
+struct neon_bf16 : neon {
+    static constexpr const char* name = "neon_bf16";
+    static constexpr bool dots_bf16 = true;
+};
+
 /// The registers, tiles, packing and rounding of a target with its instructions written out, for any machine: what no machine at
 /// hand has is tested all the same.
 template <class Target>
@@ -97,8 +115,8 @@ struct emulated {
     static constexpr bool broadcasts_operand = false;
 };
 
-/// All targets, each with one before it as its base.
-using All = TypeList<generic, avx2, avx512, avx512_vnni, avx512_bf16, amx>;
+/// All targets.
+using All = TypeList<generic, avx2, avx512, avx512_vnni, avx512_bf16, amx, neon, neon_bf16>;
 
 /// The best that the flags allow and that needs no permission: Linux lets a process use tile registers only once it has asked,
 /// which the choice at run time does (core/chosen_target.hpp).
@@ -110,6 +128,10 @@ using native = avx512_vnni;
 using native = avx512;
 #elif MLA_HAS_AVX2
 using native = avx2;
+#elif MLA_HAS_NEON_BF16
+using native = neon_bf16;
+#elif MLA_HAS_NEON
+using native = neon;
 #else
 using native = generic;
 #endif
