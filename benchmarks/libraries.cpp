@@ -73,13 +73,13 @@ void add_linear(const presets::Preset& preset) {
     }
 }
 
-/// bf16 only with a dot product of it.
+/// bf16 only where products of it are faster than of floats.
 void add_cases(const Presets& wanted) {
     for (const presets::Preset& preset : wanted) {
         add_decode<float>(preset);
-        if constexpr (Target::dots_bf16) add_decode<bf16>(preset);
+        if (Target::dots_bf16 || uses_tiles()) add_decode<bf16>(preset);
         add_linear<float>(preset);
-        if constexpr (Target::dots_bf16) add_linear<bf16>(preset);
+        if (Target::dots_bf16 || uses_tiles()) add_linear<bf16>(preset);
     }
 }
 

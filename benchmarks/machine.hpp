@@ -7,10 +7,13 @@
 #include <chrono>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "mla/core/chosen_target.hpp"
 #include "mla/core/memory.hpp"
 #include "mla/simd/tile.hpp"
+#include "mla/simd/tile_registers.hpp"
 #include "random_data.hpp"
 #include "thread_team.hpp"
 
@@ -111,6 +114,43 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
     });
 }
 
+/// The target that kernels run on.
+[[nodiscard]] inline std::string_view target_name() {
+#if MLA_IS_COMPILED
+    return chosen_target().name;
+#else
+    return Target::name;
+#endif
+}
+
+/// Whether kernels multiply bf16 in tile registers.
+[[nodiscard]] inline bool uses_tiles() { return target_name() == targets::amx::name; }
+
+/// Products of bf16 in tile registers, 2×2 of them: flop/s. Only where `uses_tiles`, which asks for them.
+#if MLA_HAS_AMX
+[[nodiscard]] inline double tile_bf16_rate(ThreadTeam& team) {
+    return rate(team, [](Index) {
+        simd::AmxTileRegisters registers;
+        simd::unroll<simd::tile_registers>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { registers.template zero<i>(); });
+        for (int round = 0; round < probe_rounds; ++round) {
+            registers.dot_bf16<0, 4, 6>();
+            registers.dot_bf16<1, 4, 7>();
+            registers.dot_bf16<2, 5, 6>();
+            registers.dot_bf16<3, 5, 7>();
+        }
+        return 4.0 * probe_rounds * 2.0 * simd::tile_rows * simd::tile_groups * 2.0 * simd::tile_rows;
+    });
+}
+#else
+[[nodiscard]] inline double tile_bf16_rate(ThreadTeam& /*team*/) { return 0.0; }
+#endif
+
+/// Products of bf16 as kernels make them.
+[[nodiscard]] inline double bf16_rate(ThreadTeam& team) {
+    if (uses_tiles()) return tile_bf16_rate(team);
+    return Target::dots_bf16 ? dot_bf16_rate(team) : fma_rate(team);
+}
+
 /// int16 dot products: operations a second. A product of sums, not of the operands alone, is none that the compiler could compute
 /// once before the loop; its latency, 3 and 1 cycles at two a cycle, stays hidden.
 [[nodiscard]] inline double dot_int16_rate(ThreadTeam& team) {
@@ -130,7 +170,7 @@ using ArithmeticProbe = double (*)(ThreadTeam&);
 template <class C>
 inline constexpr ArithmeticProbe dot_rate = fma_rate;
 template <>
-inline constexpr ArithmeticProbe dot_rate<bf16> = Target::dots_bf16 ? dot_bf16_rate : fma_rate;
+inline constexpr ArithmeticProbe dot_rate<bf16> = bf16_rate;
 template <>
 inline constexpr ArithmeticProbe dot_rate<fp8> = dot_rate<bf16>;
 template <>

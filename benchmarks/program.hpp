@@ -46,8 +46,6 @@ using Presets = std::vector<presets::Preset>;
     return wanted;
 }
 
-[[nodiscard]] inline std::string isa_name() { return Target::name; }
-
 [[nodiscard]] inline std::string compiler_name() {
 #if defined(__clang__)
     return __VERSION__;  // starts with its own name
@@ -59,7 +57,7 @@ using Presets = std::vector<presets::Preset>;
 }
 
 inline void add_context() {
-    benchmark::AddCustomContext("isa", isa_name());
+    benchmark::AddCustomContext("isa", std::string(target_name()));
     benchmark::AddCustomContext("compiler", compiler_name());
     benchmark::AddCustomContext("threads", std::to_string(thread_counts().back()));
     for (const Index threads : {Index{1}, thread_counts().back()}) {
@@ -71,7 +69,7 @@ inline void add_context() {
             benchmark::AddCustomContext("peak_" + limit + "_threads_" + std::to_string(threads), text.str());
         };
         add("fp32_GFLOPS", fma_rate(machine.team(threads)));
-        if (Target::dots_bf16) add("bf16_GFLOPS", dot_bf16_rate(machine.team(threads)));
+        if (Target::dots_bf16 || uses_tiles()) add("bf16_GFLOPS", bf16_rate(machine.team(threads)));
         add("int16_GOPS", dot_int16_rate(machine.team(threads)));
         add("dram_GBps", machine.read_rate(threads));
         if (thread_counts().back() == 1) break;

@@ -31,6 +31,7 @@ void add_cases(const Presets&) {
         };
         arithmetic("fma_fp32", fma_rate);
         if (Target::dots_bf16) arithmetic("dot_bf16", dot_bf16_rate);
+        if (uses_tiles()) arithmetic("tiles_bf16", tile_bf16_rate);
         arithmetic("dot_int16", dot_int16_rate);
         add_cache_probe("512KiB", Index{512} << 10, threads);
         add_cache_probe("8MiB", Index{8} << 20, threads);
