@@ -133,8 +133,7 @@ struct NeonAtoms : PortableAtoms<Target> {
 
     static MLA_ALWAYS_INLINE Index interleave(const bf16* first, const bf16* second, Index count, Bf16Pair* pairs) {
         const Index whole = count / 8 * 8;
-        for (Index i = 0; i < whole; i += 8)
-            vst2q_u16(halves_of(pairs + i), {{vld1q_u16(&first[i].bits), vld1q_u16(&second[i].bits)}});
+        for (Index i = 0; i < whole; i += 8) store_woven(pairs + i, vld1q_u16(&first[i].bits), vld1q_u16(&second[i].bits));
         return whole;
     }
 
@@ -143,7 +142,7 @@ struct NeonAtoms : PortableAtoms<Target> {
         for (Index i = 0; i < whole; i += 8) {
             const uint16x8_t a = vreinterpretq_u16_s16(vmovl_s8(vld1_s8(&first[i].bits)));
             const uint16x8_t b = vreinterpretq_u16_s16(vmovl_s8(vld1_s8(&second[i].bits)));
-            vst2q_u16(halves_of(pairs + i), {{a, b}});
+            store_woven(pairs + i, a, b);
         }
         return whole;
     }
@@ -173,9 +172,10 @@ struct NeonAtoms : PortableAtoms<Target> {
     static MLA_ALWAYS_INLINE uint32x4_t load_words(const bf16* source) { return vreinterpretq_u32_u16(vld1q_u16(&source->bits)); }
 
     template <class Pair>
-    static MLA_ALWAYS_INLINE std::uint16_t* halves_of(Pair* pairs) {
+    static MLA_ALWAYS_INLINE void store_woven(Pair* pairs, uint16x8_t first, uint16x8_t second) {
         void* const memory = pairs;
-        return static_cast<std::uint16_t*>(memory);
+        const uint16x8x2_t both = {{first, second}};
+        vst2q_u16(static_cast<std::uint16_t*>(memory), both);
     }
 
     /// A vector rounded to bf16, subnormals too; a NaN keeps its highest bits and becomes quiet.
