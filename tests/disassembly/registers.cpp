@@ -1,5 +1,5 @@
-// The products that are made in tile registers, as the kernels instantiate them. None is inlined, so that what stands here is what
-// runs.
+// The products that are made in tile registers, as the kernels instantiate them. None is inlined, so that what stands here is
+// what runs.
 #include "mla/kernels/engine/attend.hpp"
 #include "mla/linear/multiply.hpp"
 
