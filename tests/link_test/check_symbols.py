@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 LINE = re.compile(r"^[0-9a-f ]* (\w) (.+)$", re.MULTILINE)
-TAGGED = re.compile(r"\bmla::isa\w*::")
+# nm leaves some names mangled, such as those of functions that take arrays as long as a template says.
+OURS = re.compile(r"\bmla::|^_ZNK?3mla")
+TAGGED = re.compile(r"\bmla::isa\w*::|^_ZNK?3mla\d+isa")
 TABLE = re.compile(r"^mla_(target|emulated)_\w+$|^mla_linked_targets$")
 RUNTIME = "DW.ref.__gxx_personality_v0"  # where GCC keeps the address of a function of its runtime, the same from every file
 # What code of C++ needs of its runtime although it neither throws nor allocates.
@@ -41,7 +43,7 @@ def defined(symbols):
 
 def shared(first, second):
     common = defined(first) & defined(second)
-    return [f"both define {name}" for name in sorted(common) if re.search(r"\bmla::", name)]
+    return [f"both define {name}" for name in sorted(common) if OURS.search(name)]
 
 
 def brought_along(symbols):
