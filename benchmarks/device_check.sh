@@ -31,7 +31,8 @@ done
 # Every target that runs here natively, each against the reference and against the others.
 cmake -S . -B "$build/test" "${common[@]}" -DCMAKE_CXX_FLAGS_RELEASE='-O1 -DNDEBUG' -DMLA_BUILD_BENCHMARKS=OFF >>"$build/log"
 tests=(targets decode_absorbed prefill_expanded linear)
-cmake --build "$build/test" --target mla_targets $(printf 'mla_%s_test ' "${tests[@]}") >>"$build/log"
+programs=("${tests[@]/#/mla_}")
+cmake --build "$build/test" --target mla_targets "${programs[@]/%/_test}" >>"$build/log"
 : >"$build/tests"
 while read -r target how; do
     [[ $how == native ]] || continue
