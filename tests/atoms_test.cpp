@@ -542,7 +542,7 @@ TYPED_TEST(AtomsTest, TwoVectorsAreRoundedAndPairedLaneByLane) {
 }
 
 /// a + b as BFDOT rounds it: what is inexact becomes the odd one of its two neighbours, a subnormal 0, an overflow infinite.
-float sum_to_odd(float a, float b) {
+[[maybe_unused]] float sum_to_odd(float a, float b) {
     const double x{a}, y{b}, sum = x + y;
     if (!std::isfinite(sum)) return static_cast<float>(sum);
     const double rest = (x - (sum - (sum - x))) + (y - (sum - x));  // sum + rest is exact
