@@ -45,6 +45,12 @@ class Case {
 
     /// What is timed.
     virtual void step() = 0;
+    /// Does a step and returns its seconds. A case whose steps another process does has them measured there.
+    [[nodiscard]] virtual double timed_step() {
+        const auto start = Clock::now();
+        step();
+        return seconds_since(start);
+    }
     /// What the last step computed.
     [[nodiscard]] virtual MatrixView<const float> result() const = 0;
     /// A case that takes turns with this one, step by step, so that the machine is in the same mood for both; or null. Counter
@@ -217,14 +223,9 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
     Probes probes(work.peak, work.threads);
     probes.probe();
     std::vector<double> seconds, ratios;
-    const auto timed = [](Case& each) {
-        const auto start = Clock::now();
-        each.step();
-        return seconds_since(start);
-    };
     for (auto _ : state) {
-        seconds.push_back(timed(measured));
-        if (Case* const reference = measured.reference()) ratios.push_back(timed(*reference) / seconds.back());
+        seconds.push_back(measured.timed_step());
+        if (Case* const reference = measured.reference()) ratios.push_back(reference->timed_step() / seconds.back());
         if (!probes.due()) continue;
         state.PauseTiming();
         probes.probe();
