@@ -11,6 +11,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import device_json
 import plots
 import report
 from measurements import Measurements
@@ -350,6 +351,33 @@ class RunPrograms(unittest.TestCase):
     def test_a_program_that_fails_ends_the_run(self):
         with tempfile.TemporaryDirectory() as folder, self.assertRaises((SystemExit, report.subprocess.CalledProcessError)):
             self.run_report(Path(folder), status=3)
+
+
+class DeviceCheck(unittest.TestCase):
+    def gathered(self, tests, **raw):
+        """The status and the file of device_json.py for lines of tests and texts of raw files."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "raw").mkdir()
+            for program, text in raw.items():
+                (folder / "raw" / f"{program}.json").write_text(text, encoding="utf-8")
+            (folder / "tests").write_text(tests, encoding="utf-8")
+            with mock.patch.object(sys, "argv", ["", name, str(folder / "out.json"), "abc"]), contextlib.redirect_stdout(io.StringIO()):
+                status = device_json.main()
+            return status, json.loads((folder / "out.json").read_text(encoding="utf-8"))
+
+    def test_all_that_ran_is_in_one_file(self):
+        status, found = self.gathered("avx2 linear true\n", decode=json.dumps(recorded(beside("mla", 1.0))))
+        self.assertEqual((status, found["commit"], list(found["runs"]), found["unfinished"]), (0, "abc", ["decode"], []))
+        self.assertEqual(found["tests"], [{"target": "avx2", "test": "linear", "passed": True}])
+
+    def test_a_program_that_was_cut_off_is_named_and_fails(self):
+        status, found = self.gathered("avx2 linear true\n", decode=json.dumps(recorded()), scale='{"benchmarks": [')
+        self.assertEqual((status, list(found["runs"]), found["unfinished"]), (1, ["decode"], ["scale"]))
+
+    def test_a_failed_test_or_none_at_all_fails(self):
+        for tests in ("", "avx2 linear true\navx2 targets false\n"):
+            self.assertEqual(self.gathered(tests, decode=json.dumps(recorded()))[0], 1)
 
 
 if __name__ == "__main__":
