@@ -3,6 +3,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <functional>
@@ -12,6 +13,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -88,6 +90,7 @@ class Probes {
     Probes(ArithmeticProbe peak, Index threads) : peak_(peak), threads_(threads) {}
 
     void probe() {
+        std::this_thread::sleep_for(rest);
         Machine& machine = Machine::instance();
         ThreadTeam& team = machine.team(threads_);
         fp32_.push_back(fma_rate(team));
@@ -104,6 +107,8 @@ class Probes {
 
   private:
     static constexpr double interval_seconds = 0.1;
+    /// Threads that a library keeps spinning after its step sleep by then: OpenBLAS's after 2^26 cycles, OpenMP's sooner.
+    static constexpr std::chrono::milliseconds rest{30};
 
     ArithmeticProbe peak_;
     Index threads_;
