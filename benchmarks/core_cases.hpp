@@ -7,6 +7,7 @@
 #include "mla/baselines/grouped_attention.hpp"
 #include "mla/kernels/decode_absorbed.hpp"
 #include "mla/kernels/prefill_expanded.hpp"
+#include "mla/kernels/row_group.hpp"
 #include "support.hpp"
 #include "work.hpp"
 
@@ -51,13 +52,20 @@ template <CacheElement C>
                                          [&](Index capacity) { return LatentCache<C>(config, capacity); });
 }
 
+/// The probe of what attention could reach of `rows` rows that meet the same keys of C: few rows take no tile registers.
+template <CacheElement C>
+[[nodiscard]] ArithmeticProbe attention_peak(Index rows) {
+    constexpr bool is_bf16 = dot_rate<C> == ArithmeticProbe{bf16_rate};
+    return is_bf16 && rows <= mla::detail::few_rows ? vector_bf16_rate : dot_rate<C>;
+}
+
 /// What decoding `queries` tokens over `length` cached ones amounts to, absorbed.
 template <CacheElement C>
 [[nodiscard]] Work decode_work(const Config& config, Index queries, Index length, Index threads) {
     return {.flops = absorbed_flops(config, queries, length),
             .bytes = cached_bytes<C>(config, length),
             .tokens = static_cast<double>(queries),
-            .peak = dot_rate<C>,
+            .peak = attention_peak<C>(queries * config.num_attention_heads),
             .threads = threads};
 }
 
@@ -167,7 +175,7 @@ class GroupedCase : public Case {
         : Case({.flops = grouped_flops(config, queries, length),
                 .bytes = static_cast<double>(2 * length * config.kv_dim()) * sizeof(C),
                 .tokens = static_cast<double>(queries),
-                .peak = dot_rate<C>,
+                .peak = attention_peak<C>(queries * config.num_attention_heads / config.num_key_value_heads),
                 .threads = threads}),
           scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))),
           buffers_(queries, config.num_attention_heads, config.head_dim, config.head_dim),

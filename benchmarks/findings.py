@@ -32,9 +32,9 @@ def _longest(measurements, model, kind):
     return max(measurements.decoded("core", model, kind).items(), key=lambda pair: pair[0], default=None)
 
 
-def _bound(case, peak):
-    """(what bounds a case, the seconds that bound allows) for a peak in GFLOP/s."""
-    arithmetic = case["flops"] / (1e9 * peak)
+def _bound(case):
+    """(what bounds a case, the seconds that bound allows)."""
+    arithmetic = case["flops"] / (1e9 * case["peak_GFLOPS"])
     memory = case["bytes"] / (1e9 * case["dram_GBps"])
     return ("arithmetic", arithmetic) if arithmetic > memory else ("memory", memory)
 
@@ -42,27 +42,36 @@ def _bound(case, peak):
 def balance_lines(measurements):
     """What the machine turns at."""
     bandwidth = measurements.limit("dram_GBps")
+    products = measurements.context.get("bf16_products", "at its peak")
     lines = []
-    for counter, arithmetic in (("peak_GFLOPS", "bf16 at its peak"), ("fp32_GFLOPS", "fp32")):
+    for counter, arithmetic in (("peak_GFLOPS", f"bf16, {products}"), ("fp32_GFLOPS", "fp32")):
         peak = measurements.limit(counter)
         lines.append(f"- {arithmetic}: {peak:.0f} GFLOP/s over {bandwidth:.1f} GB/s = {peak / bandwidth:.1f} flop/byte")
+    if products == "tile registers":
+        lines.append("- Up to four queries that share their keys are multiplied in vectors, and held against the peak of these.")
     return lines
 
 
+def _limits(cases):
+    """{L: counters} -> "arithmetic at 1024 (81 %); memory at …": what bounds each, and how much of that limit it reached."""
+    reached = {}
+    for length, case in cases.items():
+        bound, best = _bound(case)
+        reached.setdefault(bound, []).append(f"{length} ({100 * best / case['median_s']:.0f} %)")
+    return "; ".join(f"{bound} at {', '.join(lengths)}" for bound, lengths in reached.items())
+
+
 def why_lines(measurements, model):
-    """Arithmetic intensity of each kind's decode against the machine's balance."""
+    """What bounds each kind's decode, by its arithmetic intensity and the peaks beside each case."""
     for kind in KINDS:
         longest = _longest(measurements, model, kind)
         if longest is None:
             continue
         length, case = longest
-        bound, best = _bound(case, case["peak_GFLOPS"])
-        fp32_bound, fp32_best = _bound(case, case["fp32_GFLOPS"])
-        in_fp32 = "" if fp32_best == best else f" ({fp32_bound} in fp32: {milliseconds(fp32_best)})"
         yield (
-            f"- {KIND_NAMES[kind]}: {case['flops'] / case['bytes']:.1f} flop for each byte of cache, so {bound} bounds it: "
-            f"at {length} tokens no less than {milliseconds(best)}{in_fp32}. It took {milliseconds(case['median_s'])}, "
-            f"{case['peak_pct']:.0f} % of the bf16 peak and {case['bw_pct']:.0f} % of the bandwidth."
+            f"- {KIND_NAMES[kind]}: {case['flops'] / case['bytes']:.1f} flop for each byte of cache. Bound by "
+            f"{_limits(measurements.decoded('core', model, kind))} cached tokens. At {length} it took "
+            f"{milliseconds(case['median_s'])}, and could take no less than {milliseconds(_bound(case)[1])}."
         )
 
 
@@ -130,7 +139,7 @@ def model_findings(measurements, model):
         "",
         *lines,
         "",
-        "Why, by arithmetic intensity:",
+        "Which limit binds the attention core, and how much of it was reached:",
         "",
         *[line for line in why if line],
         "",

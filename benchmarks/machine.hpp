@@ -145,10 +145,18 @@ MLA_ALWAYS_INLINE void register_burst(Step step) {
 [[nodiscard]] inline double tile_bf16_rate(ThreadTeam& /*team*/) { return 0.0; }
 #endif
 
-/// Products of bf16 as kernels make them.
-[[nodiscard]] inline double bf16_rate(ThreadTeam& team) {
-    if (uses_tiles()) return tile_bf16_rate(team);
+/// Products of bf16 as kernels make them in vectors.
+[[nodiscard]] inline double vector_bf16_rate(ThreadTeam& team) {
     return Target::dots_bf16 ? dot_bf16_rate(team) : fma_rate(team);
+}
+
+/// Products of bf16 as kernels make them of many rows.
+[[nodiscard]] inline double bf16_rate(ThreadTeam& team) { return uses_tiles() ? tile_bf16_rate(team) : vector_bf16_rate(team); }
+
+/// What makes them.
+[[nodiscard]] inline const char* bf16_products() {
+    if (uses_tiles()) return "tile registers";
+    return Target::dots_bf16 ? "dot products of bf16" : "multiply-adds of fp32";
 }
 
 /// int16 dot products: operations a second. A product of sums, not of the operands alone, is none that the compiler could compute

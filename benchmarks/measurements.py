@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 KINDS = ("mla", "gqa", "mha")
 MEMORY_GIB = 16  # in which tokens are fitted
 KIND_NAMES = {"mla": "MLA", "gqa": "GQA", "mha": "MHA"}
-LIBRARY_NAMES = {"mla": "mla", "eigen": "Eigen", "openblas": "OpenBLAS", "onednn": "oneDNN"}
+LIBRARY_NAMES = {"mla": "mla", "eigen": "Eigen", "openblas": "OpenBLAS", "onednn": "oneDNN", "pytorch": "PyTorch"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Measurements:
     skipped: dict = field(default_factory=dict)
 
     def add(self, recorded):
-        self.context = recorded["context"]
+        self.context.update(recorded["context"])  # programs say the same, and some say more
         for case in recorded["benchmarks"]:
             if case.get("error_occurred"):
                 self.skipped[case["name"]] = case["error_message"]
@@ -90,8 +90,8 @@ class Measurements:
         return {(*name.split("/")[1:3], parts["L"]): case for name, parts, case in self.named("accuracy/")}
 
     def limit(self, counter):
-        """Median of a machine limit over the cases of the comparison, probed between the steps of each; None without any."""
-        values = [case[counter] for _, _, case in self.named("compare/")]
+        """Median of a machine limit over MLA's cases of the comparison, probed between the steps of each; None without any."""
+        values = [case[counter] for name, _, case in self.named("compare/") if "/mla/" in name]
         return statistics.median(values) if values else None
 
     def threads(self):

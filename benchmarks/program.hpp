@@ -58,6 +58,7 @@ using Presets = std::vector<presets::Preset>;
 
 inline void add_context() {
     benchmark::AddCustomContext("isa", std::string(target_name()));
+    benchmark::AddCustomContext("bf16_products", bf16_products());
     benchmark::AddCustomContext("compiler", compiler_name());
     benchmark::AddCustomContext("threads", std::to_string(thread_counts().back()));
     for (const Index threads : {Index{1}, thread_counts().back()}) {

@@ -31,7 +31,7 @@ QUICK = {
     "layer": r"/bf16/T:1/L:(4096|65536)/threads:{threads}$|v2_lite/bf16/weights:.*/threads:{threads}$",
     "serving": r"v2_lite/.*/threads:{threads}$",
     "sparse": r"/(select|dense|attend)/.*/bf16/.*/threads:{threads}$",
-    "scale": r"/L:4096/threads:{threads}$",
+    "scale": r"/L:4096/",
     "libraries": r"/decode/.*/L:4096/q:1/threads:{threads}$|/o_proj/.*/T:64/threads:{threads}$",
     "compare": r"/T:1/L:(1024|4096|16384|65536)/|/T:512/|v2_lite/.*/T:2048/",
     "quality": r".",
@@ -109,9 +109,9 @@ def kernel_sections(measurements):
         "## Kernels",
         "",
         "Times are medians. Each percentage is of what probes of registers and of DRAM reached before, between and after its steps: the",
-        "peak of the type (bf16 and fp8: the dot product of bf16, where it is faster; int8: that of int16; else fp32), of fp32, of",
-        "memory. Steps work on changing caches and weights, as many as exceed the processor's caches, as a model of many layers does.",
-        "Flops that a causal mask hides do not count, nor does decompression in prefill.",
+        "peak of the type (bf16 and fp8: of what multiplies bf16 here, tile registers, dot products or multiply-adds of fp32; int8: dot",
+        "products of int16; else fp32), of fp32, of memory. Steps work on changing caches and weights, as many as exceed the processor's",
+        "caches, as a model of many layers does. Flops that a causal mask hides do not count, nor does decompression in prefill.",
         "",
     ]
     for program in KERNELS:

@@ -11,8 +11,10 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import device_json
 import plots
 import report
+from measurements import Measurements
 
 PEAK, FP32, DRAM = 400.0, 200.0, 40.0  # GFLOP/s, GFLOP/s, GB/s: turns at 10 flop/byte
 BYTES_A_TOKEN = {"mla": 1152, "gqa": 4096, "mha": 65536}
@@ -58,8 +60,9 @@ def beside(library, seconds):
     return case(f"libraries/{library}/linear/deepseek_v3/o_proj/fp32/T:8/threads:2", seconds, 4e8)
 
 
-def recorded(*cases):
-    return {"context": {"date": "today", "num_cpus": 2, "isa": "test", "compiler": "test"}, "benchmarks": list(cases)}
+def recorded(*cases, **context):
+    machine = {"date": "today", "num_cpus": 2, "isa": "test", "compiler": "test", "bf16_products": "tile registers"}
+    return {"context": {**machine, **context}, "benchmarks": list(cases)}
 
 
 def decode_times(length, mla, gqa, mha):
@@ -72,12 +75,12 @@ class Report(unittest.TestCase):
         self.addCleanup(undrawn.stop)
         undrawn.start()
 
-    def report_of(self, *cases):
+    def report_of(self, *cases, **context):
         """report.md of the cases, and what was printed."""
         with tempfile.TemporaryDirectory() as folder:
             raw, out = Path(folder, "raw"), Path(folder, "out")
             raw.mkdir()
-            (raw / "compare.json").write_text(json.dumps(recorded(*cases)), encoding="utf-8")
+            (raw / "compare.json").write_text(json.dumps(recorded(*cases, **context)), encoding="utf-8")
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 report.main(["--from", str(raw), "--out", str(out)])
             return (out / "report.md").read_text(encoding="utf-8"), printed.getvalue()
@@ -122,13 +125,22 @@ class Report(unittest.TestCase):
 
     def test_bounds_come_from_intensity_and_balance(self):
         text, _ = self.report_of(*decode_times(65536, 0.1, 0.025, 0.3))
-        self.assertIn("400 GFLOP/s over 40.0 GB/s = 10.0 flop/byte", text)
-        # 278528 / 1152 flop a byte; 65536 · 278528 flop at 400 and at 200 GFLOP/s; 182.5 GFLOP/s reached.
-        self.assertIn("MLA: 241.8 flop for each byte of cache, so arithmetic bounds it: at 65536 tokens no less than 45.6 ms "
-                      "(arithmetic in fp32: 91.3 ms). It took 100 ms, 46 % of the bf16 peak", text)
-        self.assertIn("MHA: 1.0 flop for each byte of cache, so memory bounds it: at 65536 tokens no less than 107 ms.", text)
+        self.assertIn("- bf16, tile registers: 400 GFLOP/s over 40.0 GB/s = 10.0 flop/byte", text)
+        self.assertIn("- Up to four queries that share their keys are multiplied in vectors", text)
+        # 278528 / 1152 flop a byte; 65536 · 278528 flop at 400 GFLOP/s.
+        self.assertIn("MLA: 241.8 flop for each byte of cache. Bound by arithmetic at 65536 (46 %) cached tokens. At 65536 it took "
+                      "100 ms, and could take no less than 45.6 ms.", text)
+        self.assertIn("MHA: 1.0 flop for each byte of cache. Bound by memory at 65536 (36 %) cached tokens.", text)
         # 278528 flop of MLA in the time that 4096 bytes of GQA take.
         self.assertIn("turn above 68 flop/byte; this one turns at 10.0, below that, on GQA's side.", text)
+
+    def test_each_length_has_its_bound(self):
+        at_the_limit = compared("gqa", 4096, 4096 * BYTES_A_TOKEN["gqa"] / (1e9 * DRAM))
+        in_vectors = {**at_the_limit, "peak_GFLOPS": 2 * PEAK}  # beside which memory is the lower limit
+        text, _ = self.report_of(*decode_times(65536, 0.1, 0.025, 0.3), in_vectors)
+        self.assertIn("GQA: 16.0 flop for each byte of cache. Bound by memory at 4096 (100 %); arithmetic at 65536 (43 %) cached tokens.",
+                      text)
+        self.assertIn("- bf16, tile registers: 400 GFLOP/s", text)
 
     def test_weights_are_what_a_layer_reads_beside_its_cache(self):
         text, _ = self.report_of(*[compared(kind, 1024, 0.001, "layer") for kind in BYTES_A_TOKEN])
@@ -188,9 +200,12 @@ class Report(unittest.TestCase):
 
     def test_more_threads_are_held_against_one_and_the_nearer_limit(self):
         many = case("scale/decode/deepseek_v3/bf16/L:4096/threads:16", 0.001, 2e8, 3e7, ratio=14.25)
-        for shown in self.report_of(many):
+        one = case("scale/decode/deepseek_v3/bf16/L:4096/threads:1", 0.001, 2e8, 1e7)
+        for shown in self.report_of(one, many):
+            self.assertEqual(self.row(shown, "decode/deepseek_v3/bf16/L:4096/threads:1")[1:],
+                             ["1.00 ms", "10.0", "–", "50", "25", "arithmetic"])
             self.assertEqual(self.row(shown, "decode/deepseek_v3/bf16/L:4096/threads:16")[1:],
-                             ["1.00 ms", "14.2× of 16", "50", "75", "memory"])
+                             ["1.00 ms", "30.0", "14.2× of 16", "50", "75", "memory"])
 
     def test_serving_is_held_against_its_reference(self):
         text, printed = self.report_of(served("cascade/deepseek_v2_lite/bf16/requests:16/threads:2", 0.05, 1.345))
@@ -249,6 +264,20 @@ class Report(unittest.TestCase):
             self.assertEqual(self.row(shown, "case")[1:], ["mla", "Eigen", "oneDNN", "mla vs the best other"])
             row = self.row(shown, "linear/deepseek_v3/o_proj/fp32/T:8/threads:2")[1:]
             self.assertEqual(row, ["200 (50 %)", "50 (12 %)", "100 (25 %)", "2.00×"])
+
+    def test_pytorch_stands_beside_or_is_said_to_lack(self):
+        text, _ = self.report_of(beside("mla", 0.002), beside("pytorch", 0.008), pytorch="2.15.0")
+        self.assertEqual(self.row(text, "case")[1:], ["mla", "PyTorch", "mla vs the best other"])
+        self.assertIn("PyTorch 2.15.0, in a process of its own", text)
+        _, printed = self.report_of(beside("mla", 0.002), pytorch="not installed")
+        self.assertIn("PyTorch is not beside them: the python3 of this run has none.", printed)
+        self.assertEqual(self.row(printed, "case")[1:], ["mla", "mla vs the best other"])
+
+    def test_what_one_program_says_of_the_machine_stands_beside_what_others_say(self):
+        measurements = Measurements()
+        measurements.add(recorded(pytorch="2.15.0"))
+        measurements.add(recorded(isa="last"))
+        self.assertEqual((measurements.context["pytorch"], measurements.context["isa"]), ("2.15.0", "last"))
 
     def test_libraries_are_compared_by_what_they_reach_of_the_peak_beside_them(self):
         slowed = {**beside("mla", 0.008), "peak_pct": 50.0}  # while the machine ran at a quarter of its speed
@@ -322,6 +351,33 @@ class RunPrograms(unittest.TestCase):
     def test_a_program_that_fails_ends_the_run(self):
         with tempfile.TemporaryDirectory() as folder, self.assertRaises((SystemExit, report.subprocess.CalledProcessError)):
             self.run_report(Path(folder), status=3)
+
+
+class DeviceCheck(unittest.TestCase):
+    def gathered(self, tests, **raw):
+        """The status and the file of device_json.py for lines of tests and texts of raw files."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "raw").mkdir()
+            for program, text in raw.items():
+                (folder / "raw" / f"{program}.json").write_text(text, encoding="utf-8")
+            (folder / "tests").write_text(tests, encoding="utf-8")
+            with mock.patch.object(sys, "argv", ["", name, str(folder / "out.json"), "abc"]), contextlib.redirect_stdout(io.StringIO()):
+                status = device_json.main()
+            return status, json.loads((folder / "out.json").read_text(encoding="utf-8"))
+
+    def test_all_that_ran_is_in_one_file(self):
+        status, found = self.gathered("avx2 linear true\n", decode=json.dumps(recorded(beside("mla", 1.0))))
+        self.assertEqual((status, found["commit"], list(found["runs"]), found["unfinished"]), (0, "abc", ["decode"], []))
+        self.assertEqual(found["tests"], [{"target": "avx2", "test": "linear", "passed": True}])
+
+    def test_a_program_that_was_cut_off_is_named_and_fails(self):
+        status, found = self.gathered("avx2 linear true\n", decode=json.dumps(recorded()), scale='{"benchmarks": [')
+        self.assertEqual((status, list(found["runs"]), found["unfinished"]), (1, ["decode"], ["scale"]))
+
+    def test_a_failed_test_or_none_at_all_fails(self):
+        for tests in ("", "avx2 linear true\navx2 targets false\n"):
+            self.assertEqual(self.gathered(tests, decode=json.dumps(recorded()))[0], 1)
 
 
 if __name__ == "__main__":

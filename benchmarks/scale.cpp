@@ -1,5 +1,5 @@
-// What more threads bring: scale/(decode|layer)/<preset>/bf16/L:<cached tokens>/threads:<n>, in turns with one thread. Counter
-// `ratio` is the speed-up.
+// What more threads bring: scale/(decode|layer)/<preset>/bf16/L:<cached tokens>/threads:<n>, in turns with one thread, which has
+// a case of its own. Counter `ratio` is the speed-up.
 #include "program.hpp"
 #include "serving_cases.hpp"
 
@@ -15,12 +15,13 @@ namespace {
     return sizes;
 }
 
-/// Adds a case of `make(threads)` beside one of a single thread.
+/// Adds cases of `make(threads)`, those of several threads beside one.
 template <class Make>
 void add_scaled(const std::string& name, Index length, Make make) {
+    const std::string called = "scale/" + name + "/bf16" + part("L", length);
+    add_case(called + part("threads", 1), [=] { return make(Index{1}); });
     for (const Index threads : team_sizes())
-        add_case("scale/" + name + "/bf16" + part("L", length) + part("threads", threads),
-                 [=] { return std::make_unique<PairedCase>(make(threads), make(Index{1})); });
+        add_case(called + part("threads", threads), [=] { return std::make_unique<PairedCase>(make(threads), make(Index{1})); });
 }
 
 void add_cases(const Presets& wanted) {

@@ -3,6 +3,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <functional>
@@ -12,6 +13,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -45,6 +47,12 @@ class Case {
 
     /// What is timed.
     virtual void step() = 0;
+    /// Does a step and returns its seconds. A case whose steps another process does has them measured there.
+    [[nodiscard]] virtual double timed_step() {
+        const auto start = Clock::now();
+        step();
+        return seconds_since(start);
+    }
     /// What the last step computed.
     [[nodiscard]] virtual MatrixView<const float> result() const = 0;
     /// A case that takes turns with this one, step by step, so that the machine is in the same mood for both; or null. Counter
@@ -82,6 +90,7 @@ class Probes {
     Probes(ArithmeticProbe peak, Index threads) : peak_(peak), threads_(threads) {}
 
     void probe() {
+        std::this_thread::sleep_for(rest);
         Machine& machine = Machine::instance();
         ThreadTeam& team = machine.team(threads_);
         fp32_.push_back(fma_rate(team));
@@ -98,6 +107,8 @@ class Probes {
 
   private:
     static constexpr double interval_seconds = 0.1;
+    /// Threads that a library keeps spinning after its step sleep by then: OpenBLAS's after 2^26 cycles, OpenMP's sooner.
+    static constexpr std::chrono::milliseconds rest{30};
 
     ArithmeticProbe peak_;
     Index threads_;
@@ -217,14 +228,9 @@ inline void run_case(benchmark::State& state, const std::string& name, const Mak
     Probes probes(work.peak, work.threads);
     probes.probe();
     std::vector<double> seconds, ratios;
-    const auto timed = [](Case& each) {
-        const auto start = Clock::now();
-        each.step();
-        return seconds_since(start);
-    };
     for (auto _ : state) {
-        seconds.push_back(timed(measured));
-        if (Case* const reference = measured.reference()) ratios.push_back(timed(*reference) / seconds.back());
+        seconds.push_back(measured.timed_step());
+        if (Case* const reference = measured.reference()) ratios.push_back(reference->timed_step() / seconds.back());
         if (!probes.due()) continue;
         state.PauseTiming();
         probes.probe();

@@ -76,9 +76,10 @@ def scale(measurements):
     """What more threads bring, and which limit they near."""
     rows = []
     for name, parts, case in measurements.named("scale/"):
-        shares = [f"{case['ratio']:.1f}× of {parts['threads']}", f"{case['peak_pct']:.0f}", f"{case['bw_pct']:.0f}"]
+        speed_up = f"{case['ratio']:.1f}× of {parts['threads']}" if "ratio" in case else "–"
+        shares = [speed_up, f"{case['peak_pct']:.0f}", f"{case['bw_pct']:.0f}"]
         limit = "memory" if case["bw_pct"] > case["peak_pct"] else "arithmetic"
-        rows.append([name.split("/", 1)[1], milliseconds(case["median_s"]), *shares, limit])
+        rows.append([name.split("/", 1)[1], milliseconds(case["median_s"]), significant(1e-6 * case["bytes"]), *shares, limit])
     if not rows:
         return []
     return [
@@ -86,7 +87,7 @@ def scale(measurements):
         "",
         "One token, in turns with one thread. The nearer limit: the type's peak, or memory's rate, of as many threads.",
         "",
-        *table(["case", "median", "speed-up", "% of peak", "% of DRAM", "nearer limit"], rows),
+        *table(["case", "median", "MB a step", "speed-up", "% of peak", "% of DRAM", "nearer limit"], rows),
         "",
     ]
 
@@ -136,6 +137,16 @@ def sparse(measurements):
     return lines
 
 
+def _pytorch_lines(measurements):
+    """How PyTorch was measured, or that it was not."""
+    version = measurements.context.get("pytorch")
+    if version is None:
+        return []
+    if version == "not installed":
+        return ["PyTorch is not beside them: the python3 of this run has none."]
+    return [f"PyTorch {version}, in a process of its own, takes weights as they lie; its results were held against float64."]
+
+
 def libraries(measurements):
     """Our kernels beside the matrix products of other libraries, those that were there."""
     cases = measurements.beside_libraries()
@@ -154,6 +165,7 @@ def libraries(measurements):
         "GFLOP/s, and percent of the type's peak as probed beside each, which the last column compares: the machine's speed drifts. A",
         "library decodes with two products over the whole cache and a softmax between; in a projection it lays out its weights",
         "beforehand, where it has a way to. Each result was held against ours before it was timed.",
+        *_pytorch_lines(measurements),
         "",
         *table(["case", *[LIBRARY_NAMES[library] for library in names], "mla vs the best other"], rows),
         "",
