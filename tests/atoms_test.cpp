@@ -739,6 +739,21 @@ TYPED_TEST(AtomsTest, LanesArePairedFirstInTheLowHalf) {
             mla::simd::Int16Pair(static_cast<std::int16_t>(std::nearbyint(first[i])), static_cast<std::int16_t>(second[i])).bits);
 }
 
+TYPED_TEST(AtomsTest, LanesThatBf16HoldsArePairedAsTheyAre) {
+    constexpr auto width = static_cast<std::size_t>(lanes<TypeParam, float>);
+    float first[width], second[width];
+    for (std::size_t i = 0; i < width; ++i)
+        first[i] = 0.5F - static_cast<float>(i), second[i] = 448.0F - 32.0F * static_cast<float>(i);
+    std::uint32_t pairs[width];
+    mla::simd::pair_lanes_exactly<TypeParam>(Batch<TypeParam, float>::load_unaligned(first),
+                                             Batch<TypeParam, float>::load_unaligned(second))
+        .store_unaligned(pairs);
+    for (std::size_t i = 0; i < width; ++i) {
+        EXPECT_EQ(std::bit_cast<float>(pairs[i] << 16U), first[i]);
+        EXPECT_EQ(std::bit_cast<float>(pairs[i] & 0xffff0000U), second[i]);
+    }
+}
+
 TEST(UnrollTest, CallsEachIndexInOrder) {
     std::vector<int> seen;
     mla::simd::unroll<5>([&](auto i) { seen.push_back(i); });

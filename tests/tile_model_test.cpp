@@ -11,6 +11,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "mla/simd/prefetch.hpp"
 #include "mla/simd/tile_registers.hpp"
 #include "mla/testing/random.hpp"
 

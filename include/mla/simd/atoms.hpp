@@ -162,8 +162,7 @@ template <class Target, int Part>
 template <class Target>
 [[nodiscard]] MLA_ALWAYS_INLINE PackedBatch<Target> pair_lanes_exactly(const Batch<Target, float>& first,
                                                                        const Batch<Target, float>& second) {
-    using Bits = PackedBatch<Target>;
-    return (std::bit_cast<Bits>(first) >> 16) | (std::bit_cast<Bits>(second) & Bits(0xffff0000U));
+    return Atoms<Target>::pair_lanes_exactly(first, second);
 }
 
 /// Whether a target loads two vectors of S at less than twice the cost of one, in order.

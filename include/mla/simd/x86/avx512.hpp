@@ -123,6 +123,12 @@ struct Avx512Atoms : PortableAtoms<Target> {
         return Batch<Target, float>(_mm512_permutexvar_ps(_mm512_srli_epi32(groups, 4 * Part), table));
     }
 
+    static MLA_ALWAYS_INLINE PackedBatch<Target> pair_lanes_exactly(const Batch<Target, float>& first,
+                                                                    const Batch<Target, float>& second) {
+        const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(first), 16);
+        return PackedBatch<Target>(_mm512_mask_mov_epi16(low, 0xaaaaaaaaU, _mm512_castps_si512(second)));
+    }
+
     static MLA_ALWAYS_INLINE void load_by_parity(const bf16* source, Batch<Target, float>& first, Batch<Target, float>& second) {
         Batch<Target, std::int32_t> pairs(_mm512_loadu_si512(source));
         keep_in_register(pairs);  // which GCC would store for the shift to load
