@@ -15,12 +15,12 @@ using TileRegisters = typename TileRegistersOf<Target>::type;
 
 template <class Model>
 struct TileRegistersOf<targets::emulated<Model>> {
-    using type = ModelTileRegisters;
+    using type = WholeTiles<ModelTileRegisters>;
 };
 #if MLA_HAS_AMX
 template <>
 struct TileRegistersOf<targets::amx> {
-    using type = AmxTileRegisters;
+    using type = WholeTiles<AmxTileRegisters>;
 };
 #endif
 
