@@ -167,6 +167,33 @@ TYPED_TEST(AtomsTest, InterleavedLoadsTakeEachOfEightNumbersOfFourBitsWhateverIt
     }
 }
 
+TYPED_TEST(AtomsTest, FourRowsOfCodesBecomePairsOfWhatTheyAreLoadedAs) {
+    using mla::simd::Fp8Code;
+    if constexpr (mla::simd::loads_rows_in_pairs<TypeParam, Fp8Code>) {
+        constexpr int width = static_cast<int>(lanes<TypeParam, float>);
+        for (int begin = 0; begin < 256; ++begin) {
+            std::vector<Fp8Code> codes;
+            for (int i = 0; i < 4 * width; ++i) {
+                const auto bits = static_cast<std::uint8_t>(begin + 37 * i);
+                codes.push_back({static_cast<std::uint8_t>((bits & 0x7fU) == 0x7fU ? 0U : bits)});  // no NaN
+            }
+            mla::simd::PackedBatch<TypeParam> pairs[2];
+            mla::simd::Atoms<TypeParam>::load_rows_in_pairs(codes.data(), pairs[0], pairs[1]);
+            for (int pair = 0; pair < 2; ++pair) {
+                std::uint32_t found[static_cast<std::size_t>(width)];
+                pairs[pair].store_unaligned(found);
+                for (int i = 0; i < width; ++i) {
+                    const auto first = static_cast<std::size_t>(2 * pair * width + i);
+                    EXPECT_TRUE(same(std::bit_cast<float>(found[i] << 16U), float{codes[first]}));
+                    EXPECT_TRUE(same(std::bit_cast<float>(found[i] & 0xffff0000U), float{codes[first + width]}));
+                }
+            }
+        }
+    } else {
+        GTEST_SKIP() << "no instructions for it";
+    }
+}
+
 TYPED_TEST(AtomsTest, LoadsConvertFloatAndDouble) {
     const std::vector<double> values = awkward_values(400);
     expect_loads_convert<TypeParam, float>(converted<float>(values));

@@ -36,10 +36,21 @@ MLA_ALWAYS_INLINE void unpack_rows(const S* rows, simd::Bf16Pair* pairs) {
 /// The rows that a panel is a multiple of, to pairs [k / 2][columns].
 template <class Target, bool Scaled, Weight S>
 MLA_ALWAYS_INLINE void unpack_row_step(const S* rows, simd::Bf16Pair* pairs) {
-    simd::unroll<panel_row_step<S> / 2>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
-        constexpr int first = 2 * decltype(i)::value;
-        unpack_rows<Target, S, first, Scaled>(rows, pairs + i * panel_columns<S>);
-    });
+    using Element = typename Format<S>::PanelElement;
+    constexpr Index columns = panel_columns<S>;
+    if constexpr (!Scaled && simd::loads_rows_in_pairs<Target, Element> && simd::lanes<Target, float> == columns) {
+        simd::unroll<panel_row_step<S> / 4>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
+            simd::PackedBatch<Target> first, second;
+            simd::Atoms<Target>::load_rows_in_pairs(reinterpret_cast<const Element*>(rows + 4 * i * columns), first, second);
+            first.store_unaligned(simd::words(pairs + 2 * i * columns));
+            second.store_unaligned(simd::words(pairs + (2 * i + 1) * columns));
+        });
+    } else {
+        simd::unroll<panel_row_step<S> / 2>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
+            constexpr int first = 2 * decltype(i)::value;
+            unpack_rows<Target, S, first, Scaled>(rows, pairs + i * columns);
+        });
+    }
 }
 
 }  // namespace mla::inline MLA_ISA::detail

@@ -171,6 +171,13 @@ inline constexpr bool loads_in_twos = requires(const S* source, Batch<Target, fl
     Atoms<Target>::load_two(source, vector, vector);
 };
 
+/// Whether a target loads four rows of S, a vector of floats each, as pairs of rows, lane by lane:
+/// load_rows_in_pairs(source, first, second).
+template <class Target, class S>
+inline constexpr bool loads_rows_in_pairs = requires(const S* source, PackedBatch<Target>& pairs) {
+    Atoms<Target>::load_rows_in_pairs(source, pairs, pairs);
+};
+
 /// Loads two vectors of neighbouring elements at any address, in order or split by parity.
 template <class Target, Compute A, Loadable S>
 MLA_ALWAYS_INLINE void load_two(const S* source, Batch<Target, A>& first, Batch<Target, A>& second) {
