@@ -167,6 +167,33 @@ TYPED_TEST(AtomsTest, InterleavedLoadsTakeEachOfEightNumbersOfFourBitsWhateverIt
     }
 }
 
+TYPED_TEST(AtomsTest, FourRowsOfCodesBecomePairsOfWhatTheyAreLoadedAs) {
+    using mla::simd::Fp8Code;
+    if constexpr (mla::simd::loads_rows_in_pairs<TypeParam, Fp8Code>) {
+        constexpr int width = static_cast<int>(lanes<TypeParam, float>);
+        for (int begin = 0; begin < 256; ++begin) {
+            std::vector<Fp8Code> codes;
+            for (int i = 0; i < 4 * width; ++i) {
+                const auto bits = static_cast<std::uint8_t>(begin + 37 * i);
+                codes.push_back({static_cast<std::uint8_t>((bits & 0x7fU) == 0x7fU ? 0U : bits)});  // no NaN
+            }
+            mla::simd::PackedBatch<TypeParam> pairs[2];
+            mla::simd::Atoms<TypeParam>::load_rows_in_pairs(codes.data(), pairs[0], pairs[1]);
+            for (int pair = 0; pair < 2; ++pair) {
+                std::uint32_t found[static_cast<std::size_t>(width)];
+                pairs[pair].store_unaligned(found);
+                for (int i = 0; i < width; ++i) {
+                    const auto first = static_cast<std::size_t>(2 * pair * width + i);
+                    EXPECT_TRUE(same(std::bit_cast<float>(found[i] << 16U), float{codes[first]}));
+                    EXPECT_TRUE(same(std::bit_cast<float>(found[i] & 0xffff0000U), float{codes[first + width]}));
+                }
+            }
+        }
+    } else {
+        GTEST_SKIP() << "no instructions for it";
+    }
+}
+
 TYPED_TEST(AtomsTest, LoadsConvertFloatAndDouble) {
     const std::vector<double> values = awkward_values(400);
     expect_loads_convert<TypeParam, float>(converted<float>(values));
@@ -737,6 +764,21 @@ TYPED_TEST(AtomsTest, LanesArePairedFirstInTheLowHalf) {
         EXPECT_EQ(
             pairs[i],
             mla::simd::Int16Pair(static_cast<std::int16_t>(std::nearbyint(first[i])), static_cast<std::int16_t>(second[i])).bits);
+}
+
+TYPED_TEST(AtomsTest, LanesThatBf16HoldsArePairedAsTheyAre) {
+    constexpr auto width = static_cast<std::size_t>(lanes<TypeParam, float>);
+    float first[width], second[width];
+    for (std::size_t i = 0; i < width; ++i)
+        first[i] = 0.5F - static_cast<float>(i), second[i] = 448.0F - 32.0F * static_cast<float>(i);
+    std::uint32_t pairs[width];
+    mla::simd::pair_lanes_exactly<TypeParam>(Batch<TypeParam, float>::load_unaligned(first),
+                                             Batch<TypeParam, float>::load_unaligned(second))
+        .store_unaligned(pairs);
+    for (std::size_t i = 0; i < width; ++i) {
+        EXPECT_EQ(std::bit_cast<float>(pairs[i] << 16U), first[i]);
+        EXPECT_EQ(std::bit_cast<float>(pairs[i] & 0xffff0000U), second[i]);
+    }
 }
 
 TEST(UnrollTest, CallsEachIndexInOrder) {

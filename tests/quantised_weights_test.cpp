@@ -24,6 +24,7 @@
 #include "support/executors.hpp"
 #include "support/kernels.hpp"
 #include "support/layer.hpp"
+#include "support/targets.hpp"
 #include "support/thrown.hpp"
 
 namespace mla {
@@ -88,7 +89,7 @@ template <QuantisedWeight W>
 void expect_products(const TensorRef& weight, const std::string& what) {
     ASSERT_TRUE(detail::keeps<W>(weight)) << what;
     const PackedMatrix<W> packed(weight);
-    for (const Index tokens : {1, 2, 3, 4, 5, 13, 64})
+    for (const Index tokens : {1, 2, 3, 4, 5, 13, 64, 90})
         for (const Precision precision : {Precision::operand, Precision::full}) {
             const Product product(packed, tokens, SerialExecutor{}, precision);
             const auto error = testing::compare(product.y, product.expected(weight));
@@ -149,18 +150,38 @@ TEST(QuantisedInt4Test, RowsMayBeginInTheMiddleOfAByte) {
     expect_products<int4x8>(odd, "177 apart");
 }
 
-/// However many rows there are: in `full`, where all targets multiply floats.
+/// Rows alone and in batches of some sizes have the bits that they have among `most`.
+template <QuantisedWeight W>
+void expect_same_bits_in_every_batch(const TensorRef& weight, Index most, Precision precision, const std::string& what) {
+    const PackedMatrix<W> packed(weight);
+    const Product together(packed, most, SerialExecutor{}, precision);
+    const Index out = weight.rows;
+    for (const Index batch : {1, 2, 5, 16, 17, 33, 65})
+        for (Index t = 0; t + batch <= most; t += batch) {
+            std::vector<float> alone(static_cast<std::size_t>(batch * out));
+            linear<float>(together.x_view.row_range(t, batch), packed, nullptr, MatrixView<float>(alone.data(), batch, out),
+                          SerialExecutor{}, precision);
+            ASSERT_TRUE(std::equal(alone.begin(), alone.end(), together.y.begin() + t * out))
+                << what << ", row " << t << ", " << batch;
+        }
+}
+
+/// In `full`, where all targets multiply floats.
 TYPED_TEST(QuantisedWeightsTest, ARowGetsTheSameBitsInEveryBatch) {
     for (const Index block : {BlockScales::all, Index{256}, Index{32}}) {
         const StoredWeight weight(Format<TypeParam>::stored_dtype, 37, 1030, BlockScales(nullptr, DType::f32, 1, block, 0), 5);
-        const PackedMatrix<TypeParam> packed(weight.ref());
-        const Product together(packed, 30, SerialExecutor{}, Precision::full);
-        for (Index t = 0; t < 30; ++t) {
-            std::vector<float> alone(37);
-            linear<float>(together.x_view.row_range(t, 1), packed, nullptr, MatrixView<float>(alone.data(), 1, 37),
-                          SerialExecutor{}, Precision::full);
-            EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.y.begin() + t * 37)) << block << ", row " << t;
-        }
+        expect_same_bits_in_every_batch<TypeParam>(weight.ref(), 30, Precision::full, "blocks of " + std::to_string(block));
+    }
+}
+
+/// Tile registers take any number of rows: 90 are more than share the unpacking of a strip, 16 k fill no register.
+TYPED_TEST(QuantisedWeightsTest, ARowGetsTheSameBitsInEveryBatchInTiles) {
+    const std::vector<std::string> targets = testing::runnable_targets();
+    if (std::find(targets.begin(), targets.end(), "emulated_amx") == targets.end()) GTEST_SKIP() << "not linked";
+    const testing::OnTarget tiles("emulated_amx");
+    for (const Index block : {BlockScales::all, Index{256}, Index{64}, Index{32}, Index{16}}) {
+        const StoredWeight weight(Format<TypeParam>::stored_dtype, 53, 430, BlockScales(nullptr, DType::f32, 1, block, 0), 5);
+        expect_same_bits_in_every_batch<TypeParam>(weight.ref(), 90, Precision::operand, "blocks of " + std::to_string(block));
     }
 }
 

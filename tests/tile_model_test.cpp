@@ -11,6 +11,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "mla/simd/prefetch.hpp"
 #include "mla/simd/tile_registers.hpp"
 #include "mla/testing/random.hpp"
 
@@ -18,6 +19,7 @@ namespace mla {
 namespace {
 
 using simd::ModelTileRegisters;
+using Registers = simd::WholeTiles<ModelTileRegisters>;
 using simd::TileConfig;
 
 struct Shape {
@@ -70,7 +72,7 @@ template <class U>
 
 void expect_product_bf16(const Shape& s, const std::vector<float>& c, const std::vector<std::uint16_t>& a,
                          const std::vector<std::uint16_t>& b) {
-    ModelTileRegisters registers;
+    Registers registers;
     registers.configure(config_of(s));
     registers.load<0>(c.data(), s.columns * 4);
     registers.load<1>(a.data(), s.groups * 4);
@@ -134,6 +136,27 @@ TEST(TileConfigTest, AProductTakesThreeRegistersThatFitOneAnother) {
     }
 }
 
+TEST(WholeTilesTest, AreConfiguredOnceHoweverManyLiveAtATime) {
+    const Index before = ModelTileRegisters::times_configured();
+    {
+        const Registers item;
+        for (int kernel = 0; kernel < 3; ++kernel) const Registers inner;
+        EXPECT_TRUE(ModelTileRegisters::configuration().can_multiply(0, 6, 7));
+    }
+    EXPECT_EQ(ModelTileRegisters::times_configured(), before + 1);
+}
+
+TEST(WholeTilesTest, LeaveTheRegistersReleasedOrAsAHostConfiguredThem) {
+    { const Registers released; }
+    EXPECT_EQ(ModelTileRegisters::configuration().palette, 0);
+    const TileConfig hosts = config_of({3, 5, 7});
+    ModelTileRegisters::configure(hosts);
+    { const Registers between; }
+    const TileConfig after = ModelTileRegisters::configuration();
+    ModelTileRegisters::release();
+    EXPECT_EQ(std::memcmp(&after, &hosts, sizeof after), 0);
+}
+
 // Loads and stores ----------------------------------------------------------------------------------------------------
 
 TEST(TileModelTest, RowsAreLoadedAndStoredAStrideApartAndNothingElseIsTouched) {
@@ -143,7 +166,7 @@ TEST(TileModelTest, RowsAreLoadedAndStoredAStrideApartAndNothingElseIsTouched) {
         const Index stride = bytes + 12;
         const auto from = random_units<std::uint8_t>(generator, 16 * stride);
         std::vector<std::uint8_t> to(from.size(), 0xee);
-        ModelTileRegisters registers;
+        Registers registers;
         registers.configure(config_of(s));
         registers.load<1>(from.data(), stride);
         registers.store<1>(to.data(), stride);
@@ -159,7 +182,7 @@ TEST(TileModelTest, ConfiguringAndZeroingLeaveZeros) {
     const auto from = random_units<std::uint8_t>(generator, 1024);
     const std::vector<std::uint8_t> zeros(1024, 0);
     std::vector<std::uint8_t> to(1024, 0xee);
-    ModelTileRegisters registers;
+    Registers registers;
     registers.load<7>(from.data(), 64);
     registers.zero<7>();
     registers.store<7>(to.data(), 64);
@@ -206,7 +229,7 @@ TEST(TileModelTest, ProductsOfAnyBitsAreThoseOfPlainLoops) {
         a.push_back(bf16(second).bits);
     }
     const std::vector<std::uint16_t> b(a.size(), bf16(factor).bits);
-    ModelTileRegisters registers;
+    Registers registers;
     registers.configure(config_of(s));
     registers.load<0>(&c, 4);
     registers.load<1>(a.data(), 64);
@@ -266,7 +289,7 @@ TEST(TileModelTest, ProductsOfBytesAreThoseOfPlainLoopsAndWrapAround) {
         const auto c = random_units<std::uint32_t>(generator, s.rows * s.columns);
         const auto a = random_units<std::int8_t>(generator, s.rows * 4 * s.groups);
         const auto b = random_units<std::int8_t>(generator, s.columns * 4 * s.groups);
-        ModelTileRegisters registers;
+        Registers registers;
         registers.configure(config_of(s));
         registers.load<0>(c.data(), s.columns * 4);
         registers.load<1>(a.data(), s.groups * 4);

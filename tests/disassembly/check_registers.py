@@ -15,7 +15,7 @@ from check_loops import functions, innermost_loops
 
 PRODUCT = re.compile(r"tdpbf16ps$")
 LETTERS = {"tdpbf16ps": "p", "tileloadd": "l", "tilestored": "s", "tilezero": "z"}
-KINDS = ("score", "accumulate", "multiply")
+KINDS = ("score", "accumulate", "multiply", "multiply_scaled")
 FUNCTION = re.compile(r"::(\w+)_in_registers<.*?, (\d+), (\d+), ")  # registers of rows and of columns
 
 

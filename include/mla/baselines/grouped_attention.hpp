@@ -48,6 +48,7 @@ class KeyValueBlocks final : public BlockSource<A> {
                                        .scores = item.scores};
         kernels_.attend(&call);
     }
+    void run_item(FunctionRef<void()> body) const noexcept override { detail::run_item(kernels_.run_item, body); }
     void pack(const abi::PackQueries<A>& call) const noexcept override { kernels_.pack(&call); }
     [[nodiscard]] Index staged_elements() const noexcept override { return staged_blocks<A>(cache_.head_dim, cache_.head_dim); }
 

@@ -98,20 +98,26 @@ struct ScoreIndex {
     A* index;          ///< [tokens], with room for whole vectors
 };
 
+/// Calls body(context) once, an item of a worker: what the kernels that it calls need of the thread is set up for all of them.
+using RunItem = void(void (*body)(void*) noexcept, void* context) noexcept;
+
 template <class A>
 struct IndexKernels {
+    RunItem* run_item;
     void (*pack)(const PackQueries<A>*) noexcept;
     void (*score)(const ScoreIndex<A>*) noexcept;
 };
 
 template <class A>
 struct AttentionKernels {
+    RunItem* run_item;
     void (*pack)(const PackQueries<A>*) noexcept;
     void (*attend)(const AttendBlock<A>*) noexcept;
 };
 
 template <class A>
 struct ExpandedKernels {
+    RunItem* run_item;
     void (*pack)(const PackQueries<A>*) noexcept;
     void (*attend)(const AttendExpanded<A>*) noexcept;
 };

@@ -75,13 +75,7 @@ struct Bf16Pairs {
     template <class Target>
     static void to_units(const float* values, Index count, float scale, Unit* units) noexcept {
         auto* const target = reinterpret_cast<bf16*>(units);
-        constexpr Index piece = 64;
-        float scaled[simd::extent<piece>];
-        for (Index begin = 0; begin < count; begin += piece) {
-            const Index some = std::min(piece, count - begin);
-            for (Index i = 0; i < some; ++i) scaled[i] = values[begin + i] * scale;
-            simd::round_row<Target>(scaled, some, target + begin);
-        }
+        scale == 1.0F ? simd::round_row<Target>(values, count, target) : round_scaled<Target>(values, count, scale, target);
         if (count % 2 != 0) target[count] = bf16();
     }
     /// Of two tokens, side by side.
@@ -89,6 +83,18 @@ struct Bf16Pairs {
     static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, float>& first, simd::Batch<Target, float>& second,
                                               Unit* units) {
         simd::Atoms<Target>::round_to_pairs(first, second).store_unaligned(simd::words(units));
+    }
+
+  private:
+    template <class Target>
+    static void round_scaled(const float* values, Index count, float scale, bf16* target) noexcept {
+        constexpr Index piece = 64;
+        float scaled[simd::extent<piece>];
+        for (Index begin = 0; begin < count; begin += piece) {
+            const Index some = std::min(piece, count - begin);
+            for (Index i = 0; i < some; ++i) scaled[i] = values[begin + i] * scale;
+            simd::round_row<Target>(scaled, some, target + begin);
+        }
     }
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "mla/cache/token_rows.hpp"
+#include "mla/core/function_ref.hpp"
 #include "mla/kernels/row_group.hpp"
 #include "mla/kernels/row_list.hpp"
 
@@ -65,6 +66,8 @@ class BlockSource {
     virtual void list(const KeyRange& range, BlockRows& rows) const noexcept = 0;
     /// Lets an item attend to the listed tokens, which begin at key `begin`, and fetches `next`.
     virtual void attend(const SplitItem<A>& item, const BlockRows& rows, Index begin, const BlockRows& next) const noexcept = 0;
+    /// Calls `body`, an item of a worker that packs and attends.
+    virtual void run_item(FunctionRef<void()> body) const noexcept = 0;
     /// Packs queries for `attend`.
     virtual void pack(const abi::PackQueries<A>& call) const noexcept = 0;
     /// Elements that a worker needs for itself.

@@ -285,8 +285,9 @@ void run_segments(const SplitScratch<A>& scratch, const CallView<A>& call, Execu
         pack_share(source, call, segment, group_of(scratch, segment, work.group), work.part, segment.parts());
     });
     const Index workers = std::max<Index>(executor.concurrency(), 1);
-    for_each_item(executor, totals.items,
-                  [&](Index index, Index worker) { compute_item(scratch, call, source, index, worker, workers); });
+    for_each_item(executor, totals.items, [&](Index index, Index worker) {
+        source.run_item([&] { compute_item(scratch, call, source, index, worker, workers); });
+    });
 
     const Index owners = totals.segments - (call.prefix == nullptr ? 0 : 1);
     const Index merged = call.prefix == nullptr ? totals.merged : call.prefix->first_merged;

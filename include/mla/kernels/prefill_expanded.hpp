@@ -74,6 +74,7 @@ class ExpandedBlocks final : public BlockSource<A> {
                                           .scores = item.scores};
         kernels_.attend(&call);
     }
+    void run_item(FunctionRef<void()> body) const noexcept override { detail::run_item(kernels_.run_item, body); }
     void pack(const abi::PackQueries<A>& call) const noexcept override { kernels_.pack(&call); }
     [[nodiscard]] Index staged_elements() const noexcept override {
         return expanded_elements<A>(cache_.row_dim(), key_dim(), weights_.value.out());

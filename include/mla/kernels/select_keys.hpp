@@ -203,8 +203,10 @@ void select_visible_keys(const HeadsView<const A>& q, const MatrixView<const A>&
         if (keys <= top_k) return;
         const SelectionWorker<A> own = s.worker(worker);
         TopKeys<A> top(own.keys, top_k, std::max(block_tokens, top_k));
-        score_range(s, kernels, own, index_keys[request_of(query_begin, t)], t, q.heads, plan.begin(range, keys),
-                    plan.begin(range + 1, keys), top);
+        run_item(kernels.run_item, [&] {
+            score_range(s, kernels, own, index_keys[request_of(query_begin, t)], t, q.heads, plan.begin(range, keys),
+                        plan.begin(range + 1, keys), top);
+        });
         const auto best = top.best();
         if (plan.ranges == 1) return write_selection(best, selection, t);
         std::copy(best.begin(), best.end(), s.best + item * top_k);

@@ -8,43 +8,11 @@
 #include <algorithm>
 
 #include "mla/core/views.hpp"
-#include "mla/linear/multiply_piece.hpp"
+#include "mla/linear/pieces.hpp"
+#include "mla/linear/tile_rows_of_x.hpp"
 #include "mla/simd/tile_registers.hpp"
 
 namespace mla::inline MLA_ISA::detail {
-
-/// Rows of x in units, `registers` of them high: zeros fill the last register of rows and of k.
-template <class Target, class Operand>
-class TileRowsOfX {
-    using Unit = typename Operand::Unit;
-    static constexpr Index each = Operand::values_per_unit;
-    /// An odd number of cache lines.
-    static constexpr Index stride = linear_piece_k / each + simd::tile_groups;
-
-  public:
-    static constexpr Index most = 2 * simd::tile_rows;
-
-    /// Up to `most` rows, of up to linear_piece_k values.
-    explicit TileRowsOfX(const MatrixView<const float>& x) noexcept {
-        const Index units = divide_up(x.cols, each);
-        const Index filled = round_up(units, simd::tile_groups);
-        const Index high = round_up(x.rows, simd::tile_rows);
-        for (Index m = 0; m < high; ++m) {
-            Unit* const row = units_ + m * stride;
-            if (m < x.rows) Operand::template to_units<Target>(x.row(m), x.cols, 1.0F, row);
-            std::fill(row + (m < x.rows ? units : 0), row + filled, Unit());
-        }
-    }
-
-    template <int M>
-    void list(simd::TileRows (&rows)[simd::extent<M>]) const noexcept {
-        for (Index m = 0; m < M; ++m)
-            rows[m] = {units_ + m * simd::tile_rows * stride, stride * static_cast<Index>(sizeof(Unit)), simd::tile_row_bytes};
-    }
-
-  private:
-    alignas(64) Unit units_[simd::extent<most * stride>];
-};
 
 /// y [M registers of rows, N panels] (+)= x · weights of `pairs` pairs of k.
 template <class Target, int M, int N, class Unit>
@@ -91,12 +59,12 @@ void multiply_into(simd::TileRegisters<Target>& registers, const simd::TileRows*
 
 /// All columns of a piece for up to M registers of rows of x, into y [rows, out].
 template <class Target, class Operand, int M, Weight S>
-void multiply_piece_columns(simd::TileRegisters<Target>& registers, const TileRowsOfX<Target, Operand>& x,
+void multiply_piece_columns(simd::TileRegisters<Target>& registers, const TileRowsOfX<Target, Operand, 2 * simd::tile_rows>& x,
                             const WeightPiece<S, false>& piece, const MatrixView<float>& y, simd::Prefetch& next) noexcept {
     using Unit = typename Operand::Unit;
     static_assert(panel_columns<S> == simd::tile_groups, "a panel is a register of columns");
     simd::TileRows rows[simd::extent<M>];
-    x.template list<M>(rows);
+    x.template list<M>(0, rows);
     Index panel = piece.panel_begin;
     const auto columns = [&]<int N>(std::integral_constant<int, N>) {
         for (; panel + N <= piece.panel_end; panel += N) {
@@ -116,22 +84,28 @@ void multiply_piece_columns(simd::TileRegisters<Target>& registers, const TileRo
 template <class Target, class Operand, Weight S>
 void multiply_piece_in_tiles(simd::TileRegisters<Target>& registers, const MatrixView<const float>& x,
                              const WeightPiece<S, false>& piece, const MatrixView<float>& y, simd::Prefetch& next) noexcept {
-    constexpr Index most = TileRowsOfX<Target, Operand>::most;
+    constexpr Index most = 2 * simd::tile_rows;
     for (Index row = 0; row < x.rows; row += most) {
         const Index some = std::min(most, x.rows - row);
-        const TileRowsOfX<Target, Operand> packed(MatrixView<const float>(x.row(row), some, x.cols, x.stride));
+        const TileRowsOfX<Target, Operand, most> packed(MatrixView<const float>(x.row(row), some, x.cols, x.stride));
         const MatrixView<float> part(y.row(row), some, y.cols, y.stride);
         some > simd::tile_rows ? multiply_piece_columns<Target, Operand, 2>(registers, packed, piece, part, next)
                                : multiply_piece_columns<Target, Operand, 1>(registers, packed, piece, part, next);
     }
 }
 
-/// How often a product of `rows` rows with a piece steps its prefetching.
-template <class Operand, Weight S>
-[[nodiscard]] Index prefetch_steps_in_tiles(Index rows, const WeightPiece<S, false>& piece) noexcept {
-    const Index deep = divide_up(divide_up(piece.depth(), Operand::values_per_unit), simd::tile_groups);
-    const Index across = rows <= simd::tile_rows ? divide_up(piece.count(), Index{3}) : divide_up(piece.count(), Index{2});
-    return std::max(divide_up(rows, 2 * simd::tile_rows) * across * deep, Index{1});
+/// y = x · panels of weights that registers take as they lie.
+template <class Target, class Operand, Weight S>
+void multiply_in_tiles(const abi::MultiplyPanels<float>& call, const MatrixView<const float>& x) noexcept {
+    simd::TileRegisters<Target> registers;
+    const MatrixView<float> y(call.y, call.rows, call.out, call.y_stride);
+    const Pieces<S> pieces(call, linear_tile_panels, linear_tile_k, 0, x.cols);
+    for (auto piece = pieces.first(); piece.count() > 0;) {
+        const auto after = pieces.after(piece);
+        NextPiece next(after, prefetch_steps_in_tiles<Operand>(x.rows, piece));
+        multiply_piece_in_tiles<Target, Operand>(registers, x.columns(piece.k_begin, piece.depth()), piece, y, next.prefetch());
+        piece = after;
+    }
 }
 
 }  // namespace mla::inline MLA_ISA::detail

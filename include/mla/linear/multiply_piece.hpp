@@ -48,13 +48,6 @@ struct WeightPiece {
     [[nodiscard]] const S* panel(Index p) const noexcept { return first + (p - panel_begin) * panel_elements; }
 };
 
-/// What numbers that are loaded of elements W must be multiplied by.
-template <class W>
-inline constexpr float loaded_unit = 1.0F;
-template <class W>
-    requires(W::unit > 0.0F)
-inline constexpr float loaded_unit<W> = W::unit;
-
 /// Rows k of panels that lie side by side in a matrix, from a column of the first panel on, as the B of a product: of elements W
 /// of weights S, or of pairs of them, whose k are pairs too.
 template <Weight S, class W>

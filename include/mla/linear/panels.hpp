@@ -21,6 +21,13 @@ template <Weight S>
     return round_up(in, panel_row_step<S>) * panel_columns<S> / Format<S>::panel_values;
 }
 
+/// What numbers that are loaded of elements W must be multiplied by.
+template <class W>
+inline constexpr float loaded_unit = 1.0F;
+template <class W>
+    requires(W::unit > 0.0F)
+inline constexpr float loaded_unit<W> = W::unit;
+
 /// Rows k that one scale of a panel of quantised weights is for, at most: those whose sum many rows and few alike multiply by it.
 inline constexpr Index most_scale_step = 128;
 

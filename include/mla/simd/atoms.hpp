@@ -162,14 +162,20 @@ template <class Target, int Part>
 template <class Target>
 [[nodiscard]] MLA_ALWAYS_INLINE PackedBatch<Target> pair_lanes_exactly(const Batch<Target, float>& first,
                                                                        const Batch<Target, float>& second) {
-    using Bits = PackedBatch<Target>;
-    return (std::bit_cast<Bits>(first) >> 16) | (std::bit_cast<Bits>(second) & Bits(0xffff0000U));
+    return Atoms<Target>::pair_lanes_exactly(first, second);
 }
 
 /// Whether a target loads two vectors of S at less than twice the cost of one, in order.
 template <class Target, class S>
 inline constexpr bool loads_in_twos = requires(const S* source, Batch<Target, float>& vector) {
     Atoms<Target>::load_two(source, vector, vector);
+};
+
+/// Whether a target loads four rows of S, a vector of floats each, as pairs of rows, lane by lane:
+/// load_rows_in_pairs(source, first, second).
+template <class Target, class S>
+inline constexpr bool loads_rows_in_pairs = requires(const S* source, PackedBatch<Target>& pairs) {
+    Atoms<Target>::load_rows_in_pairs(source, pairs, pairs);
 };
 
 /// Loads two vectors of neighbouring elements at any address, in order or split by parity.

@@ -131,6 +131,12 @@ struct PortableAtoms {
         for (std::size_t i = 0; i < extent<lanes<Target, float>>; ++i) target[i] = static_cast<std::int16_t>(wide[i]);
     }
 
+    static MLA_ALWAYS_INLINE PackedBatch<Target> pair_lanes_exactly(const Batch<Target, float>& first,
+                                                                    const Batch<Target, float>& second) {
+        using Bits = PackedBatch<Target>;
+        return (std::bit_cast<Bits>(first) >> 16) | (std::bit_cast<Bits>(second) & Bits(0xffff0000U));
+    }
+
     // Rounding to bf16 --------------------------------------------------------------------------------------------------
 
     /// Rounds a vector as products take it: see rounded_operand. Adding 0x7fff, and 1 more where the last kept bit is odd,

@@ -7,6 +7,8 @@
 // A group is two bf16 or four bytes, adjacent in a row of A and in a cell of B, so that B lies [pair of k][column][2].
 #pragma once
 
+#include <cstring>
+
 #include "mla/core/types.hpp"
 
 namespace mla::inline MLA_ISA::simd {
@@ -36,6 +38,13 @@ struct TileConfig {
         return config;
     }
 
+    /// No registers, as after TILERELEASE.
+    [[nodiscard]] static constexpr TileConfig none() noexcept {
+        TileConfig config;
+        config.palette = 0;
+        return config;
+    }
+
     /// Whether LDTILECFG takes it; else it is a fault.
     [[nodiscard]] constexpr bool is_valid() const noexcept {
         if (palette == 0) return true;
@@ -59,5 +68,32 @@ struct TileConfig {
     }
 };
 static_assert(sizeof(TileConfig) == 64);
+
+/// The registers of this thread while this lives, all whole, and afterwards as they were configured before; Registers has the
+/// instructions. What they held is lost, as in any call: the ABI lets functions change registers and configuration, and a host
+/// that keeps tiles over a call saves them. Where they are whole already nothing is configured: an item of work has one of these,
+/// and each kernel that it calls.
+template <class Registers>
+class WholeTiles : public Registers {
+  public:
+    WholeTiles() noexcept : before_(Registers::configuration()) {
+        if (!was_whole()) Registers::configure(TileConfig::whole());
+    }
+    WholeTiles(const WholeTiles&) = delete;
+    WholeTiles& operator=(const WholeTiles&) = delete;
+    /// Released registers are not saved when the thread is switched.
+    ~WholeTiles() {
+        if (was_whole()) return;
+        before_.palette == 0 ? Registers::release() : Registers::configure(before_);
+    }
+
+  private:
+    [[nodiscard]] bool was_whole() const noexcept {
+        constexpr TileConfig whole = TileConfig::whole();
+        return std::memcmp(&before_, &whole, sizeof whole) == 0;
+    }
+
+    TileConfig before_;
+};
 
 }  // namespace mla::inline MLA_ISA::simd

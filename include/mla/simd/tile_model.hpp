@@ -12,17 +12,20 @@
 
 namespace mla::inline MLA_ISA::simd {
 
-/// The registers as they are while this lives, configured at first as AmxTileRegisters configures them.
+/// The registers of this thread.
 class ModelTileRegisters {
   public:
-    ModelTileRegisters() noexcept { configure(TileConfig::whole()); }
-
+    [[nodiscard]] static TileConfig configuration() noexcept { return config_; }
     /// Zeroes all registers.
-    void configure(const TileConfig& config) noexcept {
+    static void configure(const TileConfig& config) noexcept {
         assert(config.is_valid());
         config_ = config;
         std::memset(memory_, 0, sizeof memory_);
+        ++configured_;
     }
+    static void release() noexcept { config_ = TileConfig::none(); }
+    /// How often this thread has configured its registers.
+    [[nodiscard]] static Index times_configured() noexcept { return configured_; }
 
     /// Rows from `first` on, `stride` bytes apart; what the configuration leaves out of a register becomes 0.
     template <int T>
@@ -143,8 +146,10 @@ class ModelTileRegisters {
             }
     }
 
-    TileConfig config_;
-    alignas(64) Row memory_[static_cast<std::size_t>(tile_registers)][static_cast<std::size_t>(tile_rows)];
+    static inline constinit thread_local TileConfig config_ = TileConfig::none();
+    alignas(64) static inline constinit thread_local Row
+        memory_[static_cast<std::size_t>(tile_registers)][static_cast<std::size_t>(tile_rows)] = {};
+    static inline constinit thread_local Index configured_ = 0;
 };
 
 }  // namespace mla::inline MLA_ISA::simd

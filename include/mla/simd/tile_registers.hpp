@@ -1,7 +1,7 @@
 // A target's tile registers, and the product that is made of them.
 #pragma once
 
-#include "mla/simd/prefetch.hpp"
+#include "mla/simd/batch.hpp"
 #include "mla/simd/tile_model.hpp"
 #include "mla/simd/x86/amx.hpp"
 
@@ -15,12 +15,12 @@ using TileRegisters = typename TileRegistersOf<Target>::type;
 
 template <class Model>
 struct TileRegistersOf<targets::emulated<Model>> {
-    using type = ModelTileRegisters;
+    using type = WholeTiles<ModelTileRegisters>;
 };
 #if MLA_HAS_AMX
 template <>
 struct TileRegistersOf<targets::amx> {
-    using type = AmxTileRegisters;
+    using type = WholeTiles<AmxTileRegisters>;
 };
 #endif
 
@@ -66,8 +66,10 @@ class TileProduct {
         });
     }
 
-    /// C += A · B over `steps` registers of k: a [M] and b [N] are where the rows of the first lie. Prefetches once a step.
-    MLA_ALWAYS_INLINE void multiply(Index steps, const TileRows* a, const TileRows* b, Prefetch& next) noexcept {
+    /// C += A · B over `steps` registers of k: a [M] and b [N] are where the rows of the first lie. `next.step()`,
+    /// once a step: what products hide, fetching mostly.
+    template <class Next>
+    MLA_ALWAYS_INLINE void multiply(Index steps, const TileRows* a, const TileRows* b, Next& next) noexcept {
         if (steps == 0) return;
         begin(a, b);
         Index k = 0;
@@ -120,8 +122,8 @@ class TileProduct {
     }
 
     /// The products of one k, and loads for the next where there are More.
-    template <int Turn, bool More>
-    MLA_ALWAYS_INLINE void step(Index k, const TileRows* a, const TileRows* b, Prefetch& next) noexcept {
+    template <int Turn, bool More, class Next>
+    MLA_ALWAYS_INLINE void step(Index k, const TileRows* a, const TileRows* b, Next& next) noexcept {
         if constexpr (square) {
             load_rows<7>(b[1], k);
             registers_.template dot_bf16<0, 4, 6>();

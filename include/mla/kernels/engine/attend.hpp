@@ -5,6 +5,7 @@
 #include "mla/formats/formats.hpp"
 #include "mla/kernels/engine/attend_block.hpp"
 #include "mla/kernels/engine/pack_queries.hpp"
+#include "mla/kernels/engine/run_item.hpp"
 #include "mla/kernels/engine/staged_block.hpp"
 
 namespace mla::inline MLA_ISA::detail {
@@ -104,13 +105,18 @@ void pack(const abi::PackQueries<A>* call) noexcept {
 template <class Target, Compute A>
 inline constexpr abi::TileShape shape_of{simd::lanes<Target, A>, PieceBuffers<Target, A>::elements};
 
-template <class Target, Compute A, CacheElement C, Precision P>
-inline constexpr abi::AttentionKernels<A> attention_of{pack<Target, operands::OperandOf<Target, A, C, P>, C, A>,
-                                                       attend_cached<Target, operands::OperandOf<Target, A, C, P>, C, A>};
+template <class Target, class Operand, CacheElement C, Compute A>
+inline constexpr abi::AttentionKernels<A> cached_kernels{run_item<Target, Operand>, pack<Target, Operand, C, A>,
+                                                         attend_cached<Target, Operand, C, A>};
+template <class Target, class Operand, Compute A>
+inline constexpr abi::ExpandedKernels<A> decompressed_kernels{run_item<Target, Operand>, pack<Target, Operand, A, A>,
+                                                              attend_expanded<Target, Operand, A>};
 
 template <class Target, Compute A, CacheElement C, Precision P>
-inline constexpr abi::ExpandedKernels<A> expanded_of{
-    pack<Target, typename Format<C>::template Decompressed<Target, A, P>, A, A>,
-    attend_expanded<Target, typename Format<C>::template Decompressed<Target, A, P>, A>};
+inline constexpr abi::AttentionKernels<A> attention_of = cached_kernels<Target, operands::OperandOf<Target, A, C, P>, C, A>;
+
+template <class Target, Compute A, CacheElement C, Precision P>
+inline constexpr abi::ExpandedKernels<A> expanded_of =
+    decompressed_kernels<Target, typename Format<C>::template Decompressed<Target, A, P>, A>;
 
 }  // namespace mla::inline MLA_ISA::detail

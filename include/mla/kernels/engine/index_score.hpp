@@ -6,6 +6,7 @@
 #include "mla/formats/formats.hpp"
 #include "mla/kernels/engine/attend_block.hpp"
 #include "mla/kernels/engine/pack_queries.hpp"
+#include "mla/kernels/engine/run_item.hpp"
 #include "mla/kernels/engine/staged_block.hpp"
 
 namespace mla::inline MLA_ISA::detail {
@@ -60,8 +61,11 @@ void pack_index(const abi::PackQueries<A>* call) noexcept {
     pack_panels<Target, Operand>(*call);
 }
 
+template <class Target, class Operand, CacheElement C, Compute A>
+inline constexpr abi::IndexKernels<A> index_kernels_of{run_item<Target, Operand>, pack_index<Target, Operand, A>,
+                                                       score_index<Target, Operand, C, A>};
+
 template <class Target, Compute A, CacheElement C, Precision P>
-inline constexpr abi::IndexKernels<A> index_scores_of{pack_index<Target, operands::OperandOf<Target, A, C, P>, A>,
-                                                      score_index<Target, operands::OperandOf<Target, A, C, P>, C, A>};
+inline constexpr abi::IndexKernels<A> index_scores_of = index_kernels_of<Target, operands::OperandOf<Target, A, C, P>, C, A>;
 
 }  // namespace mla::inline MLA_ISA::detail

@@ -9,18 +9,16 @@
 #if MLA_HAS_AMX
 namespace mla::inline MLA_ISA::simd {
 
-/// The registers while this lives: all whole, and afterwards as the thread had them configured before. What they held is lost, as
-/// in any call: the ABI lets functions change registers and configuration, and a host that keeps tiles over a call saves them.
+/// The registers of this thread.
 class AmxTileRegisters {
   public:
-    AmxTileRegisters() noexcept {
-        asm volatile("sttilecfg %0" : "=m"(before_));
-        configure(TileConfig::whole());
+    [[nodiscard]] static TileConfig configuration() noexcept {
+        TileConfig config;
+        asm volatile("sttilecfg %0" : "=m"(config));
+        return config;
     }
-    AmxTileRegisters(const AmxTileRegisters&) = delete;
-    AmxTileRegisters& operator=(const AmxTileRegisters&) = delete;
-    /// Released registers are not saved when the thread is switched.
-    ~AmxTileRegisters() { before_.palette == 0 ? release() : configure(before_); }
+    static void configure(const TileConfig& config) noexcept { asm volatile("ldtilecfg %0" : : "m"(config)); }
+    static void release() noexcept { asm volatile("tilerelease"); }
 
     /// Rows from `first` on, `stride` bytes apart.
     template <int T>
@@ -40,12 +38,6 @@ class AmxTileRegisters {
     MLA_ALWAYS_INLINE void dot_bf16() noexcept {
         asm volatile("tdpbf16ps {%%tmm%c2, %%tmm%c1, %%tmm%c0|tmm%c0, tmm%c1, tmm%c2}" : : "i"(C), "i"(A), "i"(B));
     }
-
-  private:
-    static void configure(const TileConfig& config) noexcept { asm volatile("ldtilecfg %0" : : "m"(config)); }
-    static void release() noexcept { asm volatile("tilerelease"); }
-
-    TileConfig before_;
 };
 
 }  // namespace mla::inline MLA_ISA::simd
