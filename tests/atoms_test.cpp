@@ -752,6 +752,28 @@ TYPED_TEST(AtomsTest, BytesAreWidenedAndInterleavedWithTheirNeighbours) {
     }
 }
 
+TYPED_TEST(AtomsTest, EveryE4m3TimesAPowerOfTwoIsWidenedAsProductsTakeIt) {
+    std::vector<mla::fp8> codes(256);
+    for (std::size_t i = 0; i < codes.size(); ++i) codes[i].bits = static_cast<std::uint8_t>(i);
+    for (int exponent = -126; exponent <= 127; ++exponent)
+        for (const Index count : {256, 77}) {
+            std::vector<bf16> wide(257, bf16(7.0F));
+            const float power = std::ldexp(1.0F, exponent);
+            mla::simd::widen<TypeParam>(codes.data(), count, power, wide.data());
+            for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+                const float product = static_cast<float>(codes[i]) * power;
+                if (std::isnan(product)) {
+                    EXPECT_TRUE(std::isnan(static_cast<float>(wide[i]))) << i << ' ' << exponent;
+                } else if (std::abs(product) >= 0x1p-126F) {
+                    EXPECT_EQ(static_cast<float>(wide[i]), product) << i << ' ' << exponent;
+                } else {
+                    EXPECT_EQ(mla::simd::rounded_operand(static_cast<float>(wide[i])), 0.0F) << i << ' ' << exponent;
+                }
+            }
+            EXPECT_EQ(static_cast<float>(wide[static_cast<std::size_t>(count)]), 7.0F);
+        }
+}
+
 TYPED_TEST(AtomsTest, LanesArePairedFirstInTheLowHalf) {
     constexpr auto width = static_cast<std::size_t>(lanes<TypeParam, float>);
     float first[width], second[width];

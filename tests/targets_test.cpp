@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -198,6 +199,59 @@ TEST(Int8Contract, ScoresAreTheSameOnEveryTarget) {
             for (std::size_t h = 0; h < expected.size(); ++h)
                 EXPECT_NEAR(result.lse[h], expected[h], 0x1p-22F * std::max(1.0F, std::abs(expected[h])))
                     << name << ", head " << h;
+        }
+    }
+}
+
+// Scales --------------------------------------------------------------------------------------------------------------
+
+/// A query of zeros sees its one key with the probability 1, so that each output is a single product.
+template <class C, class Products>
+void expect_outputs(Index Dc, Products products) {
+    const StoredRows<C> rows(1, Dc, 64, 8);
+    const std::vector<float> expected = products(rows);
+    for (const Index H : {1, 3, 16, 40}) {
+        const std::vector<float> queries(static_cast<std::size_t>(H * (Dc + 64)));
+        for (const std::string& name : testing::runnable_targets()) {
+            const OnTarget target(name);
+            const auto result = attend(queries, {1, H, 1, Dc, 64}, rows.view(), Precision::operand);
+            for (std::size_t i = 0; i < result.out.size(); ++i)
+                ASSERT_EQ(result.out[i], expected[i % expected.size()]) << name << ", " << H << " heads, value " << i;
+        }
+    }
+}
+
+TEST(Fp8Contract, AProbabilityTimesTheScaleIsRoundedAndMeetsTheStoredNumber) {
+    for (const Index Dc : {33, 130, 256})
+        expect_outputs<fp8>(Dc, [=](const StoredRows<fp8>& rows) {
+            std::vector<float> products;
+            for (Index c = 0; c < Dc; ++c) {
+                const float scale = Format<fp8>::scale(rows.format, rows.view().row(0), c / 128);
+                products.push_back(static_cast<float>(bf16(scale)) * static_cast<float>(rows.view().row(0)[c]));
+            }
+            return products;
+        });
+}
+
+TEST(Fp8Contract, AValueOfV4IsOneOfBf16) {
+    for (const Index Dc : {96, 130, 256})
+        expect_outputs<fp8_v4>(Dc, [=](const StoredRows<fp8_v4>& rows) {
+            std::vector<float> token(static_cast<std::size_t>(rows.format.values()));
+            read_row(rows.format, rows.view().row(0), token.data());
+            return std::vector<float>(token.begin(), token.begin() + Dc);
+        });
+}
+
+TEST(Fp8Contract, AProbabilityTimesTheScaleThatIsSubnormalCountsAsZero) {
+    StoredRows<fp8> rows(1, 128, 0, 9);
+    const float scale = 0x1p-126F / 2.0F;
+    std::memcpy(static_cast<void*>(rows.elements.data() + 128), &scale, sizeof scale);
+    for (const Index H : {1, 16, 40}) {
+        const std::vector<float> queries(static_cast<std::size_t>(H * 128));
+        for (const std::string& name : testing::runnable_targets()) {
+            const OnTarget target(name);
+            const auto result = attend(queries, {1, H, 1, 128, 0}, rows.view(), Precision::operand);
+            for (const float value : result.out) ASSERT_EQ(value, 0.0F) << name << ", " << H;
         }
     }
 }

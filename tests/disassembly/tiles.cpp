@@ -16,7 +16,8 @@ inline constexpr auto attention = attention_of<Target, float, C, P>;
 /// Read by nobody, and so kept whole.
 extern const abi::AttentionKernels<float> attention_tiles[];
 const abi::AttentionKernels<float> attention_tiles[] = {attention<float, Precision::full>, attention<bf16, Precision::full>,
-                                                        attention<bf16, Precision::operand>, attention<int8, Precision::operand>};
+                                                        attention<bf16, Precision::operand>, attention<fp8, Precision::operand>,
+                                                        attention<int8, Precision::operand>};
 extern const abi::LinearKernels<float> linear_tiles[];
 const abi::LinearKernels<float> linear_tiles[] = {
     linear_of<Target, float, Precision::full>,    linear_of<Target, bf16, Precision::full>,

@@ -29,7 +29,7 @@ template <CacheElement C>
 inline constexpr bool is_fp8 = std::is_same_v<C, fp8> || std::is_same_v<C, fp8_v4>;
 
 /// What our absorbed kernel rounds on its way over a cache of C, on every target: probabilities to bf16 over caches of bf16 and
-/// fp8, to integers over int8; and queries alike, which the problems' are already where the cache is bf16.
+/// fp8, there times scales, to integers over int8; and queries alike, which the problems' are already where the cache is bf16.
 template <CacheElement C, Compute A = std::conditional_t<std::is_same_v<C, double>, double, float>>
 inline constexpr double decode_allowance = std::is_same_v<A, double> ? 0.0
                                            : std::is_same_v<C, bf16> ? testing::rounded_probabilities<bf16>

@@ -36,9 +36,10 @@ struct Format<bf16> : detail::StorageFormat<bf16> {
     template <class Target, class Operand, class Unit>
     static void stage_values(const bf16* first, const bf16* second, Index column, Index count, Unit* units) noexcept {
         if constexpr (std::is_same_v<Unit, simd::Bf16Pair>) {
-            simd::interleave<Target>(first + column, (second == nullptr ? first : second) + column, count, units);
-            if (second == nullptr)
-                for (Index i = 0; i < count; ++i) units[i].bits &= 0xffffU;
+            const auto pairs = [=](const bf16* row) {
+                return row == nullptr ? nullptr : reinterpret_cast<const Unit*>(row + column);
+            };
+            Operand::template interleave<Target>(pairs(first), pairs(second), count, units);
         } else {
             StorageFormat::stage_values<Target, Operand>(first, second, column, count, units);
         }

@@ -21,6 +21,8 @@ struct RowFormat;
 ///     Decompressed<Target, A, precision>   what keys and values become that are decompressed from it
 ///     in_place<Operand>                 whether a row's values are units of the operand as they lie
 ///     whole_blocks<Target, Operand>     whether a block is converted once, and not by pieces that stay in L1
+///     stage_row<Target, Operand>        a key's units, where whole blocks are of pairs, or in steps: then `scale` is a step, of
+///                                       values_per_scale neighbours
 ///     stage_key<Target, Operand>, stage_values<Target, Operand>   those pieces, where neither holds
 ///
 /// The concept asks for the first ones; a block asks for what it uses of the others.

@@ -1,5 +1,5 @@
-// e4m3 with a scale for each 128 latent values. With Dc 512 and Dr 64 a row is FlashMLA's of 656 bytes (its README, "FP8 KV
-// cache").
+// e4m3 with a scale for each 128 latent values, multiplied as bf16, which holds them exactly, with the scale apart. With Dc 512
+// and Dr 64 a row is FlashMLA's of 656 bytes (its README, "FP8 KV cache").
 #pragma once
 
 #include "mla/formats/quantised_weight.hpp"
@@ -13,8 +13,8 @@ struct Format<fp8> : detail::ScaledFormat<fp8, 128, 448>,
     static constexpr const char* name = "fp8";
 
     template <class Target, Compute A, Precision P>
-    using Operand =
-        std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Rounded, operands::Plain<A>>;
+    using Operand = std::conditional_t<std::is_same_v<A, float> && P == Precision::operand,
+                                       operands::Scaled<operands::RoundedOn<Target>>, operands::Plain<A>>;
 
     static constexpr bool has_nan = true;
     [[nodiscard]] static constexpr bool is_nan(fp8 code) noexcept { return (code.bits & 0x7fU) == 0x7fU; }

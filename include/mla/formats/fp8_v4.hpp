@@ -68,8 +68,23 @@ struct Format<fp8_v4> {
                   row + elements(format.latent_dim, format.rope_dim), fp8_v4());
     }
 
+    /// A row's values as units: times a power of two e4m3 is a bf16.
+    template <class Target, class Operand>
+    static void stage_row(const RowFormat<fp8_v4>& format, const fp8_v4* row, typename Operand::Unit* units) noexcept {
+        const auto* const narrow = reinterpret_cast<const fp8*>(row);
+        const auto* const scale = reinterpret_cast<const ue8m0*>(row + scale_offset(format.latent_dim, format.rope_dim));
+        const Index wide = narrow_values(format.latent_dim);
+        auto* const values = reinterpret_cast<bf16*>(units);
+        for (Index begin = 0, s = 0; begin < wide; begin += values_per_scale, ++s)
+            simd::widen<Target>(narrow + begin, std::min(values_per_scale, wide - begin), static_cast<float>(scale[s]),
+                                values + begin);
+        std::fill(std::copy_n(reinterpret_cast<const bf16*>(row + wide_offset(format.latent_dim)), format.values() - wide,
+                              values + wide),
+                  values + 2 * operands::units_of<Operand>(format.values()), bf16());
+    }
+
     template <class Target, Compute A, Precision P>
-    using Operand = Format<fp8>::Operand<Target, A, P>;
+    using Operand = operands::RoundedWhereNarrow<Target, A, P>;
     template <class Target, Compute A, Precision P>
     using Decompressed = Format<fp8>::Decompressed<Target, A, P>;
     template <class Target, class Operand>

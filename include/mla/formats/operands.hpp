@@ -7,6 +7,10 @@
 //     Bf16Pairs     two bf16               rounded to bf16                float
 //     Bf16Tiles     two bf16               rounded to bf16                float
 //     Int16Pairs    two int16              integers with a step           int32
+//     Scaled<O>     as of O                as O rounds p · step           float
+//
+// Keys and values of the last two are in steps: numbers that stand for multiples of a step of their token, which scores are
+// multiplied by when a sum is done, and probabilities before they are rounded.
 //
 // Rounded, Bf16Pairs and Bf16Tiles multiply the same values: with floats, and with the machine's bf16 products in vectors and in
 // tile registers.
@@ -24,6 +28,8 @@ struct Plain {
     using Sum = A;
     static constexpr Index values_per_unit = 1;
     static constexpr bool integers = false;
+    /// Whether keys and values are multiples of steps.
+    static constexpr bool in_steps = false;
     /// Whether products are made in tile registers, of whole registers of units.
     static constexpr bool in_tiles = false;
     /// Queries take the scale of the scores, which then costs nothing. Where they are rounded they take its sign only, so that a
@@ -68,6 +74,7 @@ struct Bf16Pairs {
     using Sum = float;
     static constexpr Index values_per_unit = 2;
     static constexpr bool integers = false;
+    static constexpr bool in_steps = false;
     static constexpr bool in_tiles = false;
     static constexpr bool scales_queries = false;
     static constexpr bool second_first = false;
@@ -78,11 +85,24 @@ struct Bf16Pairs {
         scale == 1.0F ? simd::round_row<Target>(values, count, target) : round_scaled<Target>(values, count, scale, target);
         if (count % 2 != 0) target[count] = bf16();
     }
+    /// Of values elsewhere, an even number.
+    template <class Target>
+    static void round(const float* values, Index count, Unit* units) noexcept {
+        simd::round_row<Target>(values, count, reinterpret_cast<bf16*>(units));
+    }
     /// Of two tokens, side by side.
     template <class Target>
     static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, float>& first, simd::Batch<Target, float>& second,
                                               Unit* units) {
         simd::Atoms<Target>::round_to_pairs(first, second).store_unaligned(simd::words(units));
+    }
+    /// Units of `count` values of two tokens side by side, of units of their keys; `second` is null after the last.
+    template <class Target>
+    static void interleave(const Unit* first, const Unit* second, Index count, Unit* units) noexcept {
+        const auto* const values = reinterpret_cast<const bf16*>(first);
+        simd::interleave<Target>(values, second == nullptr ? values : reinterpret_cast<const bf16*>(second), count, units);
+        if (second == nullptr)
+            for (Index i = 0; i < count; ++i) units[i].bits &= 0xffffU;
     }
 
   private:
@@ -102,11 +122,38 @@ struct Bf16Tiles : Bf16Pairs {
     static constexpr bool in_tiles = true;
 };
 
+/// Numbers that O multiplies exactly, of which some neighbours in a token share a step, a float.
+template <class O>
+struct Scaled : O {
+    static constexpr bool in_steps = true;
+    static constexpr Index rope_units = std::numeric_limits<Index>::max();
+
+    using O::store_units;
+    /// Probabilities times steps where a unit is one: no product is subnormal, and a NaN may get lost, as the sum of its row's
+    /// probabilities is another.
+    template <class Target>
+    static MLA_ALWAYS_INLINE void store_units(simd::Batch<Target, float>& values, float* units) {
+        using Bits = simd::PackedBatch<Target>;
+        const auto bits = std::bit_cast<Bits>(values);
+        const Bits raised = bits + Bits(0x7fffU) + ((bits >> 16) & Bits(1U));
+        std::bit_cast<simd::Batch<Target, float>>(raised & Bits(0xffff0000U)).store_unaligned(units);
+    }
+};
+
+/// Probabilities that wait for their steps.
+struct Unrounded : Plain<float> {
+    static constexpr bool scales_queries = false;
+};
+/// What softmax makes of scores.
+template <class Operand>
+using ProbabilitiesOf = std::conditional_t<Operand::in_steps && !Operand::integers, Unrounded, Operand>;
+
 struct Int16Pairs {
     using Unit = simd::Int16Pair;
     using Sum = std::int32_t;
     static constexpr Index values_per_unit = 2;
     static constexpr bool integers = true;
+    static constexpr bool in_steps = true;
     static constexpr bool in_tiles = false;
     static constexpr bool scales_queries = false;
     static constexpr bool second_first = false;
@@ -125,14 +172,17 @@ struct Int16Pairs {
     }
 };
 
-/// Units of a key or a query of `depth` values. Where they are integers the latent and the rope key have steps of their own, and
-/// so units of their own; in tiles zeros fill the last register.
+/// Units of neighbouring values; in tiles zeros fill the last register.
+template <class Operand>
+[[nodiscard]] constexpr Index units_of(Index values) noexcept {
+    return round_up(divide_up(values, Operand::values_per_unit), Operand::in_tiles ? simd::tile_groups : 1);
+}
+
+/// Units of a key or a query of `depth` values. In steps the latent and the rope key have units of their own, as they have steps.
 template <class Operand>
 [[nodiscard]] constexpr Index units_of(Index depth, Index latent_dim) noexcept {
-    constexpr Index each = Operand::values_per_unit;
-    if constexpr (Operand::integers) return divide_up(latent_dim, each) + divide_up(depth - latent_dim, each);
-    if constexpr (Operand::in_tiles) return round_up(divide_up(depth, each), simd::tile_groups);
-    return divide_up(depth, each);
+    if constexpr (Operand::in_steps) return units_of<Operand>(latent_dim) + units_of<Operand>(depth - latent_dim);
+    return units_of<Operand>(depth);
 }
 
 /// Products that round their operands to bf16, in vectors: in pairs where the target has an instruction for them.
@@ -172,29 +222,32 @@ class Query {
 
     /// Writes its units [begin, end).
     void read(Index begin, Index end, Unit* units) const noexcept {
-        constexpr Index each = Operand::values_per_unit;
         if (query_ == nullptr) {
             std::fill_n(units, end - begin, Unit());
-        } else if constexpr (Operand::integers) {
-            const Index rope = divide_up(latent_dim_, each);
+        } else if constexpr (Operand::in_steps) {
+            const Index rope = units_of<Operand>(latent_dim_);
             const Index middle = std::clamp(rope, begin, end);
-            read_integers(begin * each, latent_dim_, middle - begin, units);
-            read_integers(latent_dim_ + (middle - rope) * each, depth_, end - middle, units + middle - begin);
+            read_values(begin * each, latent_dim_, middle - begin, units);
+            read_values(latent_dim_ + (middle - rope) * each, depth_, end - middle, units + middle - begin);
         } else {
-            const Index first = std::min(begin * each, depth_);
-            const Index count = std::min(end * each, depth_) - first;
-            Operand::template to_units<Target>(query_ + first, count, scale_, units);
-            std::fill(units + divide_up(count, each), units + (end - begin), Unit());
+            read_values(begin * each, depth_, end - begin, units);
         }
     }
 
   private:
+    static constexpr Index each = Operand::values_per_unit;
+
     /// `count` units of values [first, …), 0 from `limit` on.
-    void read_integers(Index first, Index limit, Index count, Unit* units) const noexcept {
-        if (count == 0) return;
-        units[count - 1] = Unit();
-        const Index values = std::min(count * Operand::values_per_unit, limit - first);
-        simd::quantise<Target>(query_ + first, values, steps_, reinterpret_cast<std::int16_t*>(units));
+    void read_values(Index first, Index limit, Index count, Unit* units) const noexcept {
+        first = std::min(first, limit);
+        const Index values = std::min(count * each, limit - first);
+        if constexpr (Operand::integers) {
+            if (values % each != 0) units[values / each] = Unit();
+            simd::quantise<Target>(query_ + first, values, steps_, reinterpret_cast<std::int16_t*>(units));
+        } else {
+            Operand::template to_units<Target>(query_ + first, values, scale_, units);
+        }
+        std::fill(units + divide_up(values, each), units + count, Unit());
     }
 
     const A* query_ = nullptr;

@@ -80,6 +80,22 @@ struct ScaledFormat {
                                   format.rope_dim);
     }
 
+    /// A key as units: the numbers of its latent without their scales, then the rope key.
+    template <class Target, class Operand>
+    static void stage_row(const RowFormat<C>& format, const C* row, typename Operand::Unit* units) noexcept {
+        if constexpr (Operand::values_per_unit == 1) {
+            simd::scale_row<Target>(units, row, format.latent_dim, 1.0F);
+            simd::convert_row<Target>(units + format.latent_dim, rope_key(format, row), format.rope_dim);
+        } else {
+            auto* const latent = reinterpret_cast<bf16*>(units);
+            auto* const rope = reinterpret_cast<bf16*>(units + operands::units_of<Operand>(format.latent_dim));
+            simd::widen<Target>(row, format.latent_dim, 1.0F, latent);
+            std::fill(latent + format.latent_dim, rope, bf16());
+            std::fill(std::copy_n(rope_key(format, row), format.rope_dim, rope),
+                      rope + 2 * operands::units_of<Operand>(format.rope_dim), bf16());
+        }
+    }
+
     template <class Target, Compute A, Precision P>
     using Decompressed = operands::RoundedWhereNarrow<Target, A, P>;
     /// Scaled values are dear to convert: once for keys and values.

@@ -13,10 +13,10 @@
 
 namespace mla::inline MLA_ISA::detail {
 
-/// Elements that a worker stages rows of `dims` values each in: pieces of a block, or all of it.
+/// Elements that a worker stages rows of `dims` values each in: pieces of a block, or all of it, with room between its rows.
 template <Compute A, class... Dims>
 [[nodiscard]] Index staged_blocks(Dims... dims) {
-    return std::max(tile_shape<A>().piece_values, (staged_elements<A>(dims) + ...));
+    return tile_shape<A>().piece_values + (staged_elements<A>(dims) + ...);
 }
 
 /// Cached latents: a token's latent is the first part of its key and its value. `lister`: lists a block's rows.

@@ -26,9 +26,9 @@ inline constexpr Index batch_rows = 128;
 /// Rows that a group's arrays have room for: whole vectors, and no fewer than `few_rows`.
 [[nodiscard]] constexpr Index padded_rows(Index rows, Index lanes) noexcept { return round_up(std::max(rows, few_rows), lanes); }
 
-/// Elements of scratch for the scores of a block.
+/// Elements of scratch for the scores of a block, and for as many probabilities as products take them.
 [[nodiscard]] constexpr Index score_elements(Index rows, Index lanes) noexcept {
-    return block_tokens * std::min(std::max(round_up(rows, lanes), few_rows), batch_rows);
+    return 2 * block_tokens * std::min(std::max(round_up(rows, lanes), few_rows), batch_rows);
 }
 
 /// Distance of staged rows of `dim` values: whole cache lines, and an odd number of them, so that the rows that a tile walks

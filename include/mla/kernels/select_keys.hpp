@@ -25,7 +25,7 @@ struct SelectionWorker {
     static SelectionWorker carve(Arena& arena, Index padded, Index head_dim, Index top_k) {
         const abi::TileShape shape = tile_shape<A>();
         SelectionWorker w;
-        w.staged = arena.take<A>(std::max(shape.piece_values, staged_elements<A>(head_dim)));
+        w.staged = arena.take<A>(shape.piece_values + staged_elements<A>(head_dim));
         w.scores = arena.take<A>(score_elements(padded, shape.lanes));
         w.index = arena.take<A>(block_tokens);
         w.visible = arena.take<Index>(padded);

@@ -208,6 +208,9 @@ struct PortableAtoms {
     /// wide[i] = bytes[i]
     static MLA_ALWAYS_INLINE Index widen(const int8*, Index, std::int16_t*) { return 0; }
 
+    /// values[i] = codes[i] · power, as products take it
+    static MLA_ALWAYS_INLINE Index widen(const fp8*, Index, float, bf16*) { return 0; }
+
     /// rounded[i] = bf16 of values[i] as products take it
     static MLA_ALWAYS_INLINE Index round_row(const float*, Index, bf16*) { return 0; }
 };

@@ -20,10 +20,18 @@ void convert_row(To* MLA_RESTRICT target, const From* MLA_RESTRICT source, Index
 template <class Target, Compute A, Loadable S>
 void scale_row(A* MLA_RESTRICT target, const S* MLA_RESTRICT source, Index count, A factor) noexcept {
     constexpr Index width = lanes<Target, A>;
-    const Index whole = count / width * width;
-    for (Index i = 0; i < whole; i += width)
-        simd::store<Target, A>(target + i, simd::load<Target, A>(source + i) * Batch<Target, A>(factor));
-    for (Index i = whole; i < count; ++i) target[i] = static_cast<A>(source[i]) * factor;
+    const Batch<Target, A> factors(factor);
+    Index i = 0;
+    if constexpr (std::is_same_v<A, float> && loads_in_twos<Target, S>) {
+        for (; i + 2 * width <= count; i += 2 * width) {
+            Batch<Target, A> first, second;
+            simd::load_two<Target, A>(source + i, first, second);
+            (first * factors).store_unaligned(target + i);
+            (second * factors).store_unaligned(target + i + width);
+        }
+    }
+    for (; i + width <= count; i += width) (simd::load<Target, A>(source + i) * factors).store_unaligned(target + i);
+    for (; i < count; ++i) target[i] = static_cast<A>(source[i]) * factor;
 }
 
 /// rounded[i] = values[i] as products take it, for i in [0, count): bf16 to nearest even, subnormals 0.
@@ -53,6 +61,14 @@ template <class Target>
 void interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) noexcept {
     for (Index i = Atoms<Target>::interleave(first, second, count, pairs); i < count; ++i)
         pairs[i] = {first[i].bits, second[i].bits};
+}
+
+/// values[i] = codes[i] · power for i in [0, count), as products take it. Of a power of two every such value is one of bf16, or
+/// beyond its range.
+template <class Target>
+void widen(const fp8* codes, Index count, float power, bf16* values) noexcept {
+    for (Index i = Atoms<Target>::widen(codes, count, power, values); i < count; ++i)
+        values[i].bits = operand_bits(static_cast<float>(codes[i]) * power);
 }
 
 /// wide[i] = bytes[i] for i in [0, count).

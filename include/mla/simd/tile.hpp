@@ -100,6 +100,13 @@ struct Tile {
                       MLA_ALWAYS_INLINE_LAMBDA { unroll<N>([&](auto n) MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = zero; }); });
     }
 
+    MLA_ALWAYS_INLINE void load(const A* c, Index stride) {
+        unroll<M>([&](auto m) MLA_ALWAYS_INLINE_LAMBDA {
+            unroll<N>([&](auto n)
+                          MLA_ALWAYS_INLINE_LAMBDA { sum[m][n] = Batch<Target, A>::load_unaligned(c + m * stride + n * width); });
+        });
+    }
+
     MLA_ALWAYS_INLINE void store(A* c, Index stride) const {
         each([=](const Batch<Target, A>& value, auto m, auto n)
                  MLA_ALWAYS_INLINE_LAMBDA { value.store_unaligned(c + m * stride + n * width); });
@@ -145,12 +152,12 @@ struct Tile {
         });
     }
 
-    // The same for sums of integers that stand for multiples of step[m]. Each is rounded twice, so that scores have the same bits
+    // The same for sums that stand for multiples of step[m]. Of integers each is rounded twice, so that scores have the same bits
     // on every target.
 
     MLA_ALWAYS_INLINE void store_steps(float* c, Index stride, const float* step) const {
         each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
-            (to_float(value) * Batch<Target, float>(step[m])).store_unaligned(c + m * stride + n * width);
+            (to_floats(value) * Batch<Target, float>(step[m])).store_unaligned(c + m * stride + n * width);
         });
     }
 
@@ -158,7 +165,12 @@ struct Tile {
         each([=](const Batch<Target, A>& value, auto m, auto n) MLA_ALWAYS_INLINE_LAMBDA {
             float* cell = c + m * stride + n * width;
             const auto before = Batch<Target, float>::load_unaligned(cell);
-            multiply_then_add<Target>(to_float(value), Batch<Target, float>(step[m]), before).store_unaligned(cell);
+            const Batch<Target, float> steps(step[m]);
+            if constexpr (std::is_integral_v<A>) {
+                multiply_then_add<Target>(to_float(value), steps, before).store_unaligned(cell);
+            } else {
+                Atoms<Target>::template multiply_add<float>(value, steps, before).store_unaligned(cell);
+            }
         });
     }
 
@@ -221,6 +233,14 @@ struct Tile {
     }
 
   private:
+    static MLA_ALWAYS_INLINE Batch<Target, float> to_floats(const Batch<Target, A>& value) {
+        if constexpr (std::is_same_v<A, float>) {
+            return value;
+        } else {
+            return to_float(value);
+        }
+    }
+
     template <int Part, class Operand, class Rows>
     MLA_ALWAYS_INLINE void multiply_row(Index k, const Operand& a, const Rows& b) {
         const auto* row = b.row(k - Part);

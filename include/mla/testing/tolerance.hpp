@@ -50,7 +50,8 @@ inline constexpr double storage_tolerance = std::is_same_v<S, compute_t<S>> ? 0.
 /// Added error when probabilities are rounded to S before they are multiplied with the values and summed.
 /// Derivation: each errs by at most u of itself; divided by their sum as rounded they still sum to 1, so that what moves is at
 /// most u/2 of the weight, from one value to another of its size: below u of the output where few keys count, and u/√3 over
-/// the root of their number where many do. LSE moves by at most u.
+/// the root of their number where many do. LSE moves by at most u. Rounded times a scale, with the sum as it was, the weight of a
+/// value moves by at most u of itself: again below u of the output.
 template <Storage S>
 inline constexpr double rounded_probabilities = unit_roundoff<S>;
 

@@ -58,18 +58,18 @@ MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<typename
     }
 }
 
-/// out [rows of all panels, value_dim] = rescale · out + Pᵀ · values, with P [panel][units of tokens, rows of the panel]. All
-/// rows pass over a strip of values before the next strip, so that the strip is read from L1. Fetches `next` meanwhile.
+/// out [rows of all panels, columns] = rescale · out + Pᵀ · values, with P [panel][units of tokens, rows of the panel]. All rows
+/// pass over a strip of values before the next strip, so that the strip is read from L1. Fetches `next` meanwhile.
 template <class Target, Compute A, class Source>
-void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& panels, Source& block, const A* p,
-                       const RowFactors<A>& factors, simd::Prefetch& next) noexcept {
+void accumulate_columns(const RowGroup<A>& group, const PanelBatch<Target, A>& panels, Source& block, const Columns& columns,
+                        const A* p, const RowFactors<A>& factors, simd::Prefetch& next) noexcept {
     using Shape = AttentionTile<Target, A>;
     using Operand = typename Source::Operand;
     using U = typename Operand::Unit;
     constexpr int M = Shape::value_rows;
-    const Index vectors = divide_up(block.value_dim, Shape::lanes);
+    const Index vectors = divide_up(columns.end, Shape::lanes);
     RowOrder<Operand> in_order;
-    Index vector = 0;
+    Index vector = columns.begin / Shape::lanes;
     const auto multiply = [&]<int N>(std::integral_constant<int, N>, const auto& values) {
         const Index column = vector * Shape::lanes;
         panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
@@ -87,7 +87,7 @@ void accumulate_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& pa
     };
     if constexpr (Source::values_by_parity) {
         constexpr std::integral_constant<int, 2> pair;
-        while (panels.single() && (vector + pair) * Shape::lanes <= block.value_dim)
+        while (panels.single() && (vector + pair) * Shape::lanes <= columns.end)
             multiply(pair, block.parity_values(vector * Shape::lanes));
     }
     const auto strip = [&]<int N>(std::integral_constant<int, N> n) {

@@ -24,9 +24,18 @@ void attend_few_rows(const abi::AttendBlock<A>& call) noexcept {
                                                         call.next_keys);
         }
     }
-    const CopiedRows<Target, C, A> copies(call);
-    const FewBlock<A> block{copies.keys.data(), copies.values.data(), call.tokens, call.latent_dim, call.begin};
-    attend_few<Target, Operand, element>(group, block, call.scores, call.next_keys, call.next_values);
+    const auto attend = [&](const auto& block) {
+        attend_few<Target, Operand, element>(group, block, call.scores, call.next_keys, call.next_values);
+    };
+    if constexpr (Operand::in_steps && !Operand::integers) {
+        using Few = operands::Scaled<operands::Rounded>;
+        ScaledBlock<Few, C> copies(copy_units<Target, Few, C>(call), call);
+        const void* const* const rows = copies.key_rows.data();
+        attend(FewSteps<ScaledBlock<Few, C>>{{rows, rows, call.tokens, call.latent_dim, call.begin}, copies});
+    } else {
+        const CopiedRows<Target, C, A> copies(call);
+        attend(FewBlock<A>{copies.keys.data(), copies.values.data(), call.tokens, call.latent_dim, call.begin});
+    }
 }
 
 /// Lets a group attend to a block of cached tokens of C.
@@ -34,7 +43,7 @@ template <class Target, class Operand, class C, Compute A>
 void attend_cached(const abi::AttendBlock<A>* call) noexcept {
     const FloatEnvironment environment;
     const RowGroup<A>& group = *call->group;
-    if (are_few<Operand>(group.rows)) return attend_few_rows<Target, Operand, C>(*call);
+    if (are_few<Target, Operand>(group.rows, call->latent_dim)) return attend_few_rows<Target, Operand, C>(*call);
     with_block<Target, Operand, C>(*call, [&](auto&& block) {
         using Source = std::remove_cvref_t<decltype(block)>;
         const Index steps = prefetch_steps<Target, A, Source>(group.rows, call->tokens, group.depth, call->latent_dim);
@@ -76,7 +85,7 @@ template <class Target, class Operand, Compute A>
 void attend_expanded(const abi::AttendExpanded<A>* call) noexcept {
     const FloatEnvironment environment;
     const RowGroup<A>& group = *call->group;
-    if (are_few<Operand>(group.rows)) {
+    if (are_few<Target, Operand>(group.rows, call->value_dim)) {
         using Few = operands::UnpairedOf<Operand, A>;
         RowList<A> keys, values;
         keys.add(call->keys, call->key_stride, call->tokens);

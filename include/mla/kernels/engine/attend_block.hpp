@@ -16,10 +16,25 @@ struct VectorProducts {
                       simd::Prefetch& next) noexcept {
         score_panels(group, panels, block, scores, next);
     }
+    /// Probabilities that wait for steps are weighed with those of some values before these are multiplied, in the upper half of
+    /// `p`.
     template <Compute A, class Source>
-    static void accumulate(const RowGroup<A>& group, const PanelBatch<Target, A>& panels, Source& block, const A* p,
+    static void accumulate(const RowGroup<A>& group, const PanelBatch<Target, A>& panels, Source& block, A* p,
                            const RowFactors<A>& factors, simd::Prefetch& next) noexcept {
-        accumulate_panels(group, panels, block, p, factors, next);
+        using Operand = typename Source::Operand;
+        if constexpr (std::is_same_v<operands::ProbabilitiesOf<Operand>, Operand>) {
+            accumulate_columns(group, panels, block, {0, block.value_dim}, p, factors, next);
+        } else {
+            A* const weighed = p + panels.rows() * block_tokens;
+            each_step(block, [&](const Columns& columns, const float* steps) {
+                panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
+                    const Index at = panel.offset * block_tokens;
+                    auto* const units = reinterpret_cast<typename Operand::Unit*>(weighed + at);
+                    weigh_probabilities<Target, Operand, V * simd::lanes<Target, A>>(panel.tokens, p + at, steps, units);
+                });
+                accumulate_columns(group, panels, block, columns, weighed, factors, next);
+            });
+        }
     }
 };
 

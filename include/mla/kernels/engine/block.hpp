@@ -1,7 +1,10 @@
 // A block of cached tokens as the tiles want it.
 #pragma once
 
-#include "mla/core/compiler.hpp"
+#include <algorithm>
+#include <limits>
+
+#include "mla/formats/operands.hpp"
 #include "mla/kernels/row_list.hpp"
 
 namespace mla::inline MLA_ISA::detail {
@@ -23,6 +26,39 @@ struct Piece {
     Index begin;
     Index end;
 };
+
+/// Calls f(piece, steps) for the pieces by which keys [first, first + count) of a block are scored, in order, each of at most
+/// `most` of their `units`. What is in steps has one of each key in a piece, elsewhere they are null.
+template <class Source, class F>
+void each_piece(Source& block, Index units, Index most, Index first, Index count, F&& f) noexcept {
+    using Operand = typename Source::Operand;
+    const auto pieces = [&](Index begin, Index end, Index longest, const float* steps) {
+        for (; begin < end; begin += longest) f(Piece{begin, std::min(begin + longest, end)}, steps);
+    };
+    if constexpr (Operand::in_steps) {
+        const Index rope = operands::units_of<Operand>(block.value_dim);
+        const Index shared = std::min(Source::values_per_step / Operand::values_per_unit, rope);
+        for (Index begin = 0; begin < rope; begin += shared)
+            pieces(begin, std::min(begin + shared, rope), most, block.latent_steps(begin / shared, first, count));
+        pieces(rope, units, std::min(most, Operand::rope_units), block.rope_steps(first));
+    } else {
+        pieces(0, units, most, nullptr);
+    }
+}
+
+/// Values [begin, end) of every token.
+struct Columns {
+    Index begin;
+    Index end;
+};
+
+/// Calls f(columns, steps) for the values of a block that share a step of each token.
+template <class Source, class F>
+void each_step(Source& block, F&& f) noexcept {
+    constexpr Index shared = Source::values_per_step;
+    for (Index begin = 0; begin < block.value_dim; begin += shared)
+        f(Columns{begin, std::min(begin + shared, block.value_dim)}, block.latent_steps(begin / shared, 0, block.count()));
+}
 
 /// Keys that are scored whole before the next ones: two of the widest score tiles, so that a panel's queries are read half as
 /// often; where keys are converted, which happens a piece at a time before all rows of queries pass over it, one.

@@ -13,6 +13,7 @@
 #include "mla/kernels/engine/tile_shape.hpp"
 #include "mla/simd/exp.hpp"
 #include "mla/simd/prefetch.hpp"
+#include "mla/simd/rows.hpp"
 
 namespace mla::inline MLA_ISA::detail {
 
@@ -39,6 +40,8 @@ struct FewScores {
 /// A block of tokens that few rows attend to: keys and values of K where they lie.
 template <Storage K>
 struct FewBlock {
+    using Value = K;
+    static constexpr bool in_steps = false;
     const void* const* key_rows;
     const void* const* value_rows;
     Index tokens;
@@ -50,10 +53,19 @@ struct FewBlock {
     }
 };
 
-/// Whether rows of an operand are few: integers are multiplied by panels, however few the rows.
-template <class Operand>
-[[nodiscard]] constexpr bool are_few(Index rows) noexcept {
-    return !Operand::integers && rows <= few_rows;
+/// The same of numbers in steps, which `steps` reads.
+template <class Steps>
+struct FewSteps : FewBlock<float> {
+    static constexpr bool in_steps = true;
+    Steps& steps;
+};
+
+/// Whether rows of an operand are few: integers are multiplied by panels, however few the rows, and so is what is in steps that
+/// end within two vectors.
+template <class Target, class Operand>
+[[nodiscard]] constexpr bool are_few(Index rows, Index latent_dim) noexcept {
+    const bool whole = !Operand::in_steps || latent_dim % (2 * simd::lanes<Target, float>) == 0;
+    return !Operand::integers && whole && rows <= few_rows;
 }
 
 /// Types that few rows are compiled to read where they lie: A, and those of 16 bits as floats.
@@ -134,11 +146,38 @@ MLA_ALWAYS_INLINE void multiply_few(const K* const* keys, const char* const* oth
     simd::unroll<R * T>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA { sums[i] = sum[i]; });
 }
 
+/// The same of keys [first, first + T) of a block, where those in steps are multiplied by them.
+template <class Target, int R, int T, Index Fetched, Compute A, class Block>
+MLA_ALWAYS_INLINE void multiply_keys(const Block& block, Index first, const typename Block::Value* const* keys,
+                                     const char* const* others, Index depth, const A* queries,
+                                     simd::Batch<Target, A>* sums) noexcept {
+    using Batch = simd::Batch<Target, A>;
+    if constexpr (!Block::in_steps) {
+        multiply_few<Target, R, T, Fetched>(keys, others, depth, queries, sums);
+    } else {
+        std::fill_n(sums, R * T, Batch(A(0)));
+        const auto add = [&](Index begin, Index end, const float* steps) {
+            const A* numbers[simd::extent<T>];
+            const char* fetched[simd::extent<T>];
+            Batch part[simd::extent<R * T>];
+            for (Index t = 0; t < T; ++t) numbers[t] = keys[t] + begin;
+            for (Index t = 0; t < T; ++t) fetched[t] = others[t] + begin * Fetched;
+            multiply_few<Target, R, T, Fetched>(numbers, fetched, end - begin, queries + begin * R, part);
+            for (Index i = 0; i < R * T; ++i) sums[i] = simd::fma<Target, A>(part[i], Batch(steps[i % T]), sums[i]);
+        };
+        constexpr Index shared = std::remove_cvref_t<decltype(block.steps)>::values_per_step;
+        for (Index begin = 0; begin < block.value_dim; begin += shared)
+            add(begin, std::min(begin + shared, block.value_dim),
+                block.steps.latent_steps(begin / shared, first, std::min(Index{T}, block.tokens - first)));
+        if (block.value_dim < depth) add(block.value_dim, depth, block.steps.rope_steps(first));
+    }
+}
+
 /// Scores of the rows of queries [R, depth], placed by few_place, and the first `tokens` keys.
-template <class Target, int R, Index Fetched, Compute A, Storage K>
-void score_few(const FewBlock<K>& block, const void* const* others, Index tokens, Index depth, const A* queries,
-               A* scores) noexcept {
+template <class Target, int R, Index Fetched, Compute A, class Block>
+void score_few(const Block& block, const void* const* others, Index tokens, Index depth, const A* queries, A* scores) noexcept {
     using Scores = FewScores<Target, R, A>;
+    using K = typename Block::Value;
     constexpr int T = Scores::keys;
     for (Index first = 0; first < tokens; first += T) {
         const K* keys[simd::extent<T>];
@@ -148,7 +187,7 @@ void score_few(const FewBlock<K>& block, const void* const* others, Index tokens
             fetched[t] = static_cast<const char*>(others[std::min(first + t, tokens - 1)]);
         }
         simd::Batch<Target, A> sums[simd::extent<Scores::size>];
-        multiply_few<Target, R, T, Fetched>(keys, fetched, round_up(depth, Scores::lanes), queries, sums);
+        multiply_keys<Target, R, T, Fetched>(block, first, keys, fetched, round_up(depth, Scores::lanes), queries, sums);
         for (Index i = 0; i < Scores::size; i += Scores::lanes, scores += Scores::lanes)
             simd::sum_lanes_of_each<Target, A>(sums + i).store_unaligned(scores);
     }
@@ -219,14 +258,15 @@ template <class Target>
     return Target::registers == 32 || rows == 1 ? widest : widest / 2;
 }
 
-/// out [R, value_dim] = rescale · out + P · values of the first `tokens` keys.
-template <class Target, int R, Index Fetched, Compute A, Storage K>
-void accumulate_few(const FewBlock<K>& block, const void* const* others, Index tokens, const A* p, const A* rescale, A* out,
-                    Index out_stride) noexcept {
+/// out [R, columns] = rescale · out + P · values of the first `tokens` keys.
+template <class Target, int R, Index Fetched, Compute A, class Block>
+void accumulate_few(const Block& block, const Columns& columns, const void* const* others, Index tokens, const A* p,
+                    const A* rescale, A* out, Index out_stride) noexcept {
+    using K = typename Block::Value;
     constexpr int widest = few_vectors<Target>(R);
     constexpr Index width = simd::lanes<Target, A>;
-    const Index vectors = divide_up(block.value_dim, width);
-    Index vector = 0;
+    const Index vectors = divide_up(columns.end, width);
+    Index vector = columns.begin / width;
     const auto strips = [&]<int N>(std::integral_constant<int, N>) {
         constexpr bool by_parity = simd::loads_by_parity<A, K> && N % 2 == 0;
         using Rows = std::conditional_t<by_parity, ParityRows<K>, ListedRows<K>>;
@@ -245,8 +285,18 @@ void accumulate_few(const FewBlock<K>& block, const void* const* others, Index t
     strips(std::integral_constant<int, 1>{});
 }
 
-template <class Target, class Operand, int R, Index Fetched, Compute A, Storage K>
-void attend_rows(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, const void* const* with_keys,
+/// Probabilities times the steps of `tokens` tokens, as products take them; all lie as scores do.
+template <class Target, int R>
+void weigh_few(Index tokens, const float* p, const float* steps, float* weighed) noexcept {
+    using Scores = FewScores<Target, R, float>;
+    const Index groups = divide_up(tokens, Index{Scores::keys});
+    for (Index i = 0; i < groups * Scores::size; ++i)
+        weighed[i] = p[i] * steps[i / Scores::size * Scores::keys + i % Scores::keys];
+    simd::round_row<Target>(weighed, groups * Scores::size, weighed);
+}
+
+template <class Target, class Operand, int R, Index Fetched, Compute A, class Block>
+void attend_rows(const RowGroup<A>& group, const Block& block, A* scores, const void* const* with_keys,
                  const void* const* with_values) noexcept {
     const Index tokens = std::min(block.tokens, group.visible[group.rows - 1] - block.begin);
     if (tokens <= 0) return;
@@ -259,15 +309,27 @@ void attend_rows(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, 
         for (Index t = visible; t < round_up(tokens, Index{Scores::keys}); ++t) score(r, t) = -std::numeric_limits<A>::infinity();
     }
     A rescale[simd::extent<R>];
-    softmax_few<Target, operands::UnpairedOf<Operand, A>, R>(group, tokens, scores, rescale);
-    accumulate_few<Target, R, Fetched>(block, with_values, tokens, scores, rescale, group.out, group.out_stride);
+    using Probabilities = std::conditional_t<Block::in_steps, operands::Unrounded, operands::UnpairedOf<Operand, A>>;
+    softmax_few<Target, Probabilities, R>(group, tokens, scores, rescale);
+    const auto accumulate = [&](const Columns& columns, const A* p) {
+        accumulate_few<Target, R, Fetched>(block, columns, with_values, tokens, p, rescale, group.out, group.out_stride);
+    };
+    if constexpr (Block::in_steps) {
+        A* const weighed = scores + few_rows * block_tokens;
+        each_step(block.steps, [&](const Columns& columns, const float* steps) {
+            weigh_few<Target, R>(tokens, scores, steps, weighed);
+            accumulate(columns, weighed);
+        });
+    } else {
+        accumulate({0, block.value_dim}, scores);
+    }
 }
 
 /// Lets a group of at most `few_rows` rows attend to the keys of the block that it may see. `scores` holds few_rows ×
 /// block_tokens. With each key that is scored as many values of a row of `with_keys`, of `Fetched` bytes each, are fetched, with
 /// each value one of `with_values`. Both list a row for every key of the block.
-template <class Target, class Operand, Index Fetched, Compute A, Storage K>
-void attend_few(const RowGroup<A>& group, const FewBlock<K>& block, A* scores, const void* const* with_keys,
+template <class Target, class Operand, Index Fetched, Compute A, class Block>
+void attend_few(const RowGroup<A>& group, const Block& block, A* scores, const void* const* with_keys,
                 const void* const* with_values) noexcept {
     switch (few_padded(group.rows)) {
         case 1: return attend_rows<Target, Operand, 1, Fetched>(group, block, scores, with_keys, with_values);

@@ -71,7 +71,7 @@ void pack_few(const abi::PackQueries<A>& call) noexcept {
 /// Packs a share of the queries of a group that meets keys of C, in the form that it is computed in.
 template <class Target, class Operand, class C, Compute A>
 void pack_queries(const abi::PackQueries<A>& call) noexcept {
-    if (!are_few<Operand>(call.group->rows)) return pack_panels<Target, Operand>(call);
+    if (!are_few<Target, Operand>(call.group->rows, call.latent_dim)) return pack_panels<Target, Operand>(call);
     if (call.share > 0) return;
     if constexpr (few_read<A, C>) {
         if (few_in_place<Target, A, C>(call.group->depth, call.latent_dim)) return pack_few<Target, Operand, C>(call);

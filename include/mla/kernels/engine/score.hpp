@@ -7,8 +7,8 @@
 
 namespace mla::inline MLA_ISA::detail {
 
-/// What a score tile does beside multiplying: the first piece of the units overwrites the scores, others add to them; integers
-/// stand for `steps` of their token.
+/// What a score tile does beside multiplying: the first piece of the units overwrites the scores, others add to them; what is in
+/// steps is multiplied by its token's.
 struct ScoreEnd {
     bool overwrite;
     const float* steps;
@@ -25,7 +25,7 @@ MLA_NEVER_INLINE void score_tile(const ListedRows<typename Operand::Unit>& keys,
     simd::Tile<Target, typename Operand::Sum, M, N> tile;
     tile.clear();
     tile.template multiply<AttentionTile<Target, A>::score_step>(units, operand, simd::StridedRows<U>{panel, width}, next);
-    if constexpr (Operand::integers) {
+    if constexpr (Operand::in_steps) {
         end.overwrite ? tile.store_steps(scores, width, end.steps) : tile.add_steps_to(scores, width, end.steps);
     } else {
         end.overwrite ? tile.store(scores, width) : tile.add_to(scores, width);
@@ -42,7 +42,7 @@ void score_keys(ListedRows<typename Operand::Unit> keys, Index tokens, Index uni
         for (; tokens >= M; tokens -= M) {
             score_tile<Target, Operand, M, N>(keys, units, panel, end, scores, next);
             keys.advance(M);
-            if constexpr (Operand::integers) end.steps += M;
+            if constexpr (Operand::in_steps) end.steps += M;
             scores += M * N * Shape::lanes;
         }
     };
@@ -60,27 +60,19 @@ void score_panels(const RowGroup<A>& group, const PanelBatch<Target, A>& panels,
     using Operand = typename Source::Operand;
     using U = typename Operand::Unit;
     const Index units = operands::units_of<Operand>(group.depth, block.value_dim);
-    const auto score_piece = [&](const Piece& piece, Index first, const ScoreEnd& end) {
-        const Index count = std::min(block.keys_at_once(), panels.tokens() - first);
-        const auto keys = block.keys(first, count, piece);
-        panels.each([&]<int N>(std::integral_constant<int, N>, const Panel& panel) {
-            constexpr Index width = N * simd::lanes<Target, A>;
-            const U* const queries = reinterpret_cast<const U*>(group.queries) + panel.row * units + piece.begin * width;
-            score_keys<Target, Operand, N>(keys, std::min(count, panel.tokens - first), piece.end - piece.begin, queries, end,
-                                           scores + panel.offset * block_tokens + first * width, next);
-        });
-    };
     for (Index first = 0; first < panels.tokens(); first += block.keys_at_once()) {
-        const auto score_pieces = [&](Index begin, Index last, Index most, const float* steps) {
-            for (; begin < last; begin += most) score_piece({begin, std::min(begin + most, last)}, first, {begin == 0, steps});
+        const Index count = std::min(block.keys_at_once(), panels.tokens() - first);
+        const auto score_piece = [&](const Piece& piece, const float* steps) {
+            const auto keys = block.keys(first, count, piece);
+            panels.each([&]<int N>(std::integral_constant<int, N>, const Panel& panel) {
+                constexpr Index width = N * simd::lanes<Target, A>;
+                const U* const queries = reinterpret_cast<const U*>(group.queries) + panel.row * units + piece.begin * width;
+                score_keys<Target, Operand, N>(keys, std::min(count, panel.tokens - first), piece.end - piece.begin, queries,
+                                               {piece.begin == 0, steps}, scores + panel.offset * block_tokens + first * width,
+                                               next);
+            });
         };
-        if constexpr (Operand::integers) {
-            const Index rope = divide_up(block.value_dim, Operand::values_per_unit);
-            score_pieces(0, rope, AttentionTile<Target, A>::template score_depth<Operand>, block.steps.latent + first);
-            score_pieces(rope, units, Operand::rope_units, block.steps.rope + first);
-        } else {
-            score_pieces(0, units, AttentionTile<Target, A>::template score_depth<Operand>, nullptr);
-        }
+        each_piece(block, units, AttentionTile<Target, A>::template score_depth<Operand>, first, count, score_piece);
     }
 }
 

@@ -22,22 +22,13 @@ template <class Target, Compute A>
     return highest * factor;
 }
 
-/// Replaces a column of scores [tokens, stride width] by p = exp(factor · score − reference) in units, in the operand's order,
-/// and returns Σ p, as rounded.
-template <class Target, class Operand, Compute A>
-simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch<Target, A>& factor,
-                                    const Reference<simd::Batch<Target, A>>& reference, A* scores) noexcept {
-    using Batch = simd::Batch<Target, A>;
-    using Unit = typename Operand::Unit;
-    const auto probability = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
-        const Batch score = Batch::load_unaligned(scores + t * width);
-        return simd::exp<Target, A>(Operand::scales_queries ? reference.subtract_from(score)
-                                                            : reference.template subtract_from<Target>(score, factor));
-    };
-    // A pair of rows may shrink to one, which never passes the rows still to be read.
-    const auto units = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
-        return reinterpret_cast<Unit*>(scores + t / Operand::values_per_unit * width);
-    };
+/// Stores p(t) of each token as a column of units [units of tokens, stride width], in the operand's order, and returns Σ p, as
+/// rounded.
+template <class Target, class Operand, class P>
+MLA_ALWAYS_INLINE auto store_probabilities(Index tokens, Index width, P&& probability, typename Operand::Unit* column) noexcept {
+    using Batch = decltype(probability(Index{0}));
+    using A = typename Batch::value_type;
+    const auto units = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA { return column + t / Operand::values_per_unit * width; };
     Batch total(A(0));
     if constexpr (Operand::values_per_unit == 1 && !Operand::second_first) {
         for (Index t = 0; t < tokens; ++t) {
@@ -63,7 +54,35 @@ simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch
     return total;
 }
 
-/// The same to integers round(p · weight[token]), with weights of at most Operand::probability_range; returns Σ p, not rounded.
+/// Replaces a column of scores [tokens, stride width] by p = exp(factor · score − reference) in units, and returns Σ p, as
+/// rounded.
+template <class Target, class Operand, Compute A>
+simd::Batch<Target, A> exponentiate(Index tokens, Index width, const simd::Batch<Target, A>& factor,
+                                    const Reference<simd::Batch<Target, A>>& reference, A* scores) noexcept {
+    using Batch = simd::Batch<Target, A>;
+    const auto probability = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
+        const Batch score = Batch::load_unaligned(scores + t * width);
+        return simd::exp<Target, A>(Operand::scales_queries ? reference.subtract_from(score)
+                                                            : reference.template subtract_from<Target>(score, factor));
+    };
+    // A pair of rows may shrink to one, which never passes the rows still to be read.
+    return store_probabilities<Target, Operand>(tokens, width, probability, reinterpret_cast<typename Operand::Unit*>(scores));
+}
+
+/// Units [units of tokens, Width] of p [tokens, Width] · steps[token].
+template <class Target, class Operand, Index Width>
+void weigh_probabilities(Index tokens, const float* p, const float* steps, typename Operand::Unit* units) noexcept {
+    using Batch = simd::Batch<Target, float>;
+    for (Index column = 0; column < Width; column += simd::lanes<Target, float>) {
+        const auto weighed = [=](Index t) MLA_ALWAYS_INLINE_LAMBDA {
+            return Batch::load_unaligned(p + t * Width + column) * Batch(steps[t]);
+        };
+        store_probabilities<Target, Operand>(tokens, Width, weighed, units + column);
+    }
+}
+
+/// Replaces scores by integers round(p · weight[token]), with weights of at most Operand::probability_range; returns Σ p, not
+/// rounded.
 /// The reference is the column's own maximum.
 template <class Target, class Operand, Compute A>
 simd::Batch<Target, A> exponentiate_weighted(Index tokens, Index width, const simd::Batch<Target, A>& factor,
@@ -128,7 +147,8 @@ void softmax_panel(const RowGroup<A>& group, const Panel& panel, const Source& b
                                                                    scores + column);
             (share * Batch(step)).store_unaligned(factors.step + panel.offset + column);
         } else {
-            total = exponentiate<Target, Operand>(panel.tokens, Width, factor, reference, scores + column);
+            total =
+                exponentiate<Target, operands::ProbabilitiesOf<Operand>>(panel.tokens, Width, factor, reference, scores + column);
         }
         highest.store_unaligned(max);
         simd::fma<Target, A>(Batch::load_unaligned(sum), rescale, total).store_unaligned(sum);

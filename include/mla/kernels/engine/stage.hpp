@@ -91,6 +91,12 @@ class CachedBlock {
     /// Keys that `keys` takes.
     [[nodiscard]] Index keys_at_once() const noexcept { return keys_in_place() ? scored_tokens : staged_tokens; }
 
+    /// All values of a latent share a step.
+    static constexpr Index values_per_step = std::numeric_limits<Index>::max();
+    [[nodiscard]] const float* latent_steps(Index, Index first, Index) const noexcept { return steps.latent + first; }
+    /// What `keys` sets.
+    [[nodiscard]] const float* rope_steps(Index first) const noexcept { return steps.rope + first; }
+
     /// Units [piece.begin, piece.end) of keys [first, first + count); of integers sets the steps of rope keys.
     [[nodiscard]] ListedRows<Unit> keys(Index first, Index count, const Piece& piece) noexcept {
         if (keys_in_place()) return {keys_ + first, piece.begin * static_cast<Index>(sizeof(Unit))};

@@ -34,10 +34,72 @@ struct CopiedRows {
     }
 };
 
+/// A block's rows copied to a worker's buffer as units: keys, and of pairs the values of two tokens side by side besides. For a
+/// token these take no more than its values and 78 elements, of which the room for pieces has more.
+template <class Target, class Operand, class C, Compute A>
+[[nodiscard]] Block<Operand> copy_units(const abi::AttendBlock<A>& call) noexcept {
+    using Unit = typename Operand::Unit;
+    constexpr Index each = Operand::values_per_unit;
+    const RowFormat<C> format{call.latent_dim, call.rope_dim};
+    const Index units = operands::units_of<Operand>(format.values(), call.latent_dim);
+    const Index stride = staged_stride<A>(units);
+    auto* const keys = reinterpret_cast<Unit*>(call.staged);
+    Block<Operand> block{.key_rows = {}, .value_rows = {}, .value_dim = call.latent_dim, .begin = call.begin};
+    block.key_rows.add(keys, stride, call.tokens);
+    const Index value_stride = each == 1 ? stride : staged_stride<A>(call.latent_dim);
+    Unit* const values = each == 1 ? keys : keys + call.tokens * stride;
+    block.value_rows.add(values, value_stride, divide_up(call.tokens, each));
+    for (Index t = 0; t < call.tokens; ++t) {
+        Unit* const key = keys + t * stride;
+        Format<C>::template stage_row<Target, Operand>(format, static_cast<const C*>(call.keys[t]), key);
+        std::fill(key + units, key + stride, Unit());
+        if constexpr (each == 2) {
+            const bool second = t % 2 == 1;
+            if (!second && t + 1 < call.tokens) continue;
+            Operand::template interleave<Target>(second ? key - stride : key, second ? key : nullptr, call.latent_dim,
+                                                 values + t / 2 * value_stride);
+        }
+    }
+    return block;
+}
+
+/// The same of numbers that some neighbours in a token share a step of.
+template <class Operand, class C>
+class ScaledBlock : public Block<Operand> {
+  public:
+    static constexpr Index values_per_step = Format<C>::values_per_scale;
+
+    template <Compute A>
+    ScaledBlock(const Block<Operand>& copies, const abi::AttendBlock<A>& call) noexcept
+        : Block<Operand>(copies), rows_(call.keys), format_{call.latent_dim, call.rope_dim} {}
+
+    /// The steps of neighbours `index` in tokens [first, first + count), and zeros up to a multiple of 32: this block's until the
+    /// next ones are asked for.
+    [[nodiscard]] const float* latent_steps(Index index, Index first, Index count) noexcept {
+        for (Index t = 0; t < count; ++t) steps_[t] = Format<C>::scale(format_, static_cast<const C*>(rows_[first + t]), index);
+        std::fill(steps_ + count, steps_ + round_up(count, Index{32}), 0.0F);
+        return steps_;
+    }
+    /// Rope keys are values as they are.
+    [[nodiscard]] const float* rope_steps(Index) noexcept {
+        std::fill(std::begin(steps_), std::end(steps_), 1.0F);
+        return steps_;
+    }
+
+  private:
+    const void* const* rows_;
+    RowFormat<C> format_;
+    alignas(64) float steps_[simd::extent<block_tokens>];
+};
+
 /// Calls f(block) with a block of cached tokens of C as units of the operand.
 template <class Target, class Operand, class C, Compute A, class F>
 void with_block(const abi::AttendBlock<A>& call, F&& f) noexcept {
-    if constexpr (Format<C>::template whole_blocks<Target, Operand>) {
+    if constexpr (Format<C>::template whole_blocks<Target, Operand> && Operand::in_steps) {
+        f(ScaledBlock<Operand, C>(copy_units<Target, Operand, C>(call), call));
+    } else if constexpr (Format<C>::template whole_blocks<Target, Operand> && Operand::values_per_unit == 2) {
+        f(copy_units<Target, Operand, C>(call));
+    } else if constexpr (Format<C>::template whole_blocks<Target, Operand>) {
         const CopiedRows<Target, C, A> copies(call);
         f(Block<Operand>{copies.keys, copies.values, call.latent_dim, call.begin});
     } else {

@@ -11,6 +11,7 @@
 
 #include "mla/kernels/engine/block.hpp"
 #include "mla/kernels/engine/tile_shape.hpp"
+#include "mla/simd/tile.hpp"
 #include "mla/simd/tile_registers.hpp"
 #include "mla/simd/transpose.hpp"
 
@@ -111,32 +112,23 @@ class TileProducts {
                         : score_by<square>(group, panels, block, scores, next);
     }
 
-    /// The outputs of `accumulate_panels`. The upper halves of the panels' scores hold P by rows.
+    /// The outputs of `accumulate_columns`, of all values. The upper halves of the panels' scores hold P by rows.
     template <class Source>
     void accumulate(const RowGroup<float>& group, const Panels& panels, Source& block, float* p, const RowFactors<float>& factors,
                     simd::Prefetch& next) noexcept {
         using Unit = typename Source::Unit;
-        panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
-            turn<V * lanes>(panel, reinterpret_cast<Unit*>(p + panel.offset * block_tokens));
-            rescale<V * lanes>(group, panel, factors);
-        });
-        const Index vectors = divide_up(block.value_dim, lanes);
-        Index vector = 0;
-        const auto strip = [&]<int N>(std::integral_constant<int, N>) {
-            const Index column = vector * lanes;
-            StripValues<Unit, N> values(block.template values<N>(column), divide_up(block.count(), Index{2}));
+        panels.each(
+            [&]<int V>(std::integral_constant<int, V>, const Panel& panel) { rescale<V * lanes>(group, panel, factors); });
+        if constexpr (Source::Operand::in_steps) {
+            accumulate_in_steps(group, panels, block, p, next);
+        } else {
             panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
-                if constexpr (N != line || V == 1)
-                    accumulate_in_registers<Target, V, N>(
-                        registers_, turned<V * lanes>(reinterpret_cast<Unit*>(p + panel.offset * block_tokens)), turned_stride,
-                        divide_up(panel.tokens, Index{2}), values, group.out + panel.row * group.out_stride + column,
-                        group.out_stride, next);
+                Unit* const units = reinterpret_cast<Unit*>(p + panel.offset * block_tokens);
+                turn<V * lanes>(divide_up(panel.tokens, Index{2}), simd::tile_groups, units, turned<V * lanes>(units),
+                                turned_stride);
             });
-            vector += N;
-        };
-        while (panels.single() && vectors - vector >= line) strip(std::integral_constant<int, line>{});
-        while (vectors - vector >= square) strip(std::integral_constant<int, square>{});
-        if (vector < vectors) strip(std::integral_constant<int, 1>{});
+            accumulate_columns(group, panels, block, {0, block.value_dim}, p, next);
+        }
     }
 
     /// Steps of prefetching while `rows` rows attend to one block.
@@ -155,6 +147,49 @@ class TileProducts {
     /// Units from row to row of P by rows, of all pairs of a block's tokens.
     static constexpr Index turned_stride = block_tokens / 2;
 
+    /// Turns P as floats once, and weighs and rounds it for the values of each step.
+    template <class Source>
+    void accumulate_in_steps(const RowGroup<float>& group, const Panels& panels, Source& block, float* p,
+                             simd::Prefetch& next) noexcept {
+        using Unit = typename Source::Unit;
+        float* const by_rows = p + panels.rows() * block_tokens;
+        panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
+            const Index at = panel.offset * block_tokens;
+            turn<V * lanes>(panel.tokens, 2 * simd::tile_groups, p + at, by_rows + at, block_tokens);
+        });
+        each_step(block, [&](const Columns& columns, const float* steps) {
+            panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
+                const Index at = panel.offset * block_tokens;
+                weigh<V * lanes>(panel.tokens, by_rows + at, steps, turned<V * lanes>(reinterpret_cast<Unit*>(p + at)));
+            });
+            accumulate_columns(group, panels, block, columns, p, next);
+        });
+    }
+
+    /// Adds to some columns of the outputs, with P by rows.
+    template <class Source>
+    void accumulate_columns(const RowGroup<float>& group, const Panels& panels, Source& block, const Columns& columns, float* p,
+                            simd::Prefetch& next) noexcept {
+        using Unit = typename Source::Unit;
+        const Index vectors = divide_up(columns.end, lanes);
+        Index vector = columns.begin / lanes;
+        const auto strip = [&]<int N>(std::integral_constant<int, N>) {
+            const Index column = vector * lanes;
+            StripValues<Unit, N> values(block.template values<N>(column), divide_up(block.count(), Index{2}));
+            panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
+                if constexpr (N != line || V == 1)
+                    accumulate_in_registers<Target, V, N>(
+                        registers_, turned<V * lanes>(reinterpret_cast<Unit*>(p + panel.offset * block_tokens)), turned_stride,
+                        divide_up(panel.tokens, Index{2}), values, group.out + panel.row * group.out_stride + column,
+                        group.out_stride, next);
+            });
+            vector += N;
+        };
+        while (panels.single() && vectors - vector >= line) strip(std::integral_constant<int, line>{});
+        while (vectors - vector >= square) strip(std::integral_constant<int, square>{});
+        if (vector < vectors) strip(std::integral_constant<int, 1>{});
+    }
+
     template <int M, class Source>
     void score_by(const RowGroup<float>& group, const Panels& panels, Source& block, float* scores,
                   simd::Prefetch& next) noexcept {
@@ -164,18 +199,39 @@ class TileProducts {
             const Index tokens = std::min(M * simd::tile_rows, panels.tokens() - first);
             simd::TileRows keys[simd::extent<M>];
             const bool in_place = list_keys<M>(block, first, tokens, group.depth, keys);
-            const Index most = in_place ? units : copied_units;
-            for (Index begin = 0; begin < units; begin += most) {
-                const Piece piece{begin, std::min(begin + most, units)};
+            each_piece(block, units, in_place ? units : copied_units, first, tokens, [&](const Piece& piece, const float* steps) {
+                simd::TileRows rows[simd::extent<M>];
                 if (!in_place) copy_keys<M>(block, first, tokens, piece, group.depth, keys);
+                for (Index m = 0; m < M; ++m)
+                    rows[m] = {keys[m].at(in_place ? piece.begin / simd::tile_groups : 0), keys[m].stride, keys[m].step};
                 panels.each([&]<int N>(std::integral_constant<int, N>, const Panel& panel) {
                     constexpr Index width = N * lanes;
                     if (panel.tokens <= first) return;
-                    const auto* const queries = reinterpret_cast<const Unit*>(group.queries) + panel.row * units + begin * width;
+                    const auto* const queries = reinterpret_cast<const Unit*>(group.queries) + panel.row * units;
                     if constexpr (M == square || N == 1)
-                        score_in_registers<Target, M, N>(registers_, keys, piece.end - begin, queries, width, begin == 0,
-                                                         scores + panel.offset * block_tokens + first * width, next);
+                        score_piece<typename Source::Operand, M, N>(rows, tokens, piece, queries + piece.begin * width, steps,
+                                                                    scores + panel.offset * block_tokens + first * width, next);
                 });
+            });
+        }
+    }
+
+    /// The scores of a piece; sums in steps are multiplied by those of their tokens before they join the scores.
+    template <class Operand, int M, int N>
+    void score_piece(const simd::TileRows* keys, Index tokens, const Piece& piece, const typename Operand::Unit* queries,
+                     [[maybe_unused]] const float* steps, float* scores, simd::Prefetch& next) noexcept {
+        constexpr Index width = N * lanes;
+        const Index units = piece.end - piece.begin;
+        const bool overwrite = piece.begin == 0;
+        if constexpr (!Operand::in_steps) {
+            score_in_registers<Target, M, N>(registers_, keys, units, queries, width, overwrite, scores, next);
+        } else {
+            score_in_registers<Target, M, N>(registers_, keys, units, queries, width, true, sums_, next);
+            for (Index t = 0; t < tokens; ++t) {
+                simd::Tile<Target, float, 1, N> sums;
+                sums.load(sums_ + t * width, width);
+                overwrite ? sums.store_steps(scores + t * width, width, steps + t)
+                          : sums.add_steps_to(scores + t * width, width, steps + t);
             }
         }
     }
@@ -186,7 +242,8 @@ class TileProducts {
     [[nodiscard]] static bool list_keys(Source& block, Index first, Index tokens, Index depth,
                                         simd::TileRows (&keys)[simd::extent<M>]) noexcept {
         constexpr Index values = simd::tile_groups * Source::Operand::values_per_unit;
-        if (!block.keys_in_place() || tokens % simd::tile_rows != 0 || depth % values != 0) return false;
+        const bool whole = Source::Operand::in_steps || depth % values == 0;
+        if (!block.keys_in_place() || tokens % simd::tile_rows != 0 || !whole) return false;
         const auto rows = block.keys(first, tokens, {0, depth / Source::Operand::values_per_unit});
         const auto address = [&](Index t) { return reinterpret_cast<const std::byte*>(rows.row(t)); };
         for (Index m = 0; m < M; ++m) {
@@ -206,7 +263,8 @@ class TileProducts {
         using Unit = typename Source::Unit;
         constexpr auto unit = static_cast<Index>(sizeof(Unit));
         auto* const copies = reinterpret_cast<Unit*>(copies_);
-        const Piece stored{piece.begin, std::min(piece.end, divide_up(depth, Source::Operand::values_per_unit))};
+        Piece stored = piece;
+        if constexpr (!Source::Operand::in_steps) stored.end = std::min(piece.end, divide_up(depth, Index{2}));
         for (Index t = 0; t < tokens; t += block.keys_at_once()) {
             const Index some = std::min(block.keys_at_once(), tokens - t);
             const auto rows = block.keys(first + t, some, stored);
@@ -226,14 +284,26 @@ class TileProducts {
         return p + Width * turned_stride;
     }
 
-    /// P [pairs of tokens, rows] to [rows, pairs], with zeros after the last pair up to a whole register.
+    /// P [`count` units or floats of tokens, rows] to [rows, tokens], with zeros up to a multiple of `whole`.
     template <Index Width, class Unit>
-    static void turn(const Panel& panel, Unit* p) noexcept {
-        const Index pairs = divide_up(panel.tokens, Index{2});
-        const Index filled = round_up(pairs, simd::tile_groups);
-        std::fill(p + pairs * Width, p + filled * Width, Unit());
-        for (Index pair = 0; pair < filled; pair += lanes)
-            simd::transpose_squares<Target>(p + pair * Width, Width, Width, turned<Width>(p) + pair, turned_stride);
+    static void turn(Index count, Index whole, Unit* p, Unit* by_rows, Index stride) noexcept {
+        const Index filled = round_up(count, whole);
+        std::fill(p + count * Width, p + filled * Width, Unit());
+        for (Index i = 0; i < filled; i += lanes)
+            simd::transpose_squares<Target>(p + i * Width, Width, Width, by_rows + i, stride);
+    }
+
+    /// Units [rows, pairs of tokens] of P [rows, tokens] · steps[token], up to whole registers.
+    template <Index Width, class Unit>
+    static void weigh(Index tokens, const float* p, const float* steps, Unit* units) noexcept {
+        using Batch = simd::Batch<Target, float>;
+        const Index filled = round_up(tokens, 2 * simd::tile_groups);
+        for (Index row = 0; row < Width; ++row, p += block_tokens, units += turned_stride) {
+            alignas(64) float weighed[simd::extent<block_tokens>];
+            for (Index t = 0; t < filled; t += lanes)
+                (Batch::load_unaligned(p + t) * Batch::load_unaligned(steps + t)).store_aligned(weighed + t);
+            operands::Bf16Tiles::round<Target>(weighed, filled, units);
+        }
     }
 
     /// Multiplies the outputs so far by what the new maxima make of them: nothing, in most blocks.
@@ -251,6 +321,7 @@ class TileProducts {
 
     simd::TileRegisters<Target> registers_;
     alignas(64) float copies_[simd::extent<line * simd::tile_rows * copied_stride>];
+    alignas(64) float sums_[simd::extent<square * simd::tile_rows * square * lanes>];  ///< of a piece's scores
 };
 
 }  // namespace mla::inline MLA_ISA::detail

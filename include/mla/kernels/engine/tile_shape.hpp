@@ -61,6 +61,9 @@ class PanelBatch {
     /// Whether all its rows are one vector.
     [[nodiscard]] bool single() const noexcept { return end_ - first_ <= lanes; }
 
+    /// Rows, whole vectors of them.
+    [[nodiscard]] Index rows() const noexcept { return end_ - first_; }
+
     /// Tokens that some panel may see.
     [[nodiscard]] Index tokens() const noexcept { return tokens_before(end_); }
 

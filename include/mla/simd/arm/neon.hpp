@@ -76,6 +76,11 @@ struct NeonAtoms : PortableAtoms<Target> {
         first = Batch<Target, float>(low_as_floats(halves));
         second = Batch<Target, float>(vcvt_high_f32_f16(vreinterpretq_f16_u16(halves)));
     }
+    static MLA_ALWAYS_INLINE void load_two(const fp8* source, Batch<Target, float>& first, Batch<Target, float>& second) {
+        const uint16x8_t halves = fp8_as_halves(vld1_u8(&source->bits));
+        first = Batch<Target, float>(vmulq_n_f32(low_as_floats(halves), 256.0F));
+        second = Batch<Target, float>(vmulq_n_f32(vcvt_high_f32_f16(vreinterpretq_f16_u16(halves)), 256.0F));
+    }
     static MLA_ALWAYS_INLINE void load_two(const int8* source, Batch<Target, float>& first, Batch<Target, float>& second) {
         const int16x8_t values = vmovl_s8(vld1_s8(&source->bits));
         first = Batch<Target, float>(vcvtq_f32_s32(vmovl_s16(vget_low_s16(values))));
@@ -143,6 +148,18 @@ struct NeonAtoms : PortableAtoms<Target> {
             const uint16x8_t a = vreinterpretq_u16_s16(vmovl_s8(vld1_s8(&first[i].bits)));
             const uint16x8_t b = vreinterpretq_u16_s16(vmovl_s8(vld1_s8(&second[i].bits)));
             store_woven(pairs + i, a, b);
+        }
+        return whole;
+    }
+
+    static MLA_ALWAYS_INLINE Index widen(const fp8* codes, Index count, float power, bf16* values) {
+        const Index whole = count / 8 * 8;
+        for (Index i = 0; i < whole; i += 8) {
+            Batch<Target, float> first, second;
+            load_two(codes + i, first, second);
+            const auto upper = [=](float32x4_t numbers)
+                                   MLA_ALWAYS_INLINE_LAMBDA { return vreinterpretq_u32_f32(vmulq_n_f32(numbers, power)); };
+            vst1q_u16(&values[i].bits, vshrn_high_n_u32(vshrn_n_u32(upper(first), 16), upper(second), 16));
         }
         return whole;
     }

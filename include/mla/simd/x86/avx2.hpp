@@ -24,6 +24,7 @@ template <class Target>
 struct Avx2Atoms : PortableAtoms<Target> {
     using Portable = PortableAtoms<Target>;
     using Portable::interleave;
+    using Portable::widen;
 
     template <Compute A>
     static MLA_ALWAYS_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b,
@@ -89,6 +90,12 @@ struct Avx2Atoms : PortableAtoms<Target> {
         const __m256i halves = fp8_codes_as_halves(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
         first = Batch<Target, float>(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
         second = Batch<Target, float>(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
+    }
+    static MLA_ALWAYS_INLINE void load_two(const fp8* source, Batch<Target, float>& first, Batch<Target, float>& second) {
+        const __m256i halves = fp8_as_halves(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+        const __m256 unit = _mm256_set1_ps(256.0F);
+        first = Batch<Target, float>(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), unit));
+        second = Batch<Target, float>(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)), unit));
     }
 
     template <Compute A, class S>

@@ -242,6 +242,29 @@ struct Avx512Atoms : PortableAtoms<Target> {
         return whole;
     }
 
+    /// Exponents move by a sum; the eight smallest magnitudes, which are subnormal in e4m3, are looked up. What the power takes
+    /// beyond the range of bf16 is left to others.
+    static MLA_ALWAYS_INLINE Index widen(const fp8* codes, Index count, float power, bf16* values) {
+        const int exponent = static_cast<int>(std::bit_cast<std::uint32_t>(power) >> 23U) - 127;
+        if (exponent < -117 || exponent > 119) return 0;
+        alignas(64) static constexpr std::uint16_t smallest[32] = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60};
+        const __m512i moved = _mm512_set1_epi16(static_cast<short>(exponent * 128));
+        const __m512i table = _mm512_mask_add_epi16(_mm512_load_si512(smallest), 0xfe, _mm512_load_si512(smallest), moved);
+        const __m512i bias = _mm512_add_epi16(moved, _mm512_set1_epi16(120 * 128));
+        const Index whole = count / 32 * 32;
+        for (Index i = 0; i < whole; i += 32) {
+            const __m512i bytes = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i)));
+            const __m512i magnitude = _mm512_and_si512(_mm512_slli_epi16(bytes, 4), _mm512_set1_epi16(0x7f0));
+            const __mmask32 is_small = _mm512_testn_epi16_mask(bytes, _mm512_set1_epi16(0x78));
+            const __mmask32 is_nan = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x7f0));
+            __m512i value = _mm512_add_epi16(magnitude, bias);
+            value = _mm512_mask_permutexvar_epi16(value, is_small, bytes, table);
+            value = _mm512_mask_mov_epi16(value, is_nan, _mm512_set1_epi16(0x7fc0));
+            _mm512_storeu_si512(values + i, _mm512_ternarylogic_epi32(value, bytes, _mm512_set1_epi16(-0x8000), 0xf8));
+        }
+        return whole;
+    }
+
     static MLA_ALWAYS_INLINE Index widen(const int8* bytes, Index count, std::int16_t* wide) {
         const Index whole = count / 32 * 32;
         for (Index i = 0; i < whole; i += 32) {
