@@ -119,7 +119,7 @@ TYPED_TEST(SelectKeysTest, PagesAndThreadsChooseTheSame) {
             const ScatteredRows<TypeParam> pages(problem.keys, page_size, 3);
             EXPECT_EQ(problem.run(pages.view()), expected) << shape << ", pages of " << page_size;
         }
-        for (const Index threads : {2, 3}) {
+        for (const Index threads : {2, 3, 20}) {
             EXPECT_EQ(problem.run(problem.keys.view(), ThreadExecutor(threads)), expected) << shape;
             EXPECT_EQ(problem.run(problem.keys.view(), BackwardExecutor(threads)), expected) << shape;
         }
@@ -130,6 +130,7 @@ TEST(SelectKeysInDoubleTest, ChoosesWhatTheReferenceChooses) {
     for (const Shape& shape : shapes) {
         const Problem<double, double> problem(shape);
         const auto selection = problem.run();
+        EXPECT_EQ(problem.run(problem.keys.view(), BackwardExecutor(20)), selection) << shape;
         const auto expected = reference::select_keys(problem.scores(), shape.top_k);
         for (Index t = 0; t < shape.T; ++t) {
             const auto& keys = expected[static_cast<std::size_t>(t)];
@@ -144,6 +145,7 @@ TEST(SelectKeysTiesTest, OfEqualScoresTheEarlierKeyIsChosen) {
     const std::vector<float> row(problem.keys.elements.begin(), problem.keys.elements.begin() + 16);
     for (Index s = 0; s < 5000; ++s) std::copy(row.begin(), row.end(), problem.keys.elements.begin() + s * problem.keys.stride);
     const auto selection = problem.run();
+    EXPECT_EQ(problem.run(problem.keys.view(), BackwardExecutor(20)), selection);
     for (Index t = 0; t < 2; ++t)
         for (Index i = 0; i < 300; ++i) EXPECT_EQ(selection[static_cast<std::size_t>(t * 300 + i)], i);
 }
@@ -156,6 +158,7 @@ TEST(SelectKeysTiesTest, ManyScoresOfZeroAreEqualWhateverTheirSign) {
     for (Index s = 0; s < 3000; ++s)
         std::fill_n(problem.keys.elements.begin() + s * problem.keys.stride, 8, s % 3 == 1 ? -1.0F : s % 3 == 0 ? 0.0F : 2.0F);
     const auto selection = problem.run();
+    EXPECT_EQ(problem.run(problem.keys.view(), BackwardExecutor(20)), selection);
     for (Index i = 0; i < 500; ++i) EXPECT_EQ(selection[static_cast<std::size_t>(i)], i / 2 * 3 + i % 2);
 }
 

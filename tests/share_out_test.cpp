@@ -3,13 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <queue>
 #include <vector>
 
 #include "mla/kernels/decode_absorbed.hpp"
+#include "mla/kernels/prefill_expanded.hpp"
 #include "mla/testing/shape_problems.hpp"
 #include "support/attention_result.hpp"
 #include "support/executors.hpp"
+#include "support/kernels.hpp"
+#include "support/simulated_workers.hpp"
 #include "support/stored_rows.hpp"
 #include "support/type_lists.hpp"
 
@@ -49,61 +51,37 @@ TYPED_TEST(AnyNumberOfWorkers, GivesTheSameBits) {
             }
 }
 
+/// Heads that are fewer than the workers, which then decompress keys together; queries that are few, one group and several, with
+/// a rest that would be few; one portion of keys and more.
+TYPED_TEST(AnyNumberOfWorkers, GivesTheSameBitsOfTheExpandedForm) {
+    Generator generator(5);
+    for (const Index heads : {1, 3})
+        for (const auto& [queries, length] :
+             std::vector<std::pair<Index, Index>>{{2, 300}, {5, 3}, {70, 1250}, {130, 200}, {323, 323}, {4099, 5}}) {
+            constexpr Index Dc = 48, Dr = 8, Dn = 24, Dv = 20;
+            const auto q = testing::gaussian_values<float>(generator, queries * heads * (Dn + Dr));
+            const auto kv_b = testing::gaussian_values<bf16>(generator, heads * (Dn + Dv) * Dc, 0.15);
+            const PackedExpansion<bf16> packed(TensorRef(kv_b.data(), heads * (Dn + Dv), Dc), heads, Dn, Dv);
+            const StoredRows<TypeParam> rows(length, Dc, Dr, 6);
+            const ExpandedPlan plan = plan_expanded(queries, heads);
+            const auto attend = [&](ExecutorRef executor) {
+                AttentionResult<float> result{queries, heads, Dv};
+                const std::size_t bytes = expanded_workspace_bytes<float>(plan, Dc + Dr, Dn + Dr, Dv, executor.concurrency());
+                const auto memory = detail::allocate_aligned<std::byte>(static_cast<Index>(bytes));
+                Workspace exact{std::span(memory.get(), bytes)};
+                prefill_expanded(HeadsView<const float>(q.data(), queries, heads, Dn + Dr), rows.view(), packed.weights(), 0.3F,
+                                 result.out_view(), result.lse_view(), exact, executor);
+                return result;
+            };
+            const auto expected = attend(SerialExecutor{});
+            for (const Index workers : {2, 5, 64})
+                EXPECT_TRUE(attend(BackwardExecutor(workers)).same(expected))
+                    << heads << " heads, " << queries << " queries, " << length << " keys, " << workers << " workers";
+            EXPECT_TRUE(attend(ThreadExecutor(4)).same(expected)) << heads << " heads, " << queries << " queries";
+        }
+}
+
 // Balance -----------------------------------------------------------------------------------------------------------
-
-/// Seconds that pieces of a decoded token took on a Zen 3 core, DeepSeek's 512 + 64 values in bf16.
-constexpr double row_key_seconds = 28e-9;
-constexpr double merged_row_seconds = 0.1e-6;
-constexpr double item_seconds = 1e-6;  ///< taking it, and starting on cold rows
-/// How much longer a row takes that shares the reading of keys with fewer than 128: 1.03 times with 64, 1.11 with 16, 1.37
-/// with 8.
-[[nodiscard]] double of_fewer_rows(Index rows) {
-    return rows < 16 ? 1.37 : 1.0 + 0.11 * static_cast<double>(128 - std::min<Index>(rows, 128)) / 112.0;
-}
-
-/// One request's work as `workers` workers get it.
-struct Shares {
-    detail::Segment segment;
-    std::vector<detail::WorkItem> items;
-};
-[[nodiscard]] Shares share_out(Index heads, Index keys, Index workers) {
-    detail::SegmentTotals<float> whole;
-    whole.lanes = 8;
-    whole.depth = 576;
-    whole.workers = workers;
-    auto shared = whole;
-    Shares shares{detail::request_segment(0, 0, 1, heads, 0, keys, {}), {}};
-    auto placed = shares.segment;
-    whole.place(placed);
-    whole.share_out(shares.segment);
-    shared.place(shares.segment);
-    EXPECT_LE(shared.items, whole.most_items());
-    shares.items.resize(static_cast<std::size_t>(shared.items));
-    detail::list_items(&shares.segment, 1, shares.items.data());
-    return shares;
-}
-
-/// What a token takes, each worker taking the next item as it becomes free, and then the next row to be merged.
-[[nodiscard]] double simulate(Index heads, Index keys, Index workers) {
-    const Shares shares = share_out(heads, keys, workers);
-    const detail::Segment& segment = shares.segment;
-    std::priority_queue<double, std::vector<double>, std::greater<>> free(std::greater<>{},
-                                                                          std::vector<double>(static_cast<std::size_t>(workers)));
-    double end = 0.0;
-    for (const detail::WorkItem& item : shares.items) {
-        const Index rows = segment.plan.rows_of(item.group);
-        const auto first = detail::first_split(segment, item);
-        const auto merges = static_cast<double>(rows * (detail::last_split(segment, item) - first));
-        const double seconds =
-            item_seconds + row_key_seconds * of_fewer_rows(rows) * static_cast<double>(item.cost) + merged_row_seconds * merges;
-        const double done = free.top() + seconds;
-        free.pop();
-        free.push(done);
-        end = std::max(end, done);
-    }
-    const auto rounds = static_cast<double>(divide_up(heads, workers));
-    return end + rounds * merged_row_seconds * static_cast<double>(segment.parts());
-}
 
 TEST(ShareOutTest, SixtyFourWorkersGetWorkFromOneRequest) {
     for (const Index heads : {16, 128})
@@ -116,7 +94,8 @@ TEST(ShareOutTest, SixtyFourWorkersGetWorkFromOneRequest) {
 TEST(ShareOutTest, SixteenWorkersAreFourteenTimesAsFastAsOne) {
     for (const Index heads : {16, 128})
         for (const Index keys : {4096, 16384, 65536})
-            EXPECT_GE(simulate(heads, keys, 1) / simulate(heads, keys, 16), 14.0) << heads << " heads, " << keys << " keys";
+            EXPECT_GE(decode_seconds(heads, keys, 1) / decode_seconds(heads, keys, 16), 14.0)
+                << heads << " heads, " << keys << " keys";
 }
 
 /// 64 equal items keep as many workers busy as divide 64; of 48 half wait for the second item of the others.
@@ -125,8 +104,20 @@ TEST(ShareOutTest, WorkersAreAsBusyAsSixtyFourItemsAllow) {
         for (const Index keys : {4096, 16384, 65536})
             for (Index workers = 1; workers <= 128; ++workers) {
                 const double allowed = 64.0 / static_cast<double>(divide_up(64, workers));
-                EXPECT_GE(simulate(heads, keys, 1) / simulate(heads, keys, workers), 0.72 * allowed)
+                EXPECT_GE(decode_seconds(heads, keys, 1) / decode_seconds(heads, keys, workers), 0.72 * allowed)
                     << heads << " heads, " << keys << " keys, " << workers << " workers";
+            }
+}
+
+// Prefill -----------------------------------------------------------------------------------------------------------
+
+TEST(ShareOutTest, APromptOfFewHeadsKeepsSixtyFourWorkersBusy) {
+    for (const Index heads : {8, 16, 64, 128})
+        for (const auto& [T, L] : std::vector<std::pair<Index, Index>>{{512, 512}, {512, 4096}, {2048, 2048}, {4096, 4096}})
+            for (const Index workers : {4, 8, 16, 24, 32, 48, 64}) {
+                const double gain = prefill_seconds(heads, T, L, 1) / prefill_seconds(heads, T, L, workers);
+                EXPECT_GE(gain, (heads < 16 ? 0.6 : 0.84) * static_cast<double>(workers))
+                    << heads << " heads, " << T << " queries, " << L << " keys, " << workers << " workers";
             }
 }
 
@@ -154,7 +145,7 @@ TEST(ShareOutTest, OneWorkerMergesForAFewPercentOfItsTime) {
             const Shares shares = share_out(heads, keys, 1);
             EXPECT_EQ(shares.items.size(), 1U);
             const double merging = merged_row_seconds * static_cast<double>(heads * (shares.segment.plan.splits - 1));
-            EXPECT_LE(merging, 0.06 * simulate(heads, keys, 1)) << heads << " heads, " << keys << " keys";
+            EXPECT_LE(merging, 0.06 * decode_seconds(heads, keys, 1)) << heads << " heads, " << keys << " keys";
         }
 }
 

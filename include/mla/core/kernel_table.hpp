@@ -74,8 +74,8 @@ struct AttendBlock {
     A* scores;
 };
 
-/// A group attends to a decompressed block: keys [tokens, group.depth] and values [tokens, value_dim] of A, which may be rounded
-/// where they lie. Rows are readable, and zero, up to their stride.
+/// A decompressed block: keys [tokens, group.depth] and values [tokens, value_dim] of A, rows that are readable, and zero, up to
+/// their stride. `round` makes of either, unless it is null, what groups attend to that are few rows like this one, or are many.
 template <class A>
 struct AttendExpanded {
     const RowGroup<A>* group;
@@ -119,6 +119,7 @@ template <class A>
 struct ExpandedKernels {
     RunItem* run_item;
     void (*pack)(const PackQueries<A>*) noexcept;
+    void (*round)(const AttendExpanded<A>*) noexcept;
     void (*attend)(const AttendExpanded<A>*) noexcept;
 };
 

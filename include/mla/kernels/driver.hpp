@@ -98,27 +98,6 @@ template <Compute A>
     return {segment.first_state + row / plan.group_rows * segment.parts() * slot + row % plan.group_rows, segment.parts(), slot};
 }
 
-/// What a call computes, beside its segments.
-template <Compute A>
-struct CallView {
-    HeadsView<const A> q;
-    A scale;
-    HeadsView<A> out;
-    MatrixView<A> lse;
-    const A* sinks = nullptr;         ///< [H], or null
-    const Segment* prefix = nullptr;  ///< of all rows: their partial results come before a segment's own
-};
-
-/// Writes the outputs of row `row` of a segment from its whole state.
-template <Compute A>
-void finish_row(const States<A>& whole, const CallView<A>& call, const Segment& segment, Index row) noexcept {
-    const Index token = segment.first_query + row / segment.heads;
-    const Index head = segment.first_head + row % segment.heads;
-    const A sink = call.sinks == nullptr ? -std::numeric_limits<A>::infinity() : call.sinks[head];
-    write_output(whole, sink, call.out.dim, call.out.at(token, head),
-                 call.lse.data == nullptr ? nullptr : &call.lse(token, head));
-}
-
 /// Merges row `row` of a segment into the outputs.
 template <Compute A>
 void merge_row(const SplitScratch<A>& scratch, const CallView<A>& call, const Segment& segment, Index row) noexcept {
@@ -154,16 +133,7 @@ template <Compute A>
 template <Compute A>
 void pack_share(const BlockSource<A>& source, const CallView<A>& call, const Segment& segment, const RowGroup<A>& rows,
                 Index share, Index shares) noexcept {
-    source.pack({.group = &rows,
-                 .latent_dim = call.out.dim,
-                 .scale = call.scale,
-                 .queries = call.q.data,
-                 .token_stride = call.q.token_stride,
-                 .head_stride = call.q.head_stride,
-                 .first_query = segment.first_query,
-                 .first_head = segment.first_head,
-                 .share = share,
-                 .share_count = shares});
+    source.pack(queries_of(call, segment, rows, share, shares));
 }
 
 /// Range `split` of a segment's keys.

@@ -116,8 +116,11 @@ inline void validate(const SplitPlan& plan) {
     return plan_splits(queries, heads, keys);
 }
 
-/// How expanded attention is cut: heads × groups of queries. Tokens are not split: a head's keys are decompressed once a group.
+/// How expanded attention is cut: heads × groups of queries. A head's keys are decompressed once a group. Where that makes too
+/// few items for the workers of a call, they share decompressed keys, which changes no bits.
 struct ExpandedPlan {
+    static constexpr Index most_group_queries = 4096;  ///< 2 MiB of outputs at Dv 128
+
     Index queries = 0;
     Index heads = 1;
     Index group_queries = 1;  ///< queries of an item
@@ -135,13 +138,9 @@ inline void validate(const ExpandedPlan& plan) {
                      most_plan_rows);
 }
 
-/// A plan for `queries` tokens of `heads` heads. All queries of a head share its decompressed keys, up to 4096 (2 MiB of
-/// outputs at Dv 128); with fewer than 8 heads they are cut to make 8 items, but not below 512, where decompressing anew would
-/// cost as much as attending.
+/// A plan for `queries` tokens of `heads` heads, all of a head in one group while they are no more than most_group_queries.
 [[nodiscard]] inline ExpandedPlan plan_expanded(Index queries, Index heads) noexcept {
-    constexpr Index wanted_items = 8;
-    const Index wanted = divide_up(queries, divide_up(wanted_items, heads));
-    return {queries, heads, std::clamp<Index>(wanted, std::clamp<Index>(queries, 1, 512), 4096)};
+    return {queries, heads, std::clamp<Index>(queries, 1, ExpandedPlan::most_group_queries)};
 }
 
 }  // namespace mla::inline MLA_ISA

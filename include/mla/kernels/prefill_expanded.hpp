@@ -5,7 +5,7 @@
 #include "mla/formats/row_kernels.hpp"
 #include "mla/kernels/batch.hpp"
 #include "mla/kernels/driver.hpp"
-#include "mla/linear/linear.hpp"
+#include "mla/kernels/expand_together.hpp"
 
 namespace mla::inline MLA_ISA {
 
@@ -18,89 +18,51 @@ struct ExpansionWeights {
 
 namespace detail {
 
-/// The same of any type, as a call multiplies by them.
-template <Compute A>
-struct ExpansionViews {
-    PackedView<A> key;
-    PackedView<A> value;
-};
-
 /// What a worker stages of a block: latents [tokens, Dc+Dr], keys [tokens, Dn+Dr], values [tokens, Dv].
 template <Compute A>
 [[nodiscard]] constexpr Index expanded_elements(Index row_dim, Index key_dim, Index value_dim) noexcept {
     return staged_elements<A>(row_dim) + staged_elements<A>(key_dim) + staged_elements<A>(value_dim);
 }
 
-/// Cached latents that are decompressed: keys [W_UK c | k_pe] and values W_UV c of one head, the source of its segment.
+/// Blocks that each worker decompresses for itself, for the head that is the source of its segment.
 template <Compute A>
 class ExpandedBlocks final : public BlockSource<A> {
   public:
-    ExpandedBlocks(const TokenRows& cache, const abi::RowKernels<A>& latents, const ExpansionViews<A>& weights,
-                   const abi::ExpandedKernels<A>& kernels)
-        : cache_(cache), latents_(latents), weights_(weights), kernels_(kernels) {}
+    explicit ExpandedBlocks(const LatentExpansion<A>& expansion) : expansion_(expansion) {}
 
     void list(const KeyRange& range, BlockRows& rows) const noexcept override {
-        list_rows(cache_, range.begin, range.block(), rows.keys);
+        list_rows(expansion_.cache(), range.begin, range.block(), rows.keys);
     }
     void attend(const SplitItem<A>& item, const BlockRows& rows, Index begin, const BlockRows&) const noexcept override {
         const Index head = item.keys.source;
         const Index count = rows.size();
-        const Index nope = weights_.key.out();
-        const Index value_dim = weights_.value.out();
-        const auto staged = [](A* memory, Index tokens, Index dim) {
-            return MatrixView<A>(memory, tokens, dim, staged_stride<A>(dim));
-        };
-        const auto rows_read = staged(item.staged, count, cache_.row_dim());
-        const auto keys = staged(rows_read.data + detail::staged_elements<A>(cache_.row_dim()), count, key_dim());
-        const auto values = staged(keys.data + detail::staged_elements<A>(key_dim()), count, value_dim);
-
-        latents_.read(rows.keys.data(), count, cache_.latent_dim, cache_.rope_dim, rows_read.data, rows_read.stride);
-        const MatrixView<const A> c = rows_read.columns(0, cache_.latent_dim);
-        weights_.key.multiply(c, head, 0, weights_.key.panels(), keys.columns(0, nope));
-        weights_.value.multiply(c, head, 0, weights_.value.panels(), values);
-        for (Index t = 0; t < count; ++t) {
-            A* const end = std::copy_n(rows_read.row(t) + cache_.latent_dim, cache_.rope_dim, keys.row(t) + nope);
-            std::fill(end, keys.row(t) + keys.stride, A(0));
-            std::fill(values.row(t) + value_dim, values.row(t) + values.stride, A(0));
-        }
-        const abi::AttendExpanded<A> call{.group = &item.rows,
-                                          .keys = keys.data,
-                                          .values = values.data,
-                                          .key_stride = keys.stride,
-                                          .value_stride = values.stride,
-                                          .value_dim = value_dim,
-                                          .tokens = count,
-                                          .begin = begin,
-                                          .scores = item.scores};
-        kernels_.attend(&call);
+        const auto latents = staged_rows(item.staged, count, expansion_.row_dim());
+        const auto keys = staged_rows(latents.data + detail::staged_elements<A>(latents.cols), count, expansion_.key_dim());
+        const auto values = staged_rows(keys.data + detail::staged_elements<A>(keys.cols), count, expansion_.value_dim());
+        expansion_.read(rows.keys, latents);
+        expansion_.decompress_keys(latents, head, keys);
+        expansion_.decompress_values(latents, head, values);
+        const abi::AttendExpanded<A> block{.group = &item.rows,
+                                           .keys = keys.data,
+                                           .values = values.data,
+                                           .key_stride = keys.stride,
+                                           .value_stride = values.stride,
+                                           .value_dim = values.cols,
+                                           .tokens = count,
+                                           .begin = begin,
+                                           .scores = item.scores};
+        expansion_.round(block);
+        expansion_.attend(block);
     }
-    void run_item(FunctionRef<void()> body) const noexcept override { detail::run_item(kernels_.run_item, body); }
-    void pack(const abi::PackQueries<A>& call) const noexcept override { kernels_.pack(&call); }
+    void run_item(FunctionRef<void()> body) const noexcept override { expansion_.run_item(body); }
+    void pack(const abi::PackQueries<A>& call) const noexcept override { expansion_.pack(call); }
     [[nodiscard]] Index staged_elements() const noexcept override {
-        return expanded_elements<A>(cache_.row_dim(), key_dim(), weights_.value.out());
+        return expanded_elements<A>(expansion_.row_dim(), expansion_.key_dim(), expansion_.value_dim());
     }
 
   private:
-    [[nodiscard]] Index key_dim() const noexcept { return weights_.key.out() + cache_.rope_dim; }
-
-    TokenRows cache_;
-    abi::RowKernels<A> latents_;
-    ExpansionViews<A> weights_;
-    abi::ExpandedKernels<A> kernels_;
+    const LatentExpansion<A>& expansion_;
 };
-
-/// The rows of one head over all keys.
-[[nodiscard]] inline Segment head_segment(const ExpandedPlan& plan, Index head, Index keys) noexcept {
-    Segment segment;
-    segment.plan.rows = plan.queries;
-    segment.plan.group_rows = plan.group_queries;
-    segment.plan.keys = keys;
-    segment.source = head;
-    segment.first_head = head;
-    segment.visible = keys - plan.queries + 1;
-    segment.one_range = true;
-    return segment;
-}
 
 template <Compute A>
 [[nodiscard]] SegmentTotals<A> expanded_totals(const ExpandedPlan& plan, Index key_dim, Index workers) {
@@ -130,6 +92,26 @@ void check_expanded(const CallView<A>& call, const TokenRows& cache, const Expan
     require_equal("plan.heads", plan.heads, "q.heads", q.heads);
 }
 
+/// Each head, or group of its queries, by a worker.
+template <Compute A>
+void attend_heads(const LatentExpansion<A>& expansion, const CallView<A>& call, Workspace& workspace, ExecutorRef executor,
+                  const ExpandedPlan& plan) {
+    run_call(plan.heads, false, call, workspace, executor, ExpandedBlocks<A>(expansion),
+             [&](Index head) { return head_segment(plan, head, expansion.cache().length); });
+}
+
+/// Every head by all workers.
+template <Compute A>
+void attend_together(const LatentExpansion<A>& expansion, const CallView<A>& call, Workspace& workspace, ExecutorRef executor,
+                     const ExpandedPlan& plan) {
+    const Index workers = executor.concurrency();
+    const TogetherPlan shared(plan, workers);
+    const auto scratch = workspace.carve([&](Arena& arena) {
+        return TogetherScratch<A>::carve(arena, shared, expansion.row_dim(), call.q.dim, call.out.dim, workers);
+    });
+    ExpandTogether<A>(shared, scratch, expansion, call).run(executor);
+}
+
 /// A request whose cache is valid by itself, read by `latents`.
 template <Compute A>
 void attend_decompressed(const TokenRows& cache, const abi::RowKernels<A>& latents, const ExpansionViews<A>& weights,
@@ -141,8 +123,16 @@ void attend_decompressed(const TokenRows& cache, const abi::RowKernels<A>& laten
         call.sinks = sinks.data();
     }
     if (call.q.tokens == 0) return;
-    run_call(call.q.heads, false, call, workspace, executor, ExpandedBlocks<A>(cache, latents, weights, kernels),
-             [&](Index head) { return head_segment(plan, head, cache.length); });
+    if (!TogetherPlan::pays(plan, executor.concurrency()))
+        return attend_heads(LatentExpansion<A>(cache, latents, weights, kernels), call, workspace, executor, plan);
+    for (Index begin = 0; begin < plan.queries; begin += plan.group_queries) {
+        const Index count = std::min(plan.group_queries, plan.queries - begin);
+        const TokenRows visible = cache.prefix(std::max<Index>(cache.length - plan.queries + begin + count, 0));
+        const LatentExpansion<A> expansion(visible, latents, weights, kernels);
+        const ExpandedPlan group{count, plan.heads, count};
+        count > few_rows ? attend_together(expansion, call.token_range(begin, count), workspace, executor, group)
+                         : attend_heads(expansion, call.token_range(begin, count), workspace, executor, group);
+    }
 }
 
 }  // namespace detail
@@ -153,8 +143,16 @@ template <Compute A>
 [[nodiscard]] std::size_t expanded_workspace_bytes(const ExpandedPlan& plan, Index row_dim, Index key_dim, Index value_dim,
                                                    Index concurrency) {
     validate(plan);
-    return detail::split_workspace_bytes(detail::expanded_totals<A>(plan, key_dim, concurrency), value_dim,
-                                         detail::expanded_elements<A>(row_dim, key_dim, value_dim), concurrency);
+    const auto by_heads = [&](const ExpandedPlan& some) {
+        return detail::split_workspace_bytes(detail::expanded_totals<A>(some, key_dim, concurrency), value_dim,
+                                             detail::expanded_elements<A>(row_dim, key_dim, value_dim), concurrency);
+    };
+    if (!detail::TogetherPlan::pays(plan, concurrency)) return by_heads(plan);
+    const detail::TogetherPlan shared({plan.group_queries, plan.heads, plan.group_queries}, concurrency);
+    Arena counter;
+    static_cast<void>(detail::TogetherScratch<A>::carve(counter, shared, row_dim, key_dim, value_dim, concurrency));
+    const Index few = std::min(plan.queries, detail::few_rows);
+    return std::max(counter.bytes(), by_heads({few, plan.heads, std::max<Index>(few, 1)}));
 }
 
 /// The plan of `plan_expanded`, with as many queries at a time as a workspace of `bytes` takes.

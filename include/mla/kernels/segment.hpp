@@ -1,11 +1,14 @@
-// The work of a call, cut for the threads: segments of rows that attend to one range of keys, each cut by a plan into items.
+// The work of a call, cut for the threads: segments of rows that attend to one range of keys, each cut by a plan into items; and
+// what they have in common.
 #pragma once
 
 #include <algorithm>
 #include <bit>
 #include <cstddef>
+#include <limits>
 #include <tuple>
 
+#include "mla/kernels/partial_results.hpp"
 #include "mla/kernels/plan.hpp"
 #include "mla/kernels/row_group.hpp"
 
@@ -36,9 +39,27 @@ struct Segment {
     [[nodiscard]] Index parts() const noexcept { return divide_up(plan.splits, item_splits); }
 };
 
+/// The rows of one head over all keys, in the expanded form.
+[[nodiscard]] inline Segment head_segment(const ExpandedPlan& plan, Index head, Index keys) noexcept {
+    Segment segment;
+    segment.plan.rows = plan.queries;
+    segment.plan.group_rows = plan.group_queries;
+    segment.plan.keys = keys;
+    segment.source = head;
+    segment.first_head = head;
+    segment.visible = keys - plan.queries + 1;
+    segment.one_range = true;
+    return segment;
+}
+
 /// Results of ranges of keys that a worker has at a time beside the first, when it merges as it goes: one of each power of two.
 [[nodiscard]] constexpr Index merge_levels(Index splits) noexcept {
     return static_cast<Index>(std::bit_width(static_cast<std::size_t>(std::max<Index>(splits, 1) - 1)));
+}
+
+/// Whether the busiest of some workers would do a seventh more than its part of so many equal items.
+[[nodiscard]] constexpr bool uneven(Index items, Index workers) noexcept {
+    return items > 0 && divide_up(items, workers) * workers > items + items / 7;
 }
 
 /// What the segments of a call add up to, and how they are shared out among its workers. Segments whose groups are one item each,
@@ -165,17 +186,13 @@ class SegmentTotals {
     [[nodiscard]] static Index most_splits(const Segment& segment) noexcept {
         return segment.one_range ? 1 : segment.plan.most_splits();
     }
-    /// Whether the busiest worker would do a seventh more than its part of so many equal items.
-    [[nodiscard]] bool uneven(Index count) const noexcept {
-        return count > 0 && divide_up(count, workers) * workers > count + count / 7;
-    }
     /// Rows of groups, cut into halves until all items are even: down to `item_rows`, or to a vector where half of the workers
     /// had nothing else to do. None but those that were are few, which are summed in another order.
     [[nodiscard]] Index cut_rows(const SplitPlan& plan) const noexcept {
         Index pieces = 1;
         const Index vector = std::max(lanes, 2 * few_rows);
         const auto least = [&] { return 2 * ranges_ * pieces <= workers ? vector : SplitPlan::item_rows; };
-        while (plan.group_rows >= 2 * pieces * least() && uneven(ranges_ * pieces)) pieces *= 2;
+        while (plan.group_rows >= 2 * pieces * least() && uneven(ranges_ * pieces, workers)) pieces *= 2;
         const auto last = [&](Index group_rows) { return plan.rows - (divide_up(plan.rows, group_rows) - 1) * group_rows; };
         Index rows = round_up(divide_up(plan.group_rows, pieces), vector);
         while (rows < plan.group_rows && std::min(last(rows), last(plan.group_rows)) <= few_rows &&
@@ -222,6 +239,52 @@ inline void list_items(const Segment* segments, Index count, WorkItem* items) no
         if (a.cost != b.cost) return a.cost > b.cost;
         return std::tie(a.segment, a.group, a.part) < std::tie(b.segment, b.group, b.part);
     });
+}
+
+/// What a call computes, beside its segments.
+template <Compute A>
+struct CallView {
+    HeadsView<const A> q;
+    A scale;
+    HeadsView<A> out;
+    MatrixView<A> lse;
+    const A* sinks = nullptr;         ///< [H], or null
+    const Segment* prefix = nullptr;  ///< of all rows: their partial results come before a segment's own
+
+    /// Of some of the tokens.
+    [[nodiscard]] CallView token_range(Index begin, Index count) const noexcept {
+        CallView some = *this;
+        some.q = q.token_range(begin, count);
+        some.out = out.token_range(begin, count);
+        if (lse.data != nullptr) some.lse = lse.row_range(begin, count);
+        return some;
+    }
+};
+
+/// Writes the outputs of row `row` of a segment from its whole state.
+template <Compute A>
+void finish_row(const States<A>& whole, const CallView<A>& call, const Segment& segment, Index row) noexcept {
+    const Index token = segment.first_query + row / segment.heads;
+    const Index head = segment.first_head + row % segment.heads;
+    const A sink = call.sinks == nullptr ? -std::numeric_limits<A>::infinity() : call.sinks[head];
+    write_output(whole, sink, call.out.dim, call.out.at(token, head),
+                 call.lse.data == nullptr ? nullptr : &call.lse(token, head));
+}
+
+/// How a share of a group's queries is packed, every `shares`-th panel.
+template <Compute A>
+[[nodiscard]] abi::PackQueries<A> queries_of(const CallView<A>& call, const Segment& segment, const RowGroup<A>& rows,
+                                             Index share, Index shares) noexcept {
+    return {.group = &rows,
+            .latent_dim = call.out.dim,
+            .scale = call.scale,
+            .queries = call.q.data,
+            .token_stride = call.q.token_stride,
+            .head_stride = call.q.head_stride,
+            .first_query = segment.first_query,
+            .first_head = segment.first_head,
+            .share = share,
+            .share_count = shares};
 }
 
 }  // namespace mla::inline MLA_ISA::detail

@@ -7,6 +7,7 @@
 #include "mla/kernels/attention_kernels.hpp"
 #include "mla/kernels/batch.hpp"
 #include "mla/kernels/block_source.hpp"
+#include "mla/kernels/merge_keys.hpp"
 #include "mla/kernels/plan.hpp"
 #include "mla/kernels/top_keys.hpp"
 
@@ -29,20 +30,24 @@ struct SelectionWorker {
         w.scores = arena.take<A>(score_elements(padded, shape.lanes));
         w.index = arena.take<A>(block_tokens);
         w.visible = arena.take<Index>(padded);
-        w.keys = arena.take<RankedKey<A>>(TopKeys<A>::room(top_k, std::max(block_tokens, top_k)));
+        w.keys = arena.take<RankedKey<A>>(TopKeys<A>::room(top_k, block_tokens));
         return w;
     }
 };
 
-/// How keys are cut among workers: the result is the same for any number of ranges, so that it may depend on anything.
+/// How keys are cut among workers, two ranges for each: the result is the same for any number of ranges, so that it may depend on
+/// the workers.
 struct SelectionPlan {
-    static constexpr Index wanted_items = 16;
-
     Index queries = 0;
-    Index ranges = 1;  ///< of the keys of each query
+    Index ranges = 1;      ///< of the keys of each query
+    Index most_items = 0;  ///< of no more queries, where there are several ranges
 
-    explicit SelectionPlan(Index query_count) noexcept
-        : queries(query_count), ranges(divide_up(wanted_items, std::max<Index>(query_count, 1))) {}
+    SelectionPlan(Index query_count, Index workers) noexcept
+        : queries(query_count),
+          ranges(workers > 1 ? divide_up(2 * workers, std::max<Index>(query_count, 1)) : 1),
+          most_items(workers > 1 ? std::min(query_count + 2 * workers, 4 * workers) : 0) {}
+
+    [[nodiscard]] Index items() const noexcept { return queries * ranges; }
 
     /// The first of `keys` keys of a range, whole blocks from the last.
     [[nodiscard]] Index begin(Index range, Index keys) const noexcept {
@@ -61,8 +66,7 @@ struct SelectionScratch {
     std::byte* queries = nullptr;  ///< packed
     A* factors = nullptr;          ///< [T, padded]
     A* weights = nullptr;          ///< [T, padded]
-    RankedKey<A>* best = nullptr;  ///< [T, ranges, top_k]
-    Index* counts = nullptr;       ///< [T, ranges]
+    OfferedKeys<A> offered;        ///< of several ranges
     std::byte* workers = nullptr;
 
     static SelectionScratch carve(Arena& arena, const SelectionPlan& plan, Index heads, Index head_dim, Index top_k,
@@ -76,9 +80,7 @@ struct SelectionScratch {
         s.queries = arena.take<std::byte>(plan.queries * s.query_bytes);
         s.factors = arena.take<A>(plan.queries * s.padded);
         s.weights = arena.take<A>(plan.queries * s.padded);
-        const Index parts = plan.ranges > 1 ? plan.queries * plan.ranges : 0;
-        s.best = arena.take<RankedKey<A>>(parts * top_k);
-        s.counts = arena.take<Index>(parts);
+        s.offered = OfferedKeys<A>::carve(arena, std::min(plan.queries, plan.most_items), plan.most_items, top_k);
         Arena counter;
         static_cast<void>(SelectionWorker<A>::carve(counter, s.padded, head_dim, top_k));
         s.worker_bytes = static_cast<Index>(counter.bytes());
@@ -168,6 +170,34 @@ void write_selection(std::span<const RankedKey<A>> best, MatrixView<std::int32_t
     std::fill(end, selection.row(t) + selection.cols, -1);
 }
 
+/// Of a query that sees no more keys than are wanted.
+inline void select_all(Index keys, MatrixView<std::int32_t> selection, Index t) noexcept {
+    for (Index i = 0; i < selection.cols; ++i) selection(t, i) = i < keys ? static_cast<std::int32_t>(i) : -1;
+}
+
+/// Merges what ranges have offered to the queries that see more keys than are wanted.
+template <Compute A>
+void merge_ranges(const SelectionPlan& plan, const OfferedKeys<A>& offered, const MatrixView<std::int32_t>& selection,
+                  ExecutorRef executor, FunctionRef<Index(Index)> visible) noexcept {
+    const auto chooses = [&](Index t) { return visible(t) > selection.cols; };
+    Index none = 0;
+    while (none < plan.queries && !chooses(none)) ++none;
+    if (none == plan.queries) return;
+    const auto each_range = [&](FunctionRef<void(Index, Index)> f) {
+        for_each_item(executor, plan.items(), [&](Index item, Index) {
+            const Index query = item / plan.ranges;
+            if (chooses(query)) f(item, query);
+        });
+    };
+    for (int digit = 0; digit < OfferedKeys<A>::digits; ++digit) {
+        if (digit > 0) each_range([&](Index item, Index query) { offered.count(item, query, digit); });
+        for_each_item(executor, plan.queries, [&](Index query, Index) {
+            if (chooses(query)) offered.narrow(query, plan.ranges, digit);
+        });
+    }
+    each_range([&](Index item, Index query) { offered.write(item, query, selection.row(query)); });
+}
+
 template <Compute A>
 void check_select_keys(const HeadsView<const A>& q, const MatrixView<const A>& head_weights, const BatchRows& index_keys,
                        std::span<const std::int32_t> query_begin, const MatrixView<std::int32_t>& selection) {
@@ -191,38 +221,29 @@ void select_visible_keys(const HeadsView<const A>& q, const MatrixView<const A>&
                          FunctionRef<Index(Index)> visible) {
     check_select_keys<A>(q, head_weights, index_keys, query_begin, selection);
     if (q.tokens == 0) return;
-    const SelectionPlan plan(q.tokens);
+    const SelectionPlan plan(q.tokens, executor.concurrency());
     const Index top_k = selection.cols;
     const auto s = workspace.carve(
         [&](Arena& arena) { return SelectionScratch<A>::carve(arena, plan, q.heads, q.dim, top_k, executor.concurrency()); });
     for_each_item(executor, q.tokens, [&](Index t, Index) { pack_index_query(s, kernels, q, head_weights.row(t), t); });
-    for_each_item(executor, plan.queries * plan.ranges, [&](Index item, Index worker) {
+    for_each_item(executor, plan.items(), [&](Index item, Index worker) {
         const Index t = item / plan.ranges;
         const Index range = item % plan.ranges;
         const Index keys = visible(t);
-        if (keys <= top_k) return;
+        if (keys <= top_k) {
+            if (range == 0) select_all(keys, selection, t);
+            return;
+        }
         const SelectionWorker<A> own = s.worker(worker);
-        TopKeys<A> top(own.keys, top_k, std::max(block_tokens, top_k));
+        TopKeys<A> top(own.keys, top_k, block_tokens);
         run_item(kernels.run_item, [&] {
             score_range(s, kernels, own, index_keys[request_of(query_begin, t)], t, q.heads, plan.begin(range, keys),
                         plan.begin(range + 1, keys), top);
         });
         const auto best = top.best();
-        if (plan.ranges == 1) return write_selection(best, selection, t);
-        std::copy(best.begin(), best.end(), s.best + item * top_k);
-        s.counts[item] = static_cast<Index>(best.size());
+        plan.ranges == 1 ? write_selection(best, selection, t) : s.offered.offer(item, best);
     });
-    for_each_item(executor, q.tokens, [&](Index t, Index worker) {
-        const Index keys = visible(t);
-        if (keys <= top_k) {
-            for (Index i = 0; i < top_k; ++i) selection(t, i) = i < keys ? static_cast<std::int32_t>(i) : -1;
-        } else if (plan.ranges > 1) {
-            TopKeys<A> top(s.worker(worker).keys, top_k, std::max(block_tokens, top_k));
-            for (Index item = t * plan.ranges; item < (t + 1) * plan.ranges; ++item)
-                top.offer(s.best + item * top_k, s.counts[item]);
-            write_selection(top.best(), selection, t);
-        }
-    });
+    if (plan.ranges > 1) merge_ranges(plan, s.offered, selection, executor, visible);
 }
 
 }  // namespace detail
@@ -230,17 +251,10 @@ void select_visible_keys(const HeadsView<const A>& q, const MatrixView<const A>&
 /// Bytes of workspace that `select_keys` needs for up to `queries` queries over any number of keys.
 template <Compute A>
 [[nodiscard]] std::size_t selection_workspace_bytes(Index queries, Index heads, Index head_dim, Index top_k, Index concurrency) {
-    const auto bytes = [&](Index count) {
-        Arena counter;
-        static_cast<void>(
-            detail::SelectionScratch<A>::carve(counter, detail::SelectionPlan(count), heads, head_dim, top_k, concurrency));
-        return counter.bytes();
-    };
-    std::size_t most = bytes(queries);
-    // The keys of fewer queries are cut into more ranges.
-    for (Index count = 1; count < std::min(queries, detail::SelectionPlan::wanted_items); ++count)
-        most = std::max(most, bytes(count));
-    return most;
+    Arena counter;
+    const detail::SelectionPlan plan(queries, concurrency);
+    static_cast<void>(detail::SelectionScratch<A>::carve(counter, plan, heads, head_dim, top_k, concurrency));
+    return counter.bytes();
 }
 
 /// selection[t] = the k = selection.cols keys of largest score that query t may see, or all of them where there are no more:

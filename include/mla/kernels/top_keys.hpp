@@ -54,11 +54,6 @@ class TopKeys {
         }
         if (size_ >= 2 * top_k_) keep_best();
     }
-    void offer(const Key* keys, Index count) noexcept {
-        std::copy_n(keys, count, keys_ + size_);
-        size_ += count;
-        if (size_ >= 2 * top_k_) keep_best();
-    }
 
     /// The best of all, at most top_k.
     [[nodiscard]] std::span<const Key> best() noexcept {

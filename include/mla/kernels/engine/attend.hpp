@@ -53,15 +53,15 @@ void attend_cached(const abi::AttendBlock<A>* call) noexcept {
 
 /// Rounds a decompressed block where it lies: keys to units, the values of two tokens that share a unit to the row of the first.
 template <class Target, class Operand, Compute A>
-[[nodiscard]] Block<Operand> round_block(const abi::AttendExpanded<A>& call) noexcept {
+void round_block(const abi::AttendExpanded<A>& call) noexcept {
     using Unit = typename Operand::Unit;
     using Batch = simd::Batch<Target, A>;
     constexpr Index each = Operand::values_per_unit;
-    for (Index t = 0; t < call.tokens; ++t) {
+    for (Index t = 0; call.keys != nullptr && t < call.tokens; ++t) {
         A* const key = call.keys + t * call.key_stride;
         Operand::template to_units<Target>(key, call.group->depth, A(1), reinterpret_cast<Unit*>(key));
     }
-    for (Index t = 0; t < call.tokens; t += each) {
+    for (Index t = 0; call.values != nullptr && t < call.tokens; t += each) {
         A* const row = call.values + t * call.value_stride;
         for (Index c = 0; c < call.value_stride; c += simd::lanes<Target, A>) {
             Batch first = Batch::load_unaligned(row + c);
@@ -74,34 +74,38 @@ template <class Target, class Operand, Compute A>
             }
         }
     }
-    Block<Operand> block{.key_rows = {}, .value_rows = {}, .value_dim = call.value_dim, .begin = call.begin};
-    block.key_rows.add(reinterpret_cast<const Unit*>(call.keys), call.key_stride, call.tokens);
-    block.value_rows.add(reinterpret_cast<const Unit*>(call.values), each * call.value_stride, divide_up(call.tokens, each));
-    return block;
 }
 
-/// Lets a group attend to a decompressed block. Nothing is to be fetched: its own rows lie in the caches.
+/// Makes a decompressed block what groups of as many rows attend to.
+template <class Target, class Operand, Compute A>
+void round_expanded(const abi::AttendExpanded<A>* call) noexcept {
+    const FloatEnvironment environment;
+    using Few = operands::UnpairedOf<Operand, A>;
+    if (are_few<Target, Operand>(call->group->rows, call->value_dim)) {
+        if constexpr (!Few::scales_queries) round_block<Target, Few>(*call);
+    } else {
+        if constexpr (!Operand::scales_queries) round_block<Target, Operand>(*call);
+    }
+}
+
+/// Lets a group attend to a decompressed block. Nothing is to be fetched: its rows lie in the caches.
 template <class Target, class Operand, Compute A>
 void attend_expanded(const abi::AttendExpanded<A>* call) noexcept {
     const FloatEnvironment environment;
     const RowGroup<A>& group = *call->group;
     if (are_few<Target, Operand>(group.rows, call->value_dim)) {
-        using Few = operands::UnpairedOf<Operand, A>;
         RowList<A> keys, values;
         keys.add(call->keys, call->key_stride, call->tokens);
         values.add(call->values, call->value_stride, call->tokens);
-        if constexpr (!Few::scales_queries) static_cast<void>(round_block<Target, Few>(*call));
         const FewBlock<A> block{keys.data(), values.data(), call->tokens, call->value_dim, call->begin};
         return attend_few<Target, Operand, static_cast<Index>(sizeof(A))>(group, block, call->scores, keys.data(), values.data());
     }
-    if constexpr (Operand::scales_queries) {
-        Block<Operand> block{.key_rows = {}, .value_rows = {}, .value_dim = call->value_dim, .begin = call->begin};
-        block.key_rows.add(call->keys, call->key_stride, call->tokens);
-        block.value_rows.add(call->values, call->value_stride, call->tokens);
-        attend_block<Target>(group, block, call->scores, {});
-    } else {
-        attend_block<Target>(group, round_block<Target, Operand>(*call), call->scores, {});
-    }
+    using Unit = typename Operand::Unit;
+    constexpr Index each = Operand::values_per_unit;
+    Block<Operand> block{.key_rows = {}, .value_rows = {}, .value_dim = call->value_dim, .begin = call->begin};
+    block.key_rows.add(reinterpret_cast<const Unit*>(call->keys), call->key_stride, call->tokens);
+    block.value_rows.add(reinterpret_cast<const Unit*>(call->values), each * call->value_stride, divide_up(call->tokens, each));
+    attend_block<Target>(group, block, call->scores, {});
 }
 
 template <class Target, class Operand, class C, Compute A>
@@ -119,6 +123,7 @@ inline constexpr abi::AttentionKernels<A> cached_kernels{run_item<Target, Operan
                                                          attend_cached<Target, Operand, C, A>};
 template <class Target, class Operand, Compute A>
 inline constexpr abi::ExpandedKernels<A> decompressed_kernels{run_item<Target, Operand>, pack<Target, Operand, A, A>,
+                                                              round_expanded<Target, Operand, A>,
                                                               attend_expanded<Target, Operand, A>};
 
 template <class Target, Compute A, CacheElement C, Precision P>
