@@ -122,6 +122,10 @@ struct Avx2Atoms : PortableAtoms<Target> {
 
     // Shuffles ----------------------------------------------------------------------------------------------------------
 
+    static MLA_ALWAYS_INLINE void transpose_bytes(const std::byte* rows, Index row_stride, std::byte* columns, Index stride) {
+        transpose_bytes_sse2(rows, row_stride, columns, stride);
+    }
+
     static MLA_ALWAYS_INLINE void interleave_lanes(Batch<Target, float>& first, Batch<Target, float>& second) {
         const __m256 low = _mm256_unpacklo_ps(first, second);  // 0 and 1 of either, 4 and 5 of either
         const __m256 high = _mm256_unpackhi_ps(first, second);
