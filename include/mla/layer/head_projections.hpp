@@ -55,12 +55,12 @@ class HeadProjections {
         PackedMatrix<W> absorb_key(heads, Dn, Dc, row_step);
         PackedMatrix<W> expand_key(heads, Dc, Dn, column_step);
         PackedMatrix<W> value(heads, Dc, Dv, column_step);
-        for (Index h = 0; h < heads; ++h) {
+        fill_by_pages(executor, heads, static_cast<Index>(absorb_key.bytes()) / heads, [&](Index h) {
             const TensorRef key = kv_b.row_range(h * (Dn + Dv), Dn);
-            absorb_key.pack_transposed(h, key, executor);
-            expand_key.pack(h, key, executor);
-            value.pack(h, kv_b.row_range(h * (Dn + Dv) + Dn, Dv), executor);
-        }
+            absorb_key.pack_transposed(h, key);
+            expand_key.pack(h, key);
+            value.pack(h, kv_b.row_range(h * (Dn + Dv) + Dn, Dv));
+        });
         absorb_key_ = std::move(absorb_key);
         expand_key_ = std::move(expand_key);
         value_ = std::move(value);
