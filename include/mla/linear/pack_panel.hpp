@@ -97,6 +97,21 @@ template <Storage S>
     return buffer;
 }
 
+/// Rows [first, first + rows) of a weight as elements S: where they lie, or converted to memory for rows · cols of them.
+template <Storage S>
+[[nodiscard]] TensorRef read_rows(const TensorRef& weight, Index first, Index rows, S* memory) noexcept {
+    if (weight.dtype == dtype_of<S>) return weight.row_range(first, rows);
+    constexpr Index block = 256;
+    compute_t<S> values[simd::extent<block>];
+    for (Index row = 0; row < rows; ++row)
+        for (Index k = 0; k < weight.cols; k += block) {
+            const Index count = std::min(block, weight.cols - k);
+            read_values(weight, first + row, k, count, values);
+            simd::convert_row<targets::native>(memory + row * weight.cols + k, values, count);
+        }
+    return {memory, rows, weight.cols};
+}
+
 /// The same of columns [first, first + columns), of a matrix whose rows are the k.
 template <Storage S>
 void fill_transposed_panel(const TensorRef& weight, Index first, Index columns, S* panel) noexcept {

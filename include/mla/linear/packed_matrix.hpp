@@ -15,13 +15,13 @@
 namespace mla::inline MLA_ISA {
 namespace detail {
 
-/// Calls f(item) for `items` that fill `bytes` each of new memory, one behind the other. Neighbours up to a large page stay on
-/// one thread: of two that touch a new page at once each clears one, and the system throws one of them away.
-inline void fill_by_pages(ExecutorRef executor, Index items, Index bytes, FunctionRef<void(Index)> f) {
+/// Calls f(item, worker) for `items` that fill `bytes` each of new memory, one behind the other. Neighbours up to a large page
+/// stay on one thread: of two that touch a new page at once each clears one, and the system throws one of them away.
+inline void fill_by_pages(ExecutorRef executor, Index items, Index bytes, FunctionRef<void(Index, Index)> f) {
     const Index most = std::max(items / executor.concurrency(), Index{1});
     const Index run = std::clamp(static_cast<Index>(large_page) / std::max(bytes, Index{1}), Index{1}, most);
-    for_each_item(executor, divide_up(items, run), [&](Index number, Index) {
-        for (Index item = number * run; item < std::min((number + 1) * run, items); ++item) f(item);
+    for_each_item(executor, divide_up(items, run), [&](Index number, Index worker) {
+        for (Index item = number * run; item < std::min((number + 1) * run, items); ++item) f(item, worker);
     });
 }
 
@@ -134,7 +134,7 @@ class PackedMatrix {
     template <class Fill>
     void for_each_panel(Index index, ExecutorRef executor, Fill&& fill) {
         const Index bytes = panel_elements() * static_cast<Index>(sizeof(S));
-        detail::fill_by_pages(executor, panels(), bytes, [&](Index panel) {
+        detail::fill_by_pages(executor, panels(), bytes, [&](Index panel, Index) {
             const Index number = index * panels() + panel;
             const Index first = panel * panel_columns<S>;
             fill(first, std::min(panel_columns<S>, out_ - first), data_.get() + number * panel_elements(),
