@@ -290,6 +290,25 @@ TEST(ConvertTest, WidensExactlyAndRoundsThroughFloat) {
 }
 static_assert(convert<bf16>(1.0).bits == 0x3f80 && convert<double>(fp16(-2.0F)) == -2.0);
 
+// Shuffles ------------------------------------------------------------------------------------------------------------
+
+TYPED_TEST(AtomsTest, BytesOfEightRowsAreTurnedInWholeSixteens) {
+    constexpr Index row_stride = 51, stride = 11;
+    for (const Index count : {0, 15, 16, 31, 48}) {
+        // No byte too many, so that a checked build sees a read beyond the last row.
+        std::vector<std::byte> rows(static_cast<std::size_t>(7 * row_stride + count));
+        for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::byte>(i * 167 % 251);
+        const Index whole = count / 16 * 16;
+        std::vector<std::byte> found(static_cast<std::size_t>(count * stride + 8), std::byte{0xff});
+        std::vector<std::byte> expected = found;
+        for (Index k = 0; k < whole; ++k)
+            for (Index r = 0; r < 8; ++r)
+                expected[static_cast<std::size_t>(k * stride + r)] = rows[static_cast<std::size_t>(r * row_stride + k)];
+        EXPECT_EQ(mla::simd::transpose_bytes<TypeParam>(rows.data(), row_stride, count, found.data(), stride), whole);
+        EXPECT_EQ(found, expected) << count;
+    }
+}
+
 // Tile ----------------------------------------------------------------------------------------------------------------
 
 /// Integers from −8 to 8: sums of up to 2^14 products of three are exact in float.

@@ -131,6 +131,37 @@ TYPED_TEST(LinearTest, PacksScaledFp8FromAnyRowsOn) {
     expect_packed(transposed, 0, [&](Index k, Index n) { return expected(n, k); });
 }
 
+/// Values of weights that have scales are codes times scales, rounded once, from whatever element on and however many.
+TEST(ReadValuesTest, MultipliesCodesOfEveryTypeByTheirScales) {
+    constexpr Index rows = 5, cols = 301;
+    Generator generator(7);
+    std::vector<std::uint8_t> codes(rows * cols);
+    for (std::uint8_t& code : codes) {
+        code = static_cast<std::uint8_t>(generator());
+        if ((code & 0x7fU) == 0x7fU) code ^= 1U;  // a NaN of e4m3
+    }
+    const std::vector<float> floats = gaussian_values<float>(generator, rows * cols);
+    const std::vector<bf16> narrow = gaussian_values<bf16>(generator, rows * cols);
+    for (const mla::BlockScales& scales : {mla::BlockScales(floats.data(), mla::DType::f32, 2, 32, 10),
+                                           mla::BlockScales::per_group(narrow.data(), mla::DType::bf16, 24, 13),
+                                           mla::BlockScales::per_row(floats.data(), mla::DType::f32),
+                                           mla::BlockScales::per_tensor(narrow.data(), mla::DType::bf16)})
+        for (const mla::DType type : {mla::DType::f8_e4m3, mla::DType::i8, mla::DType::i4}) {
+            const TensorRef weight(codes.data(), type, rows, cols, cols, scales);
+            weight.visit([&](const auto& element) {
+                for (const Index begin : {0, 1, 7, 24, 150})
+                    for (const Index count : {0, 1, 8, 17, 130, 151}) {
+                        std::vector<float> values(static_cast<std::size_t>(count) + 1, -77.0F);
+                        mla::detail::read_values(weight, Index{3}, begin, count, values.data());
+                        EXPECT_EQ(values.back(), -77.0F);
+                        for (Index i = 0; i < count; ++i)
+                            ASSERT_EQ(values[static_cast<std::size_t>(i)], static_cast<float>(element(3, begin + i)))
+                                << mla::name(type) << ", " << count << " from " << begin << ": " << i;
+                    }
+            });
+        }
+}
+
 TYPED_TEST(LinearTest, PackingATransposeGivesTheSamePanels) {
     Generator generator(2);
     constexpr Index in = 67;

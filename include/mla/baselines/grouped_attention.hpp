@@ -3,6 +3,7 @@
 
 #include "mla/baselines/kv_cache.hpp"
 #include "mla/kernels/decode_absorbed.hpp"
+#include "mla/kernels/run_item.hpp"
 
 namespace mla::inline MLA_ISA::baselines {
 namespace detail {

@@ -43,19 +43,34 @@ struct BlockScales {
     }
 
     [[nodiscard]] constexpr bool empty() const noexcept { return data == nullptr; }
-    /// Of the columns that share a scale with one, the end.
-    [[nodiscard]] constexpr Index block_end(Index col) const noexcept {
-        if (block_cols == all) return all;
-        return ((first_col + col) / block_cols + 1) * block_cols - first_col;
-    }
-    [[nodiscard]] constexpr float operator()(Index row, Index col) const noexcept {
-        const Index at = (first_row + row) / block_rows * stride + (first_col + col) / block_cols;
+    /// Calls f with a pointer to the first scale, in its own type.
+    template <class F>
+    constexpr decltype(auto) visit(F&& f) const {
         switch (dtype) {
-            case DType::bf16: return static_cast<const bf16*>(data)[at];
-            case DType::f16: return static_cast<const fp16*>(data)[at];
-            case DType::f8_e8m0: return static_cast<const ue8m0*>(data)[at];
-            default: return static_cast<const float*>(data)[at];
+            case DType::bf16: return f(static_cast<const bf16*>(data));
+            case DType::f16: return f(static_cast<const fp16*>(data));
+            case DType::f8_e8m0: return f(static_cast<const ue8m0*>(data));
+            default: return f(static_cast<const float*>(data));
         }
+    }
+    /// Where the scales of a row begin, and which of them is a column's.
+    [[nodiscard]] constexpr Index row_start(Index row) const noexcept { return (first_row + row) / block_rows * stride; }
+    [[nodiscard]] constexpr Index block_of(Index col) const noexcept { return (first_col + col) / block_cols; }
+    [[nodiscard]] constexpr float operator()(Index row, Index col) const noexcept {
+        return visit([&](const auto* scales) { return static_cast<float>(scales[row_start(row) + block_of(col)]); });
+    }
+    /// Calls f(begin, end, scale) for the columns [begin, end) of a row that share a scale, from `first` up to `last`.
+    template <class F>
+    constexpr void for_each_block(Index row, Index first, Index last, F&& f) const {
+        visit([&](const auto* scales) {
+            scales += row_start(row) + block_of(first);
+            Index left = block_cols - (first_col + first) % block_cols;
+            for (; first < last; ++scales, left = block_cols) {
+                const Index end = left < last - first ? first + left : last;
+                f(first, end, static_cast<float>(*scales));
+                first = end;
+            }
+        });
     }
 };
 
@@ -66,7 +81,7 @@ template <Storage S>
     return [source = static_cast<const S*>(data), stride](Index row, Index col) { return source[row * stride + col]; };
 }
 
-/// Every fp8, decoded: packing a layer looks up some ten million.
+/// Every fp8, decoded.
 inline constexpr std::array<float, 256> fp8_values = [] {
     std::array<float, 256> values{};
     for (std::size_t bits = 0; bits < values.size(); ++bits) values[bits] = fp8_value(static_cast<std::uint8_t>(bits));

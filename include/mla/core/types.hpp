@@ -104,6 +104,14 @@ struct int4x8 {
     [[nodiscard]] constexpr std::int32_t operator[](Index i) const noexcept {
         return static_cast<std::int32_t>(bits << static_cast<unsigned>(28 - 4 * i)) >> 28U;
     }
+    /// All as bytes, the first in the lowest.
+    [[nodiscard]] constexpr std::uint64_t as_bytes() const noexcept {
+        std::uint64_t bytes = bits;
+        bytes = (bytes | bytes << 16U) & 0x0000ffff0000ffffU;
+        bytes = (bytes | bytes << 8U) & 0x00ff00ff00ff00ffU;
+        bytes = (bytes | bytes << 4U) & 0x0f0f0f0f0f0f0f0fU;
+        return bytes | (bytes & 0x0808080808080808U) * 0x1eU;  // a sign fills the upper half
+    }
     constexpr void set(Index i, std::int32_t value) noexcept {
         const auto shift = static_cast<unsigned>(4 * i);
         bits = (bits & ~(15U << shift)) | (static_cast<std::uint32_t>(value) & 15U) << shift;

@@ -60,11 +60,4 @@ template <Compute A, CacheElement C>
 }
 #endif
 
-/// Calls body() by a target's `run`.
-template <class Body>
-void run_item(abi::RunItem* run, Body&& body) noexcept {
-    using Called = std::remove_reference_t<Body>;
-    run([](void* called) noexcept { (*static_cast<Called*>(called))(); }, &body);
-}
-
 }  // namespace mla::inline MLA_ISA::detail

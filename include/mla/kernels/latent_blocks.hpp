@@ -9,6 +9,7 @@
 #include "mla/kernels/batch.hpp"
 #include "mla/kernels/block_source.hpp"
 #include "mla/kernels/row_list.hpp"
+#include "mla/kernels/run_item.hpp"
 #include "mla/kernels/segment.hpp"
 
 namespace mla::inline MLA_ISA::detail {

@@ -5,9 +5,9 @@
 
 #include "mla/cache/token_rows.hpp"
 #include "mla/core/function_ref.hpp"
-#include "mla/kernels/attention_kernels.hpp"
 #include "mla/kernels/row_group.hpp"
 #include "mla/kernels/row_list.hpp"
+#include "mla/kernels/run_item.hpp"
 #include "mla/linear/linear.hpp"
 
 namespace mla::inline MLA_ISA::detail {

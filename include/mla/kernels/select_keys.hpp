@@ -9,6 +9,7 @@
 #include "mla/kernels/block_source.hpp"
 #include "mla/kernels/merge_keys.hpp"
 #include "mla/kernels/plan.hpp"
+#include "mla/kernels/run_item.hpp"
 #include "mla/kernels/top_keys.hpp"
 
 namespace mla::inline MLA_ISA {

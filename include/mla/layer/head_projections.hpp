@@ -5,6 +5,7 @@
 
 #include "mla/config.hpp"
 #include "mla/core/errors.hpp"
+#include "mla/core/memory.hpp"
 #include "mla/core/views.hpp"
 #include "mla/layer/projection.hpp"
 #include "mla/linear/packed_matrix.hpp"
@@ -47,6 +48,13 @@ class HeadProjections {
     [[nodiscard]] PackedView<A> value(Precision precision) const noexcept { return view_of<A>(value_, precision); }
 
   private:
+    /// A head's rows of kv_b: as they are stored where W keeps them, else converted once for all three of its matrices.
+    template <Weight W>
+    static TensorRef read_head(const TensorRef& kv_b, Index first, Index rows, [[maybe_unused]] W* memory) noexcept {
+        if constexpr (QuantisedWeight<W>) return kv_b.row_range(first, rows);
+        if constexpr (Storage<W>) return read_rows(kv_b, first, rows, memory);
+    }
+
     template <Weight W>
     void fill(const Config& config, const TensorRef& kv_b, Index row_step, ExecutorRef executor) {
         const Index heads = config.num_attention_heads;
@@ -55,12 +63,13 @@ class HeadProjections {
         PackedMatrix<W> absorb_key(heads, Dn, Dc, row_step);
         PackedMatrix<W> expand_key(heads, Dc, Dn, column_step);
         PackedMatrix<W> value(heads, Dc, Dv, column_step);
-        for (Index h = 0; h < heads; ++h) {
-            const TensorRef key = kv_b.row_range(h * (Dn + Dv), Dn);
-            absorb_key.pack_transposed(h, key, executor);
-            expand_key.pack(h, key, executor);
-            value.pack(h, kv_b.row_range(h * (Dn + Dv) + Dn, Dv), executor);
-        }
+        const auto converted = allocate_aligned<W>(executor.concurrency() * (Dn + Dv) * Dc);
+        fill_by_pages(executor, heads, static_cast<Index>(absorb_key.bytes()) / heads, [&](Index h, Index worker) {
+            const TensorRef head = read_head(kv_b, h * (Dn + Dv), Dn + Dv, converted.get() + worker * (Dn + Dv) * Dc);
+            absorb_key.pack_transposed(h, head.row_range(0, Dn));
+            expand_key.pack(h, head.row_range(0, Dn));
+            value.pack(h, head.row_range(Dn, Dv));
+        });
         absorb_key_ = std::move(absorb_key);
         expand_key_ = std::move(expand_key);
         value_ = std::move(value);

@@ -19,18 +19,6 @@ namespace mla::inline MLA_ISA::detail {
     return static_cast<const std::byte*>(weight.data) + row * weight.stride * bits_of(weight.dtype) / 8;
 }
 
-/// Transposes 8 × 8 bytes, a row a number: three rounds exchange halves, quarters and eighths of pairs of rows.
-inline void transpose_bytes(std::uint64_t (&rows)[8]) noexcept {
-    const auto exchange = [&](std::size_t a, std::size_t b, unsigned shift, std::uint64_t mask) {
-        const std::uint64_t both = ((rows[a] >> shift) ^ rows[b]) & mask;
-        rows[b] ^= both;
-        rows[a] ^= both << shift;
-    };
-    for (std::size_t i = 0; i < 4; ++i) exchange(i, i + 4, 32, 0x00000000ffffffffU);
-    for (std::size_t i = 0; i < 8; i += i % 4 == 1 ? 3 : 1) exchange(i, i + 2, 16, 0x0000ffff0000ffffU);
-    for (std::size_t i = 0; i < 8; i += 2) exchange(i, i + 1, 8, 0x00ff00ff00ff00ffU);
-}
-
 /// panel[j · panel width + n] = word j of row n, for `columns` rows of `count` words each; rows lie `stride` bytes apart. A line
 /// of a row at a time, as rows may lie a power of two apart, where few of their lines fit L1.
 template <Index Width, class Word>
@@ -52,19 +40,14 @@ void gather_words(const std::byte* rows, Index stride, Index columns, Index coun
     }
 }
 
-/// The same of bytes, eight rows and eight bytes of each at a time.
+/// The same of bytes, eight rows at a time: the lines of more, a power of two apart, would drive each other out of L1.
 template <Index Width>
 void gather_bytes(const std::byte* rows, Index stride, Index columns, Index count, std::byte* panel) noexcept {
     Index n = 0;
     for (; n + 8 <= columns; n += 8) {
-        Index j = 0;
-        for (; j + 8 <= count; j += 8) {
-            std::uint64_t square[8];
-            for (Index i = 0; i < 8; ++i) std::memcpy(&square[i], rows + (n + i) * stride + j, 8);
-            transpose_bytes(square);
-            for (Index i = 0; i < 8; ++i) std::memcpy(panel + (j + i) * Width + n, &square[i], 8);
-        }
-        gather_words<Width>(rows + n * stride + j, stride, Index{8}, count - j, panel + j * Width + n);
+        const std::byte* const eight = rows + n * stride;
+        const Index done = simd::transpose_bytes<targets::native>(eight, stride, count, panel + n, Width);
+        gather_words<Width>(eight + done, stride, Index{8}, count - done, panel + done * Width + n);
     }
     gather_words<Width>(rows + n * stride, stride, columns - n, count, panel + n);
 }
@@ -112,6 +95,21 @@ template <Storage S>
     read_values(weight, row, first, count, values);
     simd::convert_row<targets::native>(buffer, values, count);
     return buffer;
+}
+
+/// Rows [first, first + rows) of a weight as elements S: where they lie, or converted to memory for rows · cols of them.
+template <Storage S>
+[[nodiscard]] TensorRef read_rows(const TensorRef& weight, Index first, Index rows, S* memory) noexcept {
+    if (weight.dtype == dtype_of<S>) return weight.row_range(first, rows);
+    constexpr Index block = 256;
+    compute_t<S> values[simd::extent<block>];
+    for (Index row = 0; row < rows; ++row)
+        for (Index k = 0; k < weight.cols; k += block) {
+            const Index count = std::min(block, weight.cols - k);
+            read_values(weight, first + row, k, count, values);
+            simd::convert_row<targets::native>(memory + row * weight.cols + k, values, count);
+        }
+    return {memory, rows, weight.cols};
 }
 
 /// The same of columns [first, first + columns), of a matrix whose rows are the k.

@@ -5,6 +5,7 @@
 
 #include "mla/core/errors.hpp"
 #include "mla/core/executor.hpp"
+#include "mla/core/memory.hpp"
 #include "mla/core/tensor_ref.hpp"
 #include "mla/core/workspace.hpp"
 #include "mla/linear/pack_panel.hpp"
@@ -12,6 +13,19 @@
 #include "mla/linear/quantise.hpp"
 
 namespace mla::inline MLA_ISA {
+namespace detail {
+
+/// Calls f(item, worker) for `items` that fill `bytes` each of new memory, one behind the other. Neighbours up to a large page
+/// stay on one thread: of two that touch a new page at once each clears one, and the system throws one of them away.
+inline void fill_by_pages(ExecutorRef executor, Index items, Index bytes, FunctionRef<void(Index, Index)> f) {
+    const Index most = std::max(items / executor.concurrency(), Index{1});
+    const Index run = std::clamp(static_cast<Index>(large_page) / std::max(bytes, Index{1}), Index{1}, most);
+    for_each_item(executor, divide_up(items, run), [&](Index number, Index worker) {
+        for (Index item = number * run; item < std::min((number + 1) * run, items); ++item) f(item, worker);
+    });
+}
+
+}  // namespace detail
 
 /// `count` matrices [in, out] (one a head, or a single one) in panels [panel][in / interleave][panel_columns][interleave], stored
 /// as S. The last panel of a matrix, and the last row of a panel, are filled up with zeros. A product reads each panel front to
@@ -119,7 +133,8 @@ class PackedMatrix {
     /// Calls fill(first column, columns, panel, its scales) for each panel of a matrix.
     template <class Fill>
     void for_each_panel(Index index, ExecutorRef executor, Fill&& fill) {
-        for_each_item(executor, panels(), [&](Index panel, Index) {
+        const Index bytes = panel_elements() * static_cast<Index>(sizeof(S));
+        detail::fill_by_pages(executor, panels(), bytes, [&](Index panel, Index) {
             const Index number = index * panels() + panel;
             const Index first = panel * panel_columns<S>;
             fill(first, std::min(panel_columns<S>, out_ - first), data_.get() + number * panel_elements(),

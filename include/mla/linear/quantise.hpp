@@ -97,6 +97,19 @@ template <QuantisedWeight W>
     return scale;
 }
 
+/// A weight's own scales of rows [first, first + columns), for steps of k: [step][column].
+template <QuantisedWeight W>
+void keep_scales(const TensorRef& weight, Index first, Index columns, Index step, float* scales) noexcept {
+    weight.scales.visit([&]<class Scale>(const Scale* stored) {
+        const Scale* rows[simd::extent<panel_columns<W>>];
+        for (Index n = 0; n < columns; ++n) rows[n] = stored + weight.scales.row_start(first + n);
+        for (Index k = 0; k < weight.cols; k += step, scales += panel_columns<W>) {
+            const Index block = weight.scales.block_of(k);
+            for (Index n = 0; n < columns; ++n) scales[n] = static_cast<float>(rows[n][block]);
+        }
+    });
+}
+
 /// One panel, of the weight's rows [first, first + columns), and its scales [steps of k, panel_columns]; zeros beside them.
 template <QuantisedWeight W>
 void fill_panel(const TensorRef& weight, Index first, Index columns, Index step, W* panel, float* scales) noexcept {
@@ -104,13 +117,18 @@ void fill_panel(const TensorRef& weight, Index first, Index columns, Index step,
     if (!kept || columns < panel_columns<W> ||
         whole_words<W>(weight) * Format<W>::panel_values != round_up(weight.cols, panel_row_step<W>))
         std::fill_n(panel, panel_elements<W>(weight.cols), W());
-    std::fill_n(scales, divide_up(weight.cols, step) * panel_columns<W>, 0.0F);
-    if (kept) keep_codes(weight, first, columns, panel);
+    if (columns < panel_columns<W>) std::fill_n(scales, divide_up(weight.cols, step) * panel_columns<W>, 0.0F);
+    if (kept) {
+        keep_codes(weight, first, columns, panel);
+        keep_scales<W>(weight, first, columns, step, scales);
+    }
     for (Index begin = 0; begin < weight.cols; begin += step, scales += panel_columns<W>) {
         const Index end = std::min(begin + step, weight.cols);
-        for (Index n = 0; n < columns; ++n)
-            scales[n] = kept ? weight.scales(first + n, begin) : make_codes(weight, first + n, begin, end, panel + n);
-        if (kept) move_nan(begin, end, panel, scales);
+        if (kept) {
+            move_nan(begin, end, panel, scales);
+        } else {
+            for (Index n = 0; n < columns; ++n) scales[n] = make_codes(weight, first + n, begin, end, panel + n);
+        }
     }
 }
 
@@ -123,9 +141,8 @@ void fill_transposed_panel(const TensorRef& weight, Index first, Index columns, 
         if constexpr (Format<W>::panel_values == 1) {
             std::memcpy(panel + k * panel_columns<W>, row_bytes(weight, k) + first, static_cast<std::size_t>(columns));
         } else {
-            float codes[simd::extent<panel_columns<W>>];
-            read_codes(weight, k, first, columns, codes);
-            for (Index n = 0; n < columns; ++n) Format<W>::set_code(panel + n, panel_columns<W>, k, codes[n]);
+            for (Index n = 0; n < columns; ++n)
+                Format<W>::set_code(panel + n, panel_columns<W>, k, weight.quantised(k, first + n));
         }
     }
     for (Index begin = 0; begin < weight.rows; begin += step, scales += panel_columns<W>) {

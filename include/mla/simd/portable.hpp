@@ -175,6 +175,24 @@ struct PortableAtoms {
         second = Batch<Target, float>::load_aligned(woven + width);
     }
 
+    /// columns[k·stride + r] = rows[r·row_stride + k] of bytes, for eight rows r and sixteen k. Of each 8 × 8, a row a number,
+    /// three rounds exchange halves, quarters and eighths of pairs of rows.
+    static MLA_ALWAYS_INLINE void transpose_bytes(const std::byte* rows, Index row_stride, std::byte* columns, Index stride) {
+        for (Index k = 0; k < 16; k += 8) {
+            std::uint64_t row[8];
+            const auto exchange = [&](std::size_t a, std::size_t b, unsigned shift, std::uint64_t mask) MLA_ALWAYS_INLINE_LAMBDA {
+                const std::uint64_t both = ((row[a] >> shift) ^ row[b]) & mask;
+                row[b] ^= both;
+                row[a] ^= both << shift;
+            };
+            for (Index r = 0; r < 8; ++r) std::memcpy(&row[r], rows + r * row_stride + k, 8);
+            for (std::size_t i = 0; i < 4; ++i) exchange(i, i + 4, 32, 0x00000000ffffffffU);
+            for (std::size_t i = 0; i < 8; i += i % 4 == 1 ? 3 : 1) exchange(i, i + 2, 16, 0x0000ffff0000ffffU);
+            for (std::size_t i = 0; i < 8; i += 2) exchange(i, i + 1, 8, 0x00ff00ff00ff00ffU);
+            for (Index r = 0; r < 8; ++r) std::memcpy(columns + (k + r) * stride, &row[r], 8);
+        }
+    }
+
     template <Compute A>
     static MLA_ALWAYS_INLINE Batch<Target, A> sum_lanes_of_each(const Batch<Target, A>* vectors) {
         constexpr Index width = lanes<Target, A>;

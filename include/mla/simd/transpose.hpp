@@ -45,4 +45,13 @@ void transpose(const U* rows, Index row_stride, Index count, U* columns, Index s
         for (Index r = 0; r < width; ++r) columns[k * stride + r] = rows[r * row_stride + k];
 }
 
+/// columns[k·stride + r] = rows[r·row_stride + k] of bytes, for eight rows r and k in [0, count), whole sixteens of them. Returns
+/// how many k that were.
+template <class Target>
+Index transpose_bytes(const std::byte* rows, Index row_stride, Index count, std::byte* columns, Index stride) noexcept {
+    Index k = 0;
+    for (; k + 16 <= count; k += 16) Atoms<Target>::transpose_bytes(rows + k, row_stride, columns + k * stride, stride);
+    return k;
+}
+
 }  // namespace mla::inline MLA_ISA::simd

@@ -98,9 +98,29 @@ struct Avx2Atoms : PortableAtoms<Target> {
         second = Batch<Target, float>(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)), unit));
     }
 
+    /// A vector rounded to bf16, subnormals too; a NaN keeps its highest bits and becomes quiet.
+    static MLA_ALWAYS_INLINE __m128i as_bf16(__m256 values) {
+        const __m256i bits = _mm256_castps_si256(values);
+        const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i raised = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
+        const __m256i quiet_nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+        const __m256 is_nan = _mm256_cmp_ps(values, values, _CMP_UNORD_Q);
+        const __m256i rounded =
+            _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(raised), _mm256_castsi256_ps(quiet_nan), is_nan));
+        return as_halves(_mm256_srai_epi32(rounded, 16));
+    }
+
+    /// Integers that int16 holds, in order.
+    static MLA_ALWAYS_INLINE __m128i as_halves(__m256i values) {
+        const __m256i halves = _mm256_packs_epi32(values, values);  // 0…3 twice, 4…7 twice
+        return _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08));
+    }
+
     template <Compute A, class S>
     static MLA_ALWAYS_INLINE void store_converted(S* target, const Batch<Target, A>& value) {
-        if constexpr (std::is_same_v<A, float> && std::is_same_v<S, fp16>) {
+        if constexpr (std::is_same_v<A, float> && std::is_same_v<S, bf16>) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(target), as_bf16(value));
+        } else if constexpr (std::is_same_v<A, float> && std::is_same_v<S, fp16>) {
             const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
             _mm_storeu_si128(reinterpret_cast<__m128i*>(target), bits);
         } else {
@@ -123,11 +143,14 @@ struct Avx2Atoms : PortableAtoms<Target> {
     }
 
     static MLA_ALWAYS_INLINE void store_narrow(std::int16_t* target, const Batch<Target, std::int32_t>& values) {
-        const __m256i halves = _mm256_packs_epi32(values, values);  // 0…3 twice, 4…7 twice
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(target), as_halves(values));
     }
 
     // Shuffles ----------------------------------------------------------------------------------------------------------
+
+    static MLA_ALWAYS_INLINE void transpose_bytes(const std::byte* rows, Index row_stride, std::byte* columns, Index stride) {
+        transpose_bytes_sse2(rows, row_stride, columns, stride);
+    }
 
     static MLA_ALWAYS_INLINE void interleave_lanes(Batch<Target, float>& first, Batch<Target, float>& second) {
         const __m256 low = _mm256_unpacklo_ps(first, second);  // 0 and 1 of either, 4 and 5 of either

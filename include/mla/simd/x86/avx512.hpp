@@ -169,6 +169,10 @@ struct Avx512Atoms : PortableAtoms<Target> {
 
     // Shuffles ----------------------------------------------------------------------------------------------------------
 
+    static MLA_ALWAYS_INLINE void transpose_bytes(const std::byte* rows, Index row_stride, std::byte* columns, Index stride) {
+        transpose_bytes_sse2(rows, row_stride, columns, stride);
+    }
+
     static MLA_ALWAYS_INLINE void interleave_lanes(Batch<Target, float>& first, Batch<Target, float>& second) {
         alignas(64) static constexpr std::int32_t low_order[16] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
         const __m512i low = _mm512_load_si512(low_order);
