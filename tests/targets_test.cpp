@@ -16,7 +16,6 @@
 #include "mla/attention.hpp"
 #include "mla/cache/latent_cache.hpp"
 #include "mla/core/target_report.hpp"
-#include "mla/simd/tile_registers.hpp"
 #include "mla/testing/shape_problems.hpp"
 #include "support/attention_result.hpp"
 #include "support/kernels.hpp"
@@ -341,50 +340,6 @@ TEST(SubnormalContract, SubnormalOperandsCountAsZeroOnEveryTarget) {
         for (const float lse : result.lse) EXPECT_EQ(lse, 0.0F) << name;  // would be 0.25
         for (const float value : result.out) EXPECT_EQ(value, 0.0F) << name;
     }
-}
-
-// Tile registers ------------------------------------------------------------------------------------------------------
-
-/// How often `call` configures tile registers on the target that models them; it leaves them released.
-template <class Call>
-[[nodiscard]] Index times_configured(Call&& call) {
-    const OnTarget target("emulated_amx");
-    const Index before = simd::ModelTileRegisters::times_configured();
-    call();
-    EXPECT_EQ(simd::ModelTileRegisters::configuration().palette, 0);
-    return simd::ModelTileRegisters::times_configured() - before;
-}
-
-TEST(TileRegistersContract, AreConfiguredOnceAnItemHoweverManyBlocksItHas) {
-    const std::vector<std::string> targets = testing::runnable_targets();
-    if (std::find(targets.begin(), targets.end(), "emulated_amx") == targets.end()) GTEST_SKIP() << "not linked";
-    testing::Generator generator(15);
-    for (const AttentionShape& s : {AttentionShape{1, 16, 700, 64, 16}, AttentionShape{40, 16, 700, 64, 16}}) {
-        const auto queries = testing::gaussian_values<float>(generator, s.T * s.H * (s.Dc + s.Dr));
-        const StoredRows<bf16> rows(s.L, s.Dc, s.Dr, 16);
-        const SplitPlan plan = plan_absorbed(s.T, s.H, s.L);
-        EXPECT_EQ(times_configured([&] { static_cast<void>(attend(queries, s, rows.view(), Precision::operand)); }),
-                  divide_up(plan.rows, plan.group_rows));
-        EXPECT_EQ(times_configured([&] { static_cast<void>(attend(queries, s, rows.view(), Precision::full)); }), 0);
-    }
-}
-
-/// The decompression of each block too, which multiplies in tiles itself.
-TEST(TileRegistersContract, AreConfiguredOnceAnItemThatDecompresses) {
-    const std::vector<std::string> targets = testing::runnable_targets();
-    if (std::find(targets.begin(), targets.end(), "emulated_amx") == targets.end()) GTEST_SKIP() << "not linked";
-    constexpr Index T = 20, H = 3, Dc = 64, Dr = 16, nope = 32, value_dim = 16;
-    testing::Generator generator(17);
-    const auto queries = testing::gaussian_values<float>(generator, T * H * (nope + Dr));
-    const auto kv_b = testing::gaussian_values<bf16>(generator, H * (nope + value_dim) * Dc);
-    const StoredRows<bf16> rows(500, Dc, Dr, 18);
-    const TensorRef weight(kv_b.data(), H * (nope + value_dim), Dc);
-    AttentionResult<float> result{T, H, value_dim};
-    const auto call = [&] {
-        prefill<bf16>(HeadsView<const float>(queries.data(), T, H, nope + Dr), rows.view(), weight, 0.2F, result.out_view(),
-                      result.lse_view());
-    };
-    EXPECT_EQ(times_configured(call), H);
 }
 
 // The choice ----------------------------------------------------------------------------------------------------------
