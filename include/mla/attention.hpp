@@ -119,9 +119,9 @@ class Attention {
         const IndexTokens<A> index_tokens{view(x), queries_.latent(s.query), s.angles, positions};
         if (!config_.shares_cache) latents_(view(x), rope_, s.angles, s.latents, executor);
         if (indexer_) indexer_->project_keys(index_tokens, s.index_keys, executor);
-        if (detail::appends(config_)) detail::append_to_all<A>(list, s.latents, s.index_keys);
+        if (detail::appends(config_)) detail::append_to_all<A>(list, s.latents, s.index_keys, executor);
         if constexpr (OwnIndexedStore<Cache>)
-            if (config_.indexer.pool > 1) detail::fill_pools<A>(*indexer_, list, s.pool_rows, s.pool_key.data);
+            if (config_.indexer.pool > 1) detail::fill_pools<A>(*indexer_, list, s.pool_rows, s.pool_keys, executor);
         s.requests.read(list);
         const auto kernels = detail::cache_kernels<A, detail::latent_t<Cache>>(precision_);
         attend(kernels, select<Cache>(index_tokens, s, executor, options), s, executor, options);
@@ -137,8 +137,8 @@ class Attention {
         MatrixView<A> angles;                ///< [T, Dr]
         MatrixView<A> latents;               ///< [T, Dc+Dr]: what the cache takes
         MatrixView<A> index_keys;            ///< [T, Di]: and beside them, with an indexer
-        MatrixView<A> pool_rows;             ///< [pool, 2·Di]: of one pool
-        MatrixView<A> pool_key;              ///< [1, Di]
+        MatrixView<A> pool_rows;             ///< [workers · pool, 2·Di]: of one pool each
+        MatrixView<A> pool_keys;             ///< [workers, Di]
         MatrixView<std::int32_t> selection;  ///< [T, most_selected], with an indexer
         HeadsView<A> o;                      ///< [T, H, Dv]
         MatrixView<A> gate_logits;           ///< of an output gate that is made of the tokens
@@ -166,8 +166,9 @@ class Attention {
             s.angles = matrix(tokens, c.qk_rope_head_dim);
             s.latents = matrix(tokens, c.cache_dim());
             s.index_keys = matrix(tokens, layer.indexer_ ? c.indexer.row_dim() : 0);
-            s.pool_rows = matrix(layer.indexer_ && c.indexer.pool > 1 ? c.indexer.pool : 0, c.indexer.row_dim());
-            s.pool_key = matrix(std::min<Index>(s.pool_rows.rows, 1), c.indexer.head_dim);
+            const Index poolers = layer.indexer_ && c.indexer.pool > 1 ? std::max<Index>(concurrency, 1) : 0;
+            s.pool_rows = matrix(poolers * c.indexer.pool, c.indexer.row_dim());
+            s.pool_keys = matrix(poolers, c.indexer.head_dim);
             s.selection = selection(tokens, layer.indexer_ ? c.indexer.most_selected() : 0);
             s.o = heads(tokens, c.v_head_dim);
             s.gate_logits = layer.output_.carve(arena, tokens);
@@ -336,7 +337,7 @@ class Attention {
         detail::multiply_heads<A>(q.slice(0, config_.qk_nope_head_dim), heads_.absorb_key(precision_),
                                   q_latent.slice(0, config_.kv_lora_rank), executor);
         detail::copy_heads<A>(q.slice(config_.qk_nope_head_dim, config_.qk_rope_head_dim),
-                              q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim));
+                              q_latent.slice(config_.kv_lora_rank, config_.qk_rope_head_dim), executor);
         const detail::CallView<A> call{q_latent, scale(), o_latent, lse_of(lse, first, count)};
         if (selection.data != nullptr) {
             const MatrixView<std::int32_t> slots(s.slots.data, count, selection.cols);

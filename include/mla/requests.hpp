@@ -29,13 +29,13 @@ concept IndexedStore = requires(const S& constant) {
 /// One whose latents are another layer's.
 template <class S>
 concept SharingStore = IndexedStore<S> && requires(S& store) {
-    store.append_index_keys(MatrixView<const float>());
+    store.append_index_keys(MatrixView<const float>(), ExecutorRef(SerialExecutor{}));
 };
 
 /// One that takes latents and index keys together, and the keys of pools.
 template <class S>
 concept OwnIndexedStore = IndexedStore<S> && requires(S& store) {
-    store.append(MatrixView<const float>(), MatrixView<const float>());
+    store.append(MatrixView<const float>(), MatrixView<const float>(), ExecutorRef(SerialExecutor{}));
     store.set_pool_key(Index{0}, static_cast<const float*>(nullptr));
 };
 
@@ -49,7 +49,8 @@ concept LatentStore = requires(const S& constant, Index count) {
     { constant.view() } -> LatentSource;
     constant.require_room(count);
 }
-&&(OwnIndexedStore<S> || SharingStore<S> || requires(S & store) { store.append(MatrixView<const float>()); });
+&&(OwnIndexedStore<S> || SharingStore<S> ||
+   requires(S & store) { store.append(MatrixView<const float>(), ExecutorRef(SerialExecutor{})); });
 
 /// A request's part in a call: its next `tokens` rows of x, after those of the requests before it.
 template <LatentStore Cache>
@@ -137,16 +138,17 @@ class RoomForAll {
 /// Appends the rows of `latents`, with those of `index_keys` where caches keep them, to the caches of their requests; without the
 /// former where latents are another layer's.
 template <Compute A, LatentStore Cache>
-void append_to_all(std::span<const Request<Cache>> requests, MatrixView<const A> latents, MatrixView<const A> index_keys) {
+void append_to_all(std::span<const Request<Cache>> requests, MatrixView<const A> latents, MatrixView<const A> index_keys,
+                   ExecutorRef executor) {
     Index first = 0;
     for (const Request<Cache>& request : requests) {
         const MatrixView<const A> tokens = latents.row_range(first, request.tokens);
         if constexpr (SharingStore<Cache>) {
-            request.cache->append_index_keys(index_keys.row_range(first, request.tokens));
+            request.cache->append_index_keys(index_keys.row_range(first, request.tokens), executor);
         } else if constexpr (IndexedStore<Cache>) {
-            request.cache->append(tokens, index_keys.row_range(first, request.tokens));
+            request.cache->append(tokens, index_keys.row_range(first, request.tokens), executor);
         } else {
-            request.cache->append(tokens);
+            request.cache->append(tokens, executor);
         }
         first += request.tokens;
     }

@@ -6,6 +6,7 @@
 
 #include "mla/cache/latent_view.hpp"
 #include "mla/cache/row_store.hpp"
+#include "mla/core/executor.hpp"
 
 namespace mla::inline MLA_ISA {
 
@@ -64,27 +65,30 @@ class LatentCache {
         store_.pool_keys().write(MatrixView<const A>(key, 1, store_.pool_keys().layout().latent_dim), index);
     }
 
-    /// Appends tokens [T, Dc + Dr] (latent, then rope key), rounded to C.
+    /// Appends tokens [T, Dc + Dr] (latent, then rope key), rounded to C, written over the executor.
     /// @throws std::length_error when they do not fit, std::invalid_argument for a wrong width; the cache is then unchanged
     template <Compute A>
-    void append(MatrixView<const A> tokens) requires(!Store::has_index_keys) {
+    void append(MatrixView<const A> tokens, ExecutorRef executor = SerialExecutor{}) requires(!Store::has_index_keys) {
         layout().require_tokens(tokens);
         require_room(tokens.rows);
-        store_.latents().write(tokens, size_);
+        for_each_piece(executor, tokens.rows, tokens_a_piece,
+                       [&](Index t, Index count) { store_.latents().write(tokens.row_range(t, count), size_ + t); });
         size_ += tokens.rows;
     }
 
-    /// Appends tokens [T, Dc + Dr] with their index rows [T, index_dim()], rounded to C and K.
+    /// Appends tokens [T, Dc + Dr] with their index rows [T, index_dim()], rounded to C and K, written over the executor.
     /// @throws std::length_error when they do not fit, std::invalid_argument for a wrong width; the cache is then unchanged
     template <Compute A>
-    void append(MatrixView<const A> tokens,
-                MatrixView<const std::type_identity_t<A>> index_keys) requires(Store::has_index_keys) {
+    void append(MatrixView<const A> tokens, MatrixView<const std::type_identity_t<A>> index_keys,
+                ExecutorRef executor = SerialExecutor{}) requires(Store::has_index_keys) {
         layout().require_tokens(tokens);
         store_.index_keys().layout().require_tokens(index_keys);
         require_equal("index_keys.rows", index_keys.rows, "tokens.rows", tokens.rows);
         require_room(tokens.rows);
-        store_.latents().write(tokens, size_);
-        store_.index_keys().write(index_keys, size_);
+        for_each_piece(executor, tokens.rows, tokens_a_piece, [&](Index t, Index count) {
+            store_.latents().write(tokens.row_range(t, count), size_ + t);
+            store_.index_keys().write(index_keys.row_range(t, count), size_ + t);
+        });
         size_ += tokens.rows;
     }
 

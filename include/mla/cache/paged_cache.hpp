@@ -12,6 +12,7 @@
 #include "mla/cache/page_allocator.hpp"
 #include "mla/cache/paged_view.hpp"
 #include "mla/cache/row_store.hpp"
+#include "mla/core/executor.hpp"
 
 namespace mla::inline MLA_ISA {
 
@@ -146,24 +147,26 @@ class PagedSequence {
         return {table_.data(), static_cast<std::size_t>(held_)};
     }
 
-    /// Appends tokens [T, Dc + Dr] (latent, then rope key), rounded to C. Uses reserved pages first.
+    /// Appends tokens [T, Dc + Dr] (latent, then rope key), rounded to C, written over the executor. Uses reserved pages first.
     /// @throws std::length_error when they pass the capacity or need more pages than are free, std::invalid_argument for a wrong
     /// width; sequence and pool are then unchanged
     template <Compute A>
-    void append(MatrixView<const A> tokens) requires(!has_index_keys) {
+    void append(MatrixView<const A> tokens, ExecutorRef executor = SerialExecutor{}) requires(!has_index_keys) {
         cache_->layout().require_tokens(tokens);
-        append_rows(tokens.rows,
+        append_rows(tokens.rows, executor,
                     [&](Index t, Index count, Index row) { cache_->store_.latents().write(tokens.row_range(t, count), row); });
     }
 
-    /// Appends tokens [T, Dc + Dr] with their index rows [T, index_dim()], rounded to C and K. Uses reserved pages first.
+    /// Appends tokens [T, Dc + Dr] with their index rows [T, index_dim()], rounded to C and K, written over the executor. Uses
+    /// reserved pages first.
     /// @throws as above, and std::invalid_argument unless there are as many index keys
     template <Compute A>
-    void append(MatrixView<const A> tokens, MatrixView<const std::type_identity_t<A>> index_keys) requires(has_index_keys) {
+    void append(MatrixView<const A> tokens, MatrixView<const std::type_identity_t<A>> index_keys,
+                ExecutorRef executor = SerialExecutor{}) requires(has_index_keys) {
         cache_->layout().require_tokens(tokens);
         cache_->store_.index_keys().layout().require_tokens(index_keys);
         require_equal("index_keys.rows", index_keys.rows, "tokens.rows", tokens.rows);
-        append_rows(tokens.rows, [&](Index t, Index count, Index row) {
+        append_rows(tokens.rows, executor, [&](Index t, Index count, Index row) {
             cache_->store_.latents().write(tokens.row_range(t, count), row);
             cache_->store_.index_keys().write(index_keys.row_range(t, count), row);
         });
@@ -238,17 +241,19 @@ class PagedSequence {
     /// Takes the pages that `tokens` more need, and calls `write(t, count, row)` for tokens [t, t + count) that lie from that row
     /// of the store on.
     template <class Write>
-    void append_rows(Index tokens, Write&& write) {
+    void append_rows(Index tokens, ExecutorRef executor, Write&& write) {
         const bool shared = last_page_is_shared();
         take_pages(tokens, shared);
         if (shared && tokens > 0) copy_last_page();
-        for (Index t = 0; t < tokens;) {
-            const Index used = size_ % page_size();  // rows of the page that the next token goes to
-            const Index count = std::min(tokens - t, page_size() - used);
-            write(t, count, cache_->first_row(entry(size_ / page_size())) + used);
-            size_ += count;
-            t += count;
-        }
+        for_each_piece(executor, tokens, tokens_a_piece, [&](Index begin, Index pieces) {
+            for (Index t = begin; t < begin + pieces;) {
+                const Index used = (size_ + t) % page_size();  // rows of the page that token t goes to
+                const Index count = std::min(begin + pieces - t, page_size() - used);
+                write(t, count, cache_->first_row(entry((size_ + t) / page_size())) + used);
+                t += count;
+            }
+        });
+        size_ += tokens;
     }
 
     [[nodiscard]] Index page_size() const noexcept { return cache_->page_size(); }

@@ -3,6 +3,7 @@
 
 #include "mla/cache/latent_view.hpp"
 #include "mla/config.hpp"
+#include "mla/core/executor.hpp"
 
 namespace mla::inline MLA_ISA {
 
@@ -39,11 +40,11 @@ class SharedLatents {
     [[nodiscard]] static constexpr Index pool() noexcept { return 1; }
     [[nodiscard]] auto pool_view() const noexcept { return index_view(); }
 
-    /// Appends index keys [T, Di].
+    /// Appends index keys [T, Di], written over the executor.
     /// @throws std::length_error when they do not fit, std::invalid_argument for a wrong width; the cache is then unchanged
     template <Compute A>
-    void append_index_keys(MatrixView<const A> rows) const {
-        keys_->append(rows);
+    void append_index_keys(MatrixView<const A> rows, ExecutorRef executor = SerialExecutor{}) const {
+        keys_->append(rows, executor);
     }
     /// Room for index keys.
     void require_room(Index count) const { keys_->require_room(count); }

@@ -1,6 +1,7 @@
 // Executors: how a host's threads run our loops. We start no threads of our own.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <concepts>
 #include <memory>
@@ -72,5 +73,14 @@ inline void for_each_item(ExecutorRef executor, Index items, FunctionRef<void(In
             f(item, worker);
     });
 }
+
+/// Calls f(begin, count) for neighbouring pieces of `total` things, of `most` each but for the last.
+inline void for_each_piece(ExecutorRef executor, Index total, Index most, FunctionRef<void(Index, Index)> f) {
+    for_each_item(executor, divide_up(total, most),
+                  [&](Index piece, Index) { f(piece * most, std::min(most, total - piece * most)); });
+}
+
+/// Tokens that a loop of little work for each takes at a time: fewer are done before another thread has begun.
+inline constexpr Index tokens_a_piece = 8;
 
 }  // namespace mla::inline MLA_ISA

@@ -103,19 +103,25 @@ template <Compute A>
     return totals;
 }
 
-/// A batch, whose caches are valid each by itself.
+/// Checks a batch, whose caches are valid each by itself.
+template <Compute A>
+void check_sparse(const BatchRows& caches, std::span<const std::int32_t> query_begin,
+                  const MatrixView<const std::int32_t>& selection, const CallView<A>& call, const SparseOptions<A>& options) {
+    check_batch<A>(call.q, caches, query_begin, {.sinks = options.sinks});
+    check_attention(call.q, call.scale, call.out, call.lse);
+    if (call.q.tokens == 0) return;
+    require_equal("out.dim", call.out.dim, "cache.latent_dim", caches[0].latent_dim);
+    check_selection(caches, query_begin, selection, call.q.tokens);
+}
+
+/// A batch that has been checked, or is its caller's own.
 template <Compute A>
 void decode_selected(const BatchRows& caches, const abi::AttentionKernels<A>& kernels, std::span<const std::int32_t> query_begin,
                      const MatrixView<const std::int32_t>& selection, CallView<A> call, Workspace& workspace,
                      ExecutorRef executor, const SparseOptions<A>& options) {
     const HeadsView<const A>& q = call.q;
-    check_batch<A>(q, caches, query_begin, {.sinks = options.sinks});
-    check_attention(q, call.scale, call.out, call.lse);
     if (q.tokens == 0) return;
     const TokenRows first = caches[0];
-    require_equal("out.dim", call.out.dim, "cache.latent_dim", first.latent_dim);
-    check_selection(caches, query_begin, selection, q.tokens);
-
     const auto totals = sparse_totals<A>(q, query_begin, selection.cols, executor.concurrency());
     const auto scratch = workspace.carve([&](Arena& arena) {
         const auto lists = SlotLists::carve(arena, q.tokens, selection.cols, executor.concurrency());
@@ -171,9 +177,11 @@ void decode_sparse(HeadsView<std::type_identity_t<const A>> q, const Batch& cach
                    std::type_identity_t<MatrixView<A>> lse, Workspace& workspace, ExecutorRef executor,
                    const std::type_identity_t<SparseOptions<A>>& options = {}) {
     detail::validate_batch(caches);
-    detail::decode_selected<A>(detail::BatchRows(caches),
-                               detail::attention_kernels<A, typename batch_view_t<Batch>::Element>(options.precision),
-                               query_begin, selection, {q, scale, out, lse}, workspace, executor, options);
+    const detail::BatchRows rows(caches);
+    const detail::CallView<A> call{q, scale, out, lse};
+    detail::check_sparse(rows, query_begin, selection, call, options);
+    detail::decode_selected<A>(rows, detail::attention_kernels<A, typename batch_view_t<Batch>::Element>(options.precision),
+                               query_begin, selection, call, workspace, executor, options);
 }
 
 /// As above, of one request or of requests whose slots lie in one pool.

@@ -82,9 +82,10 @@ class HeadProjections {
 
 /// Each head's values, of the same sizes.
 template <Compute A>
-void copy_heads(HeadsView<const A> from, HeadsView<A> to) {
-    for (Index t = 0; t < from.tokens; ++t)
+void copy_heads(HeadsView<const A> from, HeadsView<A> to, ExecutorRef executor) {
+    for_each_item(executor, from.tokens, [&](Index t, Index) {
         for (Index h = 0; h < from.heads; ++h) std::copy_n(from.at(t, h), from.dim, to.at(t, h));
+    });
 }
 
 }  // namespace mla::inline MLA_ISA::detail

@@ -80,8 +80,10 @@ class Indexer {
         const MatrixView<Activation> keys = rows.columns(0, dim);
         key_(tokens.x, keys, executor, precision_);
         if (config_.indexer.pool > 1) pool_gate_(tokens.x, rows.columns(dim, dim), executor, precision_);
-        layer_norm(keys, norm_.data(), norm_bias_.data(), config_.indexer.norm_eps);
-        rotate({keys.data, keys.rows, 1, keys.cols, keys.stride, keys.cols}, tokens.angles, executor);
+        for_each_piece(executor, keys.rows, tokens_a_piece, [&](Index begin, Index count) {
+            layer_norm(keys.row_range(begin, count), norm_.data(), norm_bias_.data(), config_.indexer.norm_eps);
+            for (Index t = begin; t < begin + count; ++t) rotate(tokens.angles.row(t), {keys.row(t), 1, 1, keys.cols});
+        });
     }
 
     /// The key of a pool from its tokens' rows as a cache holds them: of value c, Σ_p softmax_p(gate[p, c] + positions[p, c]) ·
@@ -135,7 +137,10 @@ class Indexer {
         project_queries(tokens, s, executor);
         head_weights_(tokens.x, s.head_weights, executor, precision_);
         const auto scale = static_cast<A>(1.0 / std::sqrt(static_cast<double>(config_.indexer.heads * config_.indexer.head_dim)));
-        for (Index i = 0; i < tokens.x.rows * config_.indexer.heads; ++i) s.head_weights.data[i] *= scale;
+        for_each_piece(executor, tokens.x.rows, tokens_a_piece, [&](Index begin, Index count) {
+            for (Index i = begin * s.head_weights.cols; i < (begin + count) * s.head_weights.cols; ++i)
+                s.head_weights.data[i] *= scale;
+        });
         Workspace kernel(s.kernel);
         const Index pool = config_.indexer.pool;
         const auto visible = [&](Index t) -> Index {
@@ -241,15 +246,16 @@ class Indexer {
     void project_queries(const IndexTokens<A>& tokens, const Scratch& s, ExecutorRef executor) const {
         MatrixView<const A> input = tokens.latent;
         if (config_.q_lora_rank == 0) {
-            for (Index t = 0; t < tokens.x.rows; ++t) std::copy_n(tokens.x.row(t), tokens.x.cols, s.input.row(t));
-            layer_norm(s.input, input_norm_.data(), input_norm_bias_.data(), config_.indexer.norm_eps);
+            for_each_item(executor, tokens.x.rows, [&](Index t, Index) {
+                std::copy_n(tokens.x.row(t), tokens.x.cols, s.input.row(t));
+                layer_norm(s.input.row_range(t, 1), input_norm_.data(), input_norm_bias_.data(), config_.indexer.norm_eps);
+            });
             input = s.input;
         }
         query_(input, detail::side_by_side(s.queries), executor, precision_);
-        rotate(s.queries, tokens.angles, executor);
-        if (!config_.learned_query_scale) return;
         for_each_item(executor, s.queries.tokens, [&](Index t, Index) {
-            for (Index h = 0; h < s.queries.heads; ++h) {
+            rotate(tokens.angles.row(t), s.queries.token_range(t, 1));
+            for (Index h = 0; config_.learned_query_scale && h < s.queries.heads; ++h) {
                 const A factor = scale_(tokens.positions[static_cast<std::size_t>(t)], h);
                 A* const query = s.queries.at(t, h);
                 for (Index i = 0; i < s.queries.dim; ++i) query[i] *= factor;
@@ -257,12 +263,10 @@ class Indexer {
         });
     }
 
-    /// heads [T, H, Di], in place.
-    void rotate(const HeadsView<A>& heads, const MatrixView<const A>& angles, ExecutorRef executor) const noexcept {
+    /// heads [1, H, Di] of a token, in place.
+    void rotate(const A* angles, const HeadsView<A>& heads) const noexcept {
         const Index first = config_.indexer.rope_is_last ? heads.dim - rope_.dim() : 0;
-        for_each_item(executor, heads.tokens, [&](Index t, Index) {
-            for (Index h = 0; h < heads.heads; ++h) rope_.rotate(angles.row(t), heads.at(t, h) + first);
-        });
+        for (Index h = 0; h < heads.heads; ++h) rope_.rotate(angles, heads.at(0, h) + first);
     }
 
     Config config_;

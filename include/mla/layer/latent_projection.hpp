@@ -33,13 +33,20 @@ class LatentProjection {
     void operator()(MatrixView<const A> x, const RotaryEmbedding& rope, MatrixView<const A> angles, MatrixView<A> rows,
                     ExecutorRef executor) const noexcept {
         down_(x, rows, executor, precision_);
+        for_each_piece(executor, rows.rows, tokens_a_piece, [&](Index begin, Index count) {
+            finish(rope, angles.row_range(begin, count), rows.row_range(begin, count));
+        });
+    }
+
+  private:
+    /// What follows the projection.
+    void finish(const RotaryEmbedding& rope, MatrixView<const A> angles, MatrixView<A> rows) const noexcept {
         rms_norm(rows.columns(0, config_.kv_lora_rank), norm_.data(), config_.latent_norm_eps, config_.latent_multiplier);
         const MatrixView<A> keys = rows.columns(config_.kv_lora_rank, config_.qk_rope_head_dim);
         if (config_.rope_key_norm) rms_norm(keys, rope_norm_.data(), config_.latent_norm_eps);
         for (Index t = 0; t < keys.rows; ++t) rope.rotate(angles.row(t), keys.row(t));
     }
 
-  private:
     Config config_;
     Precision precision_;
     Projection<T> down_;  ///< hidden → Dc+Dr

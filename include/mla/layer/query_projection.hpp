@@ -83,9 +83,12 @@ class QueryProjection {
                                                         ExecutorRef executor) const noexcept {
         const MatrixView<A> latent = s.latent.columns(0, config_.q_lora_rank);
         down_(x, latent, executor, precision_);
-        if (has_gate())
-            for (Index t = 0; t < latent.rows; ++t) std::copy_n(latent.row(t), latent.cols, latent.row(t) + latent.cols);
-        rms_norm(latent, norm_.data(), config_.latent_norm_eps);
+        for_each_piece(executor, latent.rows, tokens_a_piece, [&](Index begin, Index count) {
+            if (has_gate())
+                for (Index t = begin; t < begin + count; ++t)
+                    std::copy_n(latent.row(t), latent.cols, latent.row(t) + latent.cols);
+            rms_norm(latent.row_range(begin, count), norm_.data(), config_.latent_norm_eps);
+        });
         return s.latent;
     }
 

@@ -67,23 +67,27 @@ void select_for_call(const Indexer<T>& indexer, const abi::IndexKernels<A>& kern
     }
 }
 
-/// Writes the keys of the pools that the last tokens of each request have filled. rows [pool, 2·Di], key [Di]: scratch. Read from
-/// the caches, so that they are the same however tokens arrive.
+/// Writes the keys of the pools that the last tokens of each request have filled. rows [workers · pool, 2·Di], keys [workers,
+/// Di]: scratch. Read from the caches, so that they are the same however tokens arrive.
 template <Compute A, Storage T, OwnIndexedStore Cache>
-void fill_pools(const Indexer<T>& indexer, std::span<const Request<Cache>> requests, MatrixView<A> rows, A* key) {
+void fill_pools(const Indexer<T>& indexer, std::span<const Request<Cache>> requests, MatrixView<A> rows, MatrixView<A> keys,
+                ExecutorRef executor) {
     using K = typename std::remove_cvref_t<decltype(requests[0].cache->index_view())>::Element;
     const abi::RowKernels<A> kernels = row_kernels<A, K>();
     for (const Request<Cache>& request : requests) {
         Cache& cache = *request.cache;
         const auto view = cache.index_view();
-        for (Index pool = (cache.size() - request.tokens) / cache.pool(); pool < cache.size() / cache.pool(); ++pool) {
-            for (Index p = 0; p < cache.pool(); ++p) {
-                const void* const row = view.row(pool * cache.pool() + p);
-                kernels.read(&row, 1, view.latent_dim, 0, rows.row(p), rows.stride);
+        const Index size = cache.pool();
+        const Index first = (cache.size() - request.tokens) / size;
+        for_each_item(executor, cache.size() / size - first, [&](Index pool, Index worker) {
+            const MatrixView<A> own = rows.row_range(worker * size, size);
+            for (Index p = 0; p < size; ++p) {
+                const void* const row = view.row((first + pool) * size + p);
+                kernels.read(&row, 1, view.latent_dim, 0, own.row(p), own.stride);
             }
-            indexer.pool_key(rows, key);
-            cache.set_pool_key(pool, key);
-        }
+            indexer.pool_key(own, keys.row(worker));
+            cache.set_pool_key(first + pool, static_cast<const A*>(keys.row(worker)));
+        });
     }
 }
 

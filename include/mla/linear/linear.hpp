@@ -80,21 +80,44 @@ class PackedView {
     Index count_, in_, out_;
 };
 
+/// How a product of some rows is shared out: groups of panels, and where these are too few for the workers rows too, in pieces of
+/// 64 at least, to which the reading of the panels is little; none are so few that they are multiplied in another way.
+struct ProductItems {
+    Index group = 1;   ///< panels of an item
+    Index groups = 1;  ///< of a matrix
+    Index cuts = 1;    ///< of its rows
+
+    ProductItems(Index panels, Index most_group, Index rows, Index workers) noexcept {
+        // At least 16 items keep several threads even, and two a thread many.
+        group = std::clamp<Index>(panels / std::max<Index>(16, 2 * workers), 1, most_group);
+        groups = divide_up(panels, group);
+        cuts = std::clamp<Index>(divide_up(2 * workers, groups), 1, std::max<Index>(rows / 64, 1));
+    }
+    [[nodiscard]] Index count() const noexcept { return groups * cuts; }
+};
+
+/// Pieces that each head's panels are cut into: two panels at least, which tiles of AVX-512 take together.
+[[nodiscard]] constexpr Index cut_head(Index heads, Index panels, Index workers) noexcept {
+    return std::clamp<Index>(divide_up(2 * workers, heads), 1, std::max<Index>(panels / 2, 1));
+}
+
 /// y [T, out] = x [T, in] · W (+ bias [out], when not null).
 template <Compute A>
 void multiply_all(const MatrixView<const A>& x, const PackedView<A>& weight, const A* bias, const MatrixView<A>& y,
                   ExecutorRef executor) noexcept {
-    // At least 16 items keep several threads even, and two a thread many.
-    const Index wanted = std::max<Index>(16, 2 * executor.concurrency());
-    const Index group = std::clamp<Index>(weight.panels() / wanted, 1, weight.item_columns() / panel_columns<A>);
-    for_each_item(executor, divide_up(weight.panels(), group), [&](Index item, Index) {
-        const Index begin = item * group;
-        const Index end = std::min(begin + group, weight.panels());
-        weight.multiply(x, 0, begin, end, y);
+    const ProductItems items(weight.panels(), weight.item_columns() / panel_columns<A>, x.rows, executor.concurrency());
+    for_each_item(executor, items.count(), [&](Index item, Index) {
+        const Index cut = item % items.cuts;
+        const Index begin = item / items.cuts * items.group;
+        const Index end = std::min(begin + items.group, weight.panels());
+        const Index first = x.rows * cut / items.cuts;
+        const Index rows = x.rows * (cut + 1) / items.cuts - first;
+        const MatrixView<A> to = y.row_range(first, rows);
+        weight.multiply(x.row_range(first, rows), 0, begin, end, to);
         if (bias == nullptr) return;
         const Index last = std::min(end * panel_columns<A>, weight.out());
-        for (Index t = 0; t < x.rows; ++t)
-            for (Index n = begin * panel_columns<A>; n < last; ++n) y(t, n) += bias[n];
+        for (Index t = 0; t < rows; ++t)
+            for (Index n = begin * panel_columns<A>; n < last; ++n) to(t, n) += bias[n];
     });
 }
 
@@ -102,8 +125,13 @@ void multiply_all(const MatrixView<const A>& x, const PackedView<A>& weight, con
 template <Compute A>
 void multiply_heads(const HeadsView<const A>& x, const PackedView<A>& weight, const HeadsView<A>& y,
                     ExecutorRef executor) noexcept {
-    for_each_item(executor, weight.count(),
-                  [&](Index head, Index) { weight.multiply(x.head(head), head, 0, weight.panels(), y.head(head)); });
+    const Index cuts = cut_head(weight.count(), weight.panels(), executor.concurrency());
+    for_each_item(executor, weight.count() * cuts, [&](Index item, Index) {
+        const Index head = item / cuts;
+        const Index begin = weight.panels() * (item % cuts) / cuts;
+        const Index end = weight.panels() * (item % cuts + 1) / cuts;
+        weight.multiply(x.head(head), head, begin, end, y.head(head));
+    });
 }
 
 }  // namespace detail

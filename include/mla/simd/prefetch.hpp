@@ -48,7 +48,7 @@ class Prefetch {
   private:
     /// Asks for the ends of rows that lie scattered, at once: each is likely in a page of memory of its own, whose address is
     /// then found beside those of the others (64 heads over floats in DRAM, pages of 4 KiB: 81 % of the speed of rows side by
-    /// side without, 90 % with).
+    /// side without, 90 % with). Panels of weights, 8 KiB long, do as well without: 0.99 to 1.03 times as long (Zen 3).
     static void open_pages(std::span<const void* const> rows, Index row_bytes) noexcept {
         const char* end = nullptr;
         for (const void* const row : rows) {
