@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "mla/core/executor.hpp"
+#include "mla/kernels/attention_kernels.hpp"
 #include "mla/kernels/block_source.hpp"
 #include "mla/kernels/latent_expansion.hpp"
 #include "mla/kernels/segment.hpp"

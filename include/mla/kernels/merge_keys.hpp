@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -44,7 +45,7 @@ class OfferedKeys {
     /// Sets a digit of a query's cut, the rank of the worst key that it selects; the last one settles what each range gives.
     void narrow(Index query, Index ranges, int digit) const noexcept {
         const Index first = query * ranges;
-        std::int32_t sums[simd::extent<values>] = {};
+        std::int32_t sums[static_cast<std::size_t>(values)] = {};
         for (Index item = first; item < first + ranges; ++item)
             for (Index v = 0; v < values; ++v) sums[v] += counts_[item * values + v];
         Cut& cut = cuts_[query];
