@@ -56,8 +56,10 @@ TYPED_TEST(AnyNumberOfWorkers, GivesTheSameBits) {
 TYPED_TEST(AnyNumberOfWorkers, GivesTheSameBitsOfTheExpandedForm) {
     Generator generator(5);
     for (const Index heads : {1, 3})
-        for (const auto& [queries, length] :
+        for (const auto& shape :
              std::vector<std::pair<Index, Index>>{{2, 300}, {5, 3}, {70, 1250}, {130, 200}, {323, 323}, {4099, 5}}) {
+            const Index queries = shape.first;
+            const Index length = shape.second;
             constexpr Index Dc = 48, Dr = 8, Dn = 24, Dv = 20;
             const auto q = testing::gaussian_values<float>(generator, queries * heads * (Dn + Dr));
             const auto kv_b = testing::gaussian_values<bf16>(generator, heads * (Dn + Dv) * Dc, 0.15);
