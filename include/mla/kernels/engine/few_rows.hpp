@@ -163,7 +163,7 @@ MLA_ALWAYS_INLINE void multiply_keys(const Block& block, Index first, const type
             for (Index t = 0; t < T; ++t) numbers[t] = keys[t] + begin;
             for (Index t = 0; t < T; ++t) fetched[t] = others[t] + begin * Fetched;
             multiply_few<Target, R, T, Fetched>(numbers, fetched, end - begin, queries + begin * R, part);
-            for (Index i = 0; i < R * T; ++i) sums[i] = simd::fma<Target, A>(part[i], Batch(steps[i % T]), sums[i]);
+            for (int i = 0; i < R * T; ++i) sums[i] = simd::fma<Target, A>(part[i], Batch(steps[i % T]), sums[i]);
         };
         constexpr Index shared = std::remove_cvref_t<decltype(block.steps)>::values_per_step;
         for (Index begin = 0; begin < block.value_dim; begin += shared)
