@@ -71,25 +71,24 @@ class ScaledBlock : public Block<Operand> {
 
     template <Compute A>
     ScaledBlock(const Block<Operand>& copies, const abi::AttendBlock<A>& call) noexcept
-        : Block<Operand>(copies), rows_(call.keys), format_{call.latent_dim, call.rope_dim} {}
+        : Block<Operand>(copies), rows_(call.keys), format_{call.latent_dim, call.rope_dim} {
+        std::fill(std::begin(ones_), std::end(ones_), 1.0F);
+    }
 
-    /// The steps of neighbours `index` in tokens [first, first + count), and zeros up to a multiple of 32: this block's until the
-    /// next ones are asked for.
+    /// The steps of neighbours `index` in tokens [first, first + count): this block's until the next ones are asked for. After
+    /// those of all its tokens zeros follow.
     [[nodiscard]] const float* latent_steps(Index index, Index first, Index count) noexcept {
         for (Index t = 0; t < count; ++t) steps_[t] = Format<C>::scale(format_, static_cast<const C*>(rows_[first + t]), index);
-        std::fill(steps_ + count, steps_ + round_up(count, Index{32}), 0.0F);
         return steps_;
     }
     /// Rope keys are values as they are.
-    [[nodiscard]] const float* rope_steps(Index) noexcept {
-        std::fill(std::begin(steps_), std::end(steps_), 1.0F);
-        return steps_;
-    }
+    [[nodiscard]] const float* rope_steps(Index) const noexcept { return ones_; }
 
   private:
     const void* const* rows_;
     RowFormat<C> format_;
-    alignas(64) float steps_[simd::extent<block_tokens>];
+    alignas(64) float steps_[simd::extent<block_tokens>] = {};
+    alignas(64) float ones_[simd::extent<block_tokens>];
 };
 
 /// Calls f(block) with a block of cached tokens of C as units of the operand.
