@@ -771,6 +771,35 @@ TYPED_TEST(AtomsTest, BytesAreWidenedAndInterleavedWithTheirNeighbours) {
     }
 }
 
+TYPED_TEST(AtomsTest, BytesOfFourRowsAreInterleavedAtEveryLength) {
+    Generator generator(21);
+    for (const Index count : {0, 1, 15, 16, 63, 64, 65, 130}) {
+        std::vector<mla::int8> bytes;
+        for (Index i = 0; i < 4 * count; ++i) bytes.emplace_back(static_cast<std::int8_t>(generator()));
+        const mla::int8* const rows[4] = {bytes.data(), bytes.data() + count, bytes.data() + 2 * count, bytes.data() + 3 * count};
+        std::vector<mla::simd::ByteQuad> quads(static_cast<std::size_t>(count) + 1, mla::simd::ByteQuad{0xabababab});
+        mla::simd::interleave<TypeParam>(rows, count, quads.data());
+        for (Index i = 0; i < count; ++i)
+            for (unsigned r = 0; r < 4; ++r)
+                ASSERT_EQ(static_cast<std::int8_t>(quads.data()[i].bits >> 8 * r), rows[r][i].bits) << i << " of " << count;
+        EXPECT_EQ(quads.back().bits, 0xabababab) << count;
+    }
+}
+
+TYPED_TEST(AtomsTest, NumbersOfSixteenBitsAreSplitIntoASignedAndAnUnsignedByte) {
+    std::vector<std::int16_t> numbers;
+    for (int i = -32768; i < 32768; ++i) numbers.push_back(static_cast<std::int16_t>(i));
+    for (const std::size_t count : {std::size_t{31}, std::size_t{33}, numbers.size()}) {
+        const std::int16_t* const first = numbers.data() + (numbers.size() - count) / 2;
+        std::vector<std::byte> upper(count + 1, std::byte{7}), lower(count + 1, std::byte{7});
+        mla::simd::split<TypeParam>(first, static_cast<Index>(count), upper.data(), lower.data());
+        for (std::size_t i = 0; i < count; ++i)
+            ASSERT_EQ(256 * static_cast<std::int8_t>(upper[i]) + static_cast<int>(lower[i]), first[i]) << i << " of " << count;
+        EXPECT_EQ(upper.back(), std::byte{7}) << count;
+        EXPECT_EQ(lower.back(), std::byte{7}) << count;
+    }
+}
+
 TYPED_TEST(AtomsTest, EveryE4m3TimesAPowerOfTwoIsWidenedAsProductsTakeIt) {
     std::vector<mla::fp8> codes(256);
     for (std::size_t i = 0; i < codes.size(); ++i) codes[i].bits = static_cast<std::uint8_t>(i);

@@ -283,28 +283,38 @@ TEST(TileModelTest, TheThreadsRoundingModeChangesNothing) {
 
 // Products of bytes ---------------------------------------------------------------------------------------------------
 
-TEST(TileModelTest, ProductsOfBytesAreThoseOfPlainLoopsAndWrapAround) {
+template <bool SignedA, bool SignedB>
+void expect_products_of_bytes(const Shape& s) {
+    using A = std::conditional_t<SignedA, std::int8_t, std::uint8_t>;
+    using B = std::conditional_t<SignedB, std::int8_t, std::uint8_t>;
     testing::Generator generator(5);
+    const auto c = random_units<std::uint32_t>(generator, s.rows * s.columns);
+    const auto a = random_units<A>(generator, s.rows * 4 * s.groups);
+    const auto b = random_units<B>(generator, s.columns * 4 * s.groups);
+    Registers registers;
+    registers.configure(config_of(s));
+    registers.load<0>(c.data(), s.columns * 4);
+    registers.load<1>(a.data(), s.groups * 4);
+    registers.load<2>(b.data(), s.columns * 4);
+    registers.dot_bytes<0, 1, 2, SignedA, SignedB>();
+    std::vector<std::uint32_t> found(c.size());
+    registers.store<0>(found.data(), s.columns * 4);
+    for (Index m = 0; m < s.rows; ++m)
+        for (Index n = 0; n < s.columns; ++n) {
+            std::int64_t sum = c[static_cast<std::size_t>(m * s.columns + n)];
+            for (Index k = 0; k < 4 * s.groups; ++k)
+                sum += a[static_cast<std::size_t>(m * 4 * s.groups + k)] *
+                       b[static_cast<std::size_t>((k / 4 * s.columns + n) * 4 + k % 4)];
+            ASSERT_EQ(found[static_cast<std::size_t>(m * s.columns + n)], static_cast<std::uint32_t>(sum));
+        }
+}
+
+TEST(TileModelTest, ProductsOfBytesOfEitherSignAreThoseOfPlainLoopsAndWrapAround) {
     for (const Shape& s : shapes) {
-        const auto c = random_units<std::uint32_t>(generator, s.rows * s.columns);
-        const auto a = random_units<std::int8_t>(generator, s.rows * 4 * s.groups);
-        const auto b = random_units<std::int8_t>(generator, s.columns * 4 * s.groups);
-        Registers registers;
-        registers.configure(config_of(s));
-        registers.load<0>(c.data(), s.columns * 4);
-        registers.load<1>(a.data(), s.groups * 4);
-        registers.load<2>(b.data(), s.columns * 4);
-        registers.dot_s8<0, 1, 2>();
-        std::vector<std::uint32_t> found(c.size());
-        registers.store<0>(found.data(), s.columns * 4);
-        for (Index m = 0; m < s.rows; ++m)
-            for (Index n = 0; n < s.columns; ++n) {
-                std::int64_t sum = c[static_cast<std::size_t>(m * s.columns + n)];
-                for (Index k = 0; k < 4 * s.groups; ++k)
-                    sum += a[static_cast<std::size_t>(m * 4 * s.groups + k)] *
-                           b[static_cast<std::size_t>((k / 4 * s.columns + n) * 4 + k % 4)];
-                ASSERT_EQ(found[static_cast<std::size_t>(m * s.columns + n)], static_cast<std::uint32_t>(sum));
-            }
+        expect_products_of_bytes<true, true>(s);
+        expect_products_of_bytes<true, false>(s);
+        expect_products_of_bytes<false, true>(s);
+        expect_products_of_bytes<false, false>(s);
     }
 }
 
@@ -353,6 +363,60 @@ TEST(TileProductTest, AddsTheProductOfEveryKInEveryShapeAndDepth) {
         expect_product_of_registers<1, 2>(steps);
         expect_product_of_registers<1, 3>(steps);
     }
+}
+
+/// Numbers of 16 bits on either side, put together from the sums of their bytes, or of bytes as they are.
+template <bool Rows, bool Columns>
+void expect_products_of_halves() {
+    testing::Generator generator(7);
+    constexpr Index depth = 64, side = 16;
+    const auto numbers = [&](bool wide, Index count) {
+        std::vector<std::int16_t> values;
+        for (const auto unit : random_units<std::int16_t>(generator, count))
+            values.push_back(wide ? unit : static_cast<std::int8_t>(unit));
+        return values;
+    };
+    // Two registers of either side: upper and lower bytes of the same numbers, or others.
+    const auto a = numbers(Rows, (Rows ? 1 : 2) * side * depth);
+    const auto b = numbers(Columns, (Columns ? 1 : 2) * side * depth);
+    std::uint8_t left[2 * side * depth], right[2 * side * depth];
+    const auto place_of = [](Index column, Index k) { return k / 4 * 4 * side + column * 4 + k % 4; };
+    for (Index r = 0; r < 2; ++r)
+        for (Index i = 0; i < side; ++i)
+            for (Index k = 0; k < depth; ++k) {
+                const auto part = [&](bool wide, const std::vector<std::int16_t>& of) {
+                    const auto at = static_cast<std::size_t>((wide ? 0 : r) * side * depth + i * depth + k);
+                    return static_cast<std::uint8_t>(wide && r == 0 ? of[at] >> 8 : of[at]);
+                };
+                left[r * side * depth + i * depth + k] = part(Rows, a);
+                right[r * side * depth + place_of(i, k)] = part(Columns, b);
+            }
+    const simd::TileRows rows[2] = {{left, depth, 0}, {left + side * depth, depth, 0}};
+    const simd::TileRows columns[2] = {{right, 4 * side, 0}, {right + side * depth, 4 * side, 0}};
+    using Target = targets::emulated<targets::amx>;
+    simd::TileRegisters<Target> registers;
+    simd::TileProduct<Target, 2, 2, simd::BytesOf<Rows, Columns>> product(registers);
+    simd::Prefetch nothing;
+    product.clear();
+    product.multiply(1, rows, columns, nothing);
+    std::uint32_t sums[2 * side][2 * side];
+    product.store(&sums[0][0], 2 * side);
+    for (Index m = 0; m < (Rows ? side : 2 * side); ++m)
+        for (Index n = 0; n < (Columns ? side : 2 * side); ++n) {
+            std::uint32_t expected = 0;
+            for (Index k = 0; k < depth; ++k)
+                expected += static_cast<std::uint32_t>(a[static_cast<std::size_t>(m * depth + k)] *
+                                                       b[static_cast<std::size_t>(n * depth + k)]);
+            const auto row = [&](Index i) { return Columns ? (sums[i][n] << 8U) + sums[i][n + side] : sums[i][n]; };
+            ASSERT_EQ(Rows ? (row(m) << 8U) + row(m + side) : row(m), expected) << m << ", " << n;
+        }
+}
+
+TEST(TileProductTest, NumbersOfSixteenBitsAreTheirBytesPutTogether) {
+    expect_products_of_halves<false, false>();
+    expect_products_of_halves<false, true>();
+    expect_products_of_halves<true, false>();
+    expect_products_of_halves<true, true>();
 }
 
 }  // namespace

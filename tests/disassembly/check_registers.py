@@ -13,9 +13,10 @@ import sys
 
 from check_loops import functions, innermost_loops
 
-PRODUCT = re.compile(r"tdpbf16ps$")
-LETTERS = {"tdpbf16ps": "p", "tileloadd": "l", "tilestored": "s", "tilezero": "z"}
-KINDS = ("score", "accumulate", "multiply", "multiply_scaled")
+PRODUCT = re.compile(r"tdpb\w+$")
+PRODUCTS = ("tdpbf16ps", "tdpbssd", "tdpbsud", "tdpbusd", "tdpbuud")
+LETTERS = dict.fromkeys(PRODUCTS, "p") | {"tileloadd": "l", "tilestored": "s", "tilezero": "z"}
+KINDS = ("score", "accumulate", "multiply", "multiply_scaled", "multiply_bytes")
 FUNCTION = re.compile(r"::(\w+)_in_registers<.*?, (\d+), (\d+), ")  # registers of rows and of columns
 
 
@@ -40,7 +41,8 @@ def check_listing(listing):
         for order in loops:
             print(f"{kind} {rows}x{columns}: {order}")
             wrong += [f"{kind} {rows}x{columns}: {problem}" for problem in check_loop(order, rows, columns)]
-        if not loops:
+        products = sum(bool(PRODUCT.match(i.mnemonic)) for i in instructions)
+        if not loops and products != rows * columns:  # those of a single k need none
             wrong.append(f"{kind} {rows}x{columns}: no loop of products")
     return wrong + [f"no function is a {kind}" for kind in KINDS if kind not in seen]
 

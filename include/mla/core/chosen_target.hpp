@@ -67,7 +67,7 @@ namespace detail {
     unsigned a = 0, b = 0, c = 0, d = 0;
     const bool bf16_products = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5U & 1U) != 0;
     if (name == "avx512_bf16") return avx512 && __builtin_cpu_supports("avx512vnni") != 0 && bf16_products;
-    const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22U & 1U) != 0 && (d >> 24U & 1U) != 0;
+    const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22U & 7U) == 7U;  // bf16, tiles, int8
     if (name == "amx")
         return avx512 && __builtin_cpu_supports("avx512vnni") != 0 && bf16_products && tiles &&
                detail::tile_registers_permitted();

@@ -53,7 +53,7 @@
 #define MLA_HAS_AVX512_BF16 0
 #endif
 // Older Clangs leave out the second underscore.
-#if MLA_HAS_AVX512_BF16 && (defined(__AMX_BF16__) || defined(__AMXBF16__))
+#if MLA_HAS_AVX512_BF16 && (defined(__AMX_BF16__) || defined(__AMXBF16__)) && (defined(__AMX_INT8__) || defined(__AMXINT8__))
 #define MLA_HAS_AMX 1
 #else
 #define MLA_HAS_AMX 0

@@ -15,7 +15,7 @@ struct Format<int8> : detail::ScaledFormat<int8, std::numeric_limits<Index>::max
 
     template <class Target, Compute A, Precision P>
     using Operand =
-        std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::Int16Pairs, operands::Plain<A>>;
+        std::conditional_t<std::is_same_v<A, float> && P == Precision::operand, operands::IntegersOn<Target>, operands::Plain<A>>;
 
     [[nodiscard]] static int8 nearest(float value) noexcept { return int8(static_cast<std::int8_t>(std::nearbyint(value))); }
 

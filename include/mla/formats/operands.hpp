@@ -7,13 +7,14 @@
 //     Bf16Pairs     two bf16               rounded to bf16                float
 //     Bf16Tiles     two bf16               rounded to bf16                float
 //     Int16Pairs    two int16              integers with a step           int32
+//     ByteTiles     four bytes             integers with a step           int32
 //     Scaled<O>     as of O                as O rounds p · step           float
 //
-// Keys and values of the last two are in steps: numbers that stand for multiples of a step of their token, which scores are
+// Keys and values of the last three are in steps: numbers that stand for multiples of a step of their token, which scores are
 // multiplied by when a sum is done, and probabilities before they are rounded.
 //
 // Rounded, Bf16Pairs and Bf16Tiles multiply the same values: with floats, and with the machine's bf16 products in vectors and in
-// tile registers.
+// tile registers; Int16Pairs and ByteTiles the same integers, as 16 bits in vectors and as two bytes in tile registers.
 #pragma once
 
 #include "mla/simd/rows.hpp"
@@ -27,6 +28,8 @@ struct Plain {
     using Unit = A;
     using Sum = A;
     static constexpr Index values_per_unit = 1;
+    /// Units that a query has for each of a key: two where its integers are two bytes each.
+    static constexpr Index query_units = 1;
     static constexpr bool integers = false;
     /// Whether keys and values are multiples of steps.
     static constexpr bool in_steps = false;
@@ -73,6 +76,7 @@ struct Bf16Pairs {
     using Unit = simd::Bf16Pair;
     using Sum = float;
     static constexpr Index values_per_unit = 2;
+    static constexpr Index query_units = 1;
     static constexpr bool integers = false;
     static constexpr bool in_steps = false;
     static constexpr bool in_tiles = false;
@@ -144,14 +148,11 @@ struct Scaled : O {
 struct Unrounded : Plain<float> {
     static constexpr bool scales_queries = false;
 };
-/// What softmax makes of scores.
-template <class Operand>
-using ProbabilitiesOf = std::conditional_t<Operand::in_steps && !Operand::integers, Unrounded, Operand>;
-
 struct Int16Pairs {
     using Unit = simd::Int16Pair;
     using Sum = std::int32_t;
     static constexpr Index values_per_unit = 2;
+    static constexpr Index query_units = 1;
     static constexpr bool integers = true;
     static constexpr bool in_steps = true;
     static constexpr bool in_tiles = false;
@@ -159,7 +160,7 @@ struct Int16Pairs {
     static constexpr bool second_first = false;
 
     /// How large the integers may get: sums of their products must stay below 2^31.
-    static constexpr float query_range = 8191.0F;  ///< beside 288 bytes (score_depth), at most 128 each: below 2^29
+    static constexpr float query_range = 8191.0F;  ///< beside 512 bytes, at most 128 each: below 2^29
     static constexpr float rope_key_range = 4095.0F;
     static constexpr Index rope_units = 32;               ///< 64 products of a query and a rope key: just below 2^31
     static constexpr float probability_range = 32767.0F;  ///< beside 96 bytes (block_tokens): 2^29
@@ -172,16 +173,33 @@ struct Int16Pairs {
     }
 };
 
+/// The same integers in tile registers. Bytes of a latent are as they lie; queries, rope keys and probabilities are two bytes
+/// each, 256 · upper, signed, + lower, which other registers hold. Of a query these alternate: a register's upper bytes, then the
+/// lower ones.
+struct ByteTiles : Int16Pairs {
+    using Unit = simd::ByteQuad;
+    static constexpr Index values_per_unit = 4;
+    static constexpr Index query_units = 2;
+    static constexpr bool in_tiles = true;
+};
+
+/// What softmax makes of scores.
+template <class Operand>
+using ProbabilitiesOf =
+    std::conditional_t<Operand::integers, Int16Pairs, std::conditional_t<Operand::in_steps, Unrounded, Operand>>;
+
 /// Units of neighbouring values; in tiles zeros fill the last register.
 template <class Operand>
 [[nodiscard]] constexpr Index units_of(Index values) noexcept {
     return round_up(divide_up(values, Operand::values_per_unit), Operand::in_tiles ? simd::tile_groups : 1);
 }
 
-/// Units of a key or a query of `depth` values. In steps the latent and the rope key have units of their own, as they have steps.
+/// Units of a query of `depth` values, and of a key. In steps the latent and the rope key have units of their own, as they have
+/// steps.
 template <class Operand>
 [[nodiscard]] constexpr Index units_of(Index depth, Index latent_dim) noexcept {
-    if constexpr (Operand::in_steps) return units_of<Operand>(latent_dim) + units_of<Operand>(depth - latent_dim);
+    if constexpr (Operand::in_steps)
+        return Operand::query_units * (units_of<Operand>(latent_dim) + units_of<Operand>(depth - latent_dim));
     return units_of<Operand>(depth);
 }
 
@@ -190,7 +208,10 @@ template <class Target>
 using RoundedInVectors = std::conditional_t<Target::dots_bf16, Bf16Pairs, Rounded>;
 /// The same in tile registers where the target has them.
 template <class Target>
-using RoundedOn = std::conditional_t<Target::tiles_bf16, Bf16Tiles, RoundedInVectors<Target>>;
+using RoundedOn = std::conditional_t<Target::tiles, Bf16Tiles, RoundedInVectors<Target>>;
+/// Products of integers with steps.
+template <class Target>
+using IntegersOn = std::conditional_t<Target::tiles, ByteTiles, Int16Pairs>;
 /// The products of an operand in vectors.
 template <class Target, class Operand>
 using InVectors = std::conditional_t<Operand::in_tiles, RoundedInVectors<Target>, Operand>;
@@ -220,10 +241,12 @@ class Query {
     /// What its scores must still be multiplied by, positive.
     [[nodiscard]] A factor() const noexcept { return factor_; }
 
-    /// Writes its units [begin, end).
+    /// Writes its units [begin, end), of tiles whole registers.
     void read(Index begin, Index end, Unit* units) const noexcept {
         if (query_ == nullptr) {
             std::fill_n(units, end - begin, Unit());
+        } else if constexpr (Operand::query_units == 2) {
+            for (Index unit = begin; unit < end; unit += 2 * simd::tile_groups) read_register(unit, units + unit - begin);
         } else if constexpr (Operand::in_steps) {
             const Index rope = units_of<Operand>(latent_dim_);
             const Index middle = std::clamp(rope, begin, end);
@@ -248,6 +271,22 @@ class Query {
             Operand::template to_units<Target>(query_ + first, values, scale_, units);
         }
         std::fill(units + divide_up(values, each), units + count, Unit());
+    }
+
+    /// Units [unit, unit + 32), the upper and the lower bytes of a register.
+    void read_register(Index unit, Unit* units) const noexcept {
+        constexpr Index values = simd::tile_row_bytes;
+        const Index latent = round_up(latent_dim_, values);
+        Index first = unit / 2 * each;
+        Index limit = latent_dim_;
+        if (first >= latent) {
+            first += latent_dim_ - latent;
+            limit = depth_;
+        }
+        std::int16_t numbers[simd::extent<values>] = {};
+        simd::quantise<Target>(query_ + first, std::min(values, limit - first), steps_, numbers);
+        auto* const bytes = reinterpret_cast<std::byte*>(units);
+        simd::split<Target>(numbers, values, bytes, bytes + values);
     }
 
     const A* query_ = nullptr;

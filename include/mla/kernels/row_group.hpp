@@ -31,6 +31,11 @@ inline constexpr Index batch_rows = 128;
     return 2 * block_tokens * std::min(std::max(round_up(rows, lanes), few_rows), batch_rows);
 }
 
+/// Elements of a type computed in that a packed query of `depth` values may take: its values, of pairs one each beside an odd
+/// latent and an odd rope key; few rows lie in pairs of vectors, below 8 values a row of the slot; in tile registers 16 pairs are
+/// the least, or 16 fours of upper and of lower bytes, of the latent and of the rope key.
+[[nodiscard]] constexpr Index query_elements(Index depth) noexcept { return std::max(depth + 16, depth / 2 + 64); }
+
 /// Distance of staged rows of `dim` values: whole cache lines, and an odd number of them, so that the rows that a tile walks
 /// side by side fall into different sets of L1.
 template <Compute A>

@@ -79,10 +79,6 @@ class SegmentTotals {
     [[nodiscard]] Index states() const noexcept { return states_; }            ///< rows of partial results
     [[nodiscard]] Index query_bytes() const noexcept { return query_bytes_; }  ///< of groups that several items share
 
-    /// Values that a packed query may take beside its own: in pairs one each of an odd latent and an odd rope key; few rows lie
-    /// in pairs of vectors, below 8 values a row of the slot; in tile registers 16 pairs are the least.
-    static constexpr Index padding = 16;
-
     [[nodiscard]] Index padded(Index rows) const noexcept { return padded_rows(rows, lanes); }
 
     /// Whether a segment's rows are finished by the worker that computes them.
@@ -90,7 +86,7 @@ class SegmentTotals {
 
     /// Packed queries of a group.
     [[nodiscard]] Index slot_bytes(Index rows) const noexcept {
-        return round_up(rows * (depth + padding) * static_cast<Index>(sizeof(A)), static_cast<Index>(scratch_alignment));
+        return round_up(rows * query_elements(depth) * static_cast<Index>(sizeof(A)), static_cast<Index>(scratch_alignment));
     }
 
     /// Gives the segment its place behind those before it.
@@ -167,8 +163,8 @@ class SegmentTotals {
             total.groups_ += groups;
             total.group_rows_ += padded;
             total.range_rows_ += padded * SplitPlan::wanted_items;
-            total.group_bytes_ +=
-                padded * (total.depth + padding) * static_cast<Index>(sizeof(A)) + groups * static_cast<Index>(scratch_alignment);
+            total.group_bytes_ += padded * query_elements(total.depth) * static_cast<Index>(sizeof(A)) +
+                                  groups * static_cast<Index>(scratch_alignment);
         };
         add(requests);
         if (total.prefix) add(1);

@@ -77,7 +77,7 @@ struct SelectionScratch {
         s.head_dim = head_dim;
         s.top_k = top_k;
         s.query_bytes =
-            round_up(s.padded * (head_dim + 2) * static_cast<Index>(sizeof(A)), static_cast<Index>(scratch_alignment));
+            round_up(s.padded * query_elements(head_dim) * static_cast<Index>(sizeof(A)), static_cast<Index>(scratch_alignment));
         s.queries = arena.take<std::byte>(plan.queries * s.query_bytes);
         s.factors = arena.take<A>(plan.queries * s.padded);
         s.weights = arena.take<A>(plan.queries * s.padded);

@@ -27,6 +27,11 @@ struct __attribute__((packed, aligned(2), may_alias)) Int16Pair {
         : bits(static_cast<std::uint16_t>(first) | std::uint32_t{static_cast<std::uint16_t>(second)} << 16U) {}
 };
 
+/// Four bytes, a view of bytes.
+struct __attribute__((packed, aligned(1), may_alias)) ByteQuad {
+    std::uint32_t bits;
+};
+
 /// The words that pairs are.
 template <class Pair>
 [[nodiscard]] inline std::uint32_t* words(Pair* pairs) noexcept {

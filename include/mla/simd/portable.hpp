@@ -223,6 +223,12 @@ struct PortableAtoms {
     static MLA_ALWAYS_INLINE Index interleave(const bf16*, const bf16*, Index, Bf16Pair*) { return 0; }
     static MLA_ALWAYS_INLINE Index interleave(const int8*, const int8*, Index, Int16Pair*) { return 0; }
 
+    /// quads[i] = {rows[0][i], …, rows[3][i]}
+    static MLA_ALWAYS_INLINE Index interleave(const int8* const*, Index, ByteQuad*) { return 0; }
+
+    /// upper[i], lower[i] = the bytes of numbers[i]
+    static MLA_ALWAYS_INLINE Index split(const std::int16_t*, Index, std::byte*, std::byte*) { return 0; }
+
     /// wide[i] = bytes[i]
     static MLA_ALWAYS_INLINE Index widen(const int8*, Index, std::int16_t*) { return 0; }
 

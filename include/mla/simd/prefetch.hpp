@@ -88,4 +88,13 @@ class Prefetch {
     Index due_ = 0;   ///< lines that the steps so far have not fetched
 };
 
+/// Brings a tile [Rows, columns] that products will be added to into L1, while they are summed.
+template <int Rows, Compute A>
+MLA_ALWAYS_INLINE void fetch_tile(const A* c, Index stride, Index columns) noexcept {
+    constexpr Index line = 64 / static_cast<Index>(sizeof(A));
+    unroll<Rows>([=](auto row) MLA_ALWAYS_INLINE_LAMBDA {
+        for (Index column = 0; column < columns; column += line) __builtin_prefetch(c + row * stride + column, 1, 3);
+    });
+}
+
 }  // namespace mla::inline MLA_ISA::simd

@@ -63,6 +63,26 @@ void interleave(const int8* first, const int8* second, Index count, Int16Pair* p
         pairs[i] = {first[i].bits, second[i].bits};
 }
 
+/// quads[i] = {rows[0][i], …, rows[3][i]} for i in [0, count).
+template <class Target>
+void interleave(const int8* const (&rows)[4], Index count, ByteQuad* quads) noexcept {
+    for (Index i = Atoms<Target>::interleave(rows, count, quads); i < count; ++i) {
+        std::uint32_t bits = 0;
+        for (unsigned r = 0; r < 4; ++r) bits |= std::uint32_t{static_cast<std::uint8_t>(rows[r][i].bits)} << 8 * r;
+        quads[i].bits = bits;
+    }
+}
+
+/// upper[i] and lower[i] are the bytes of numbers[i] = 256 · upper, signed, + lower, for i in [0, count).
+template <class Target>
+void split(const std::int16_t* numbers, Index count, std::byte* upper, std::byte* lower) noexcept {
+    for (Index i = Atoms<Target>::split(numbers, count, upper, lower); i < count; ++i) {
+        const auto bits = static_cast<std::uint16_t>(numbers[i]);
+        upper[i] = static_cast<std::byte>(bits >> 8U);
+        lower[i] = static_cast<std::byte>(bits & 0xffU);
+    }
+}
+
 /// values[i] = codes[i] · power for i in [0, count), as products take it. Of a power of two every such value is one of bf16, or
 /// beyond its range.
 template <class Target>

@@ -38,7 +38,7 @@ struct generic {
     static constexpr int registers = 16;
     static constexpr bool fuses = false;               ///< products and sums are one instruction
     static constexpr bool dots_bf16 = false;           ///< pairs of bf16 are multiplied and added in one instruction
-    static constexpr bool tiles_bf16 = false;          ///< matrices of bf16 are multiplied in tile registers
+    static constexpr bool tiles = false;               ///< matrices of bf16 and of bytes are multiplied in tile registers
     static constexpr bool broadcasts_operand = false;  ///< an instruction that multiplies broadcasts a value in memory for itself
 };
 
@@ -76,10 +76,10 @@ struct avx512_bf16 : avx512_vnni {
     static constexpr bool dots_bf16 = true;
 };
 
-/// Sapphire and Emerald Rapids with AMX: tile registers for bf16, and its conversions, which are quick there.
+/// Sapphire and Emerald Rapids with AMX: tile registers, and the conversions of bf16, which are quick there.
 struct amx : avx512_vnni {
     static constexpr const char* name = "amx";
-    static constexpr bool tiles_bf16 = true;
+    static constexpr bool tiles = true;
 };
 
 /// AArch64: NEON, with FMA.
@@ -111,7 +111,7 @@ struct emulated {
     static constexpr int registers = Target::registers;
     static constexpr bool fuses = Target::fuses;
     static constexpr bool dots_bf16 = Target::dots_bf16;
-    static constexpr bool tiles_bf16 = Target::tiles_bf16;
+    static constexpr bool tiles = Target::tiles;
     static constexpr bool broadcasts_operand = false;
 };
 

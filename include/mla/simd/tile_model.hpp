@@ -1,5 +1,5 @@
 // Tile registers written out, for machines that have none: what Intel's manual says of TILELOADD, TILESTORED, TILEZERO,
-// TDPBF16PS and TDPBSSD. What is a fault there is an assertion here.
+// TDPBF16PS and the four products of bytes. What is a fault there is an assertion here.
 #pragma once
 
 #include <algorithm>
@@ -53,16 +53,17 @@ class ModelTileRegisters {
     void dot_bf16() noexcept {
         multiply_bf16(C, A, B);
     }
-    /// C += A · B of groups of four signed bytes; sums wrap around.
-    template <int C, int A, int B>
-    void dot_s8() noexcept {
-        multiply_s8(C, A, B);
+    /// C += A · B of groups of four bytes, of which either side is signed or not; sums wrap around.
+    template <int C, int A, int B, bool SignedA, bool SignedB>
+    void dot_bytes() noexcept {
+        multiply_bytes<SignedA, SignedB>(C, A, B);
     }
 
   private:
     using Row = std::byte[static_cast<std::size_t>(tile_row_bytes)];
     /// The columns of a row: of any machine's vectors, so that the model is quick.
     using Floats __attribute__((vector_size(tile_row_bytes))) = float;
+    using Numbers __attribute__((vector_size(tile_row_bytes))) = std::uint32_t;
 
     /// The pairs of a register as floats, and their range of exponents.
     struct Pairs {
@@ -133,17 +134,25 @@ class ModelTileRegisters {
         }
     }
 
-    void multiply_s8(int c, int a, int b) noexcept {
+    /// A byte as a number whose products wrap around.
+    template <bool Signed>
+    [[nodiscard]] static std::uint32_t number(std::byte byte) noexcept {
+        if constexpr (Signed) return static_cast<std::uint32_t>(static_cast<std::int8_t>(byte));
+        return static_cast<std::uint32_t>(byte);
+    }
+
+    template <bool SignedA, bool SignedB>
+    void multiply_bytes(int c, int a, int b) noexcept {
         assert(config_.can_multiply(c, a, b));
-        const auto byte = [](const Row& row, Index i) { return std::int32_t{static_cast<std::int8_t>(row[i])}; };
-        for (Index m = 0; m < config_.rows[c]; ++m)
-            for (Index n = 0; n < config_.row_bytes[c] / 4; ++n) {
-                std::uint32_t sum = 0;
-                std::memcpy(&sum, memory_[c][m] + 4 * n, sizeof sum);
-                for (Index k = 0; k < config_.row_bytes[a]; ++k)
-                    sum += static_cast<std::uint32_t>(byte(memory_[a][m], k) * byte(memory_[b][k / 4], 4 * n + k % 4));
-                std::memcpy(memory_[c][m] + 4 * n, &sum, sizeof sum);
-            }
+        Numbers right[4 * static_cast<std::size_t>(tile_rows)];
+        for (Index k = 0; k < config_.row_bytes[a]; ++k)
+            for (Index n = 0; n < tile_groups; ++n) right[k][n] = number<SignedB>(memory_[b][k / 4][4 * n + k % 4]);
+        for (Index m = 0; m < config_.rows[c]; ++m) {
+            Numbers sum;
+            std::memcpy(&sum, memory_[c][m], sizeof sum);
+            for (Index k = 0; k < config_.row_bytes[a]; ++k) sum += number<SignedA>(memory_[a][m][k]) * right[k];
+            std::memcpy(memory_[c][m], &sum, config_.row_bytes[c]);
+        }
     }
 
     static inline constinit thread_local TileConfig config_ = TileConfig::none();

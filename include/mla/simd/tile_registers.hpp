@@ -35,13 +35,33 @@ struct TileRows {
     }
 };
 
-/// C [M registers of rows, N registers of columns] of floats, kept in registers, of products of bf16. Shapes are 2×2 and lines of
-/// up to three.
+/// What the registers of a product hold: pairs of bf16, added to floats.
+struct PairsOfBf16 {
+    /// Register C += register A, the Row-th of rows, · register B, the Column-th of columns.
+    template <int C, int A, int B, int Row, int Column, class Registers>
+    static MLA_ALWAYS_INLINE void multiply(Registers& registers) noexcept {
+        registers.template dot_bf16<C, A, B>();
+    }
+};
+
+/// Bytes, added to int32. A number of 16 bits is two of them, the upper signed and the lower not: where Rows, or Columns, are
+/// such numbers, the first register of that side holds their upper bytes and the second their lower ones; else all bytes are
+/// signed.
+template <bool Rows, bool Columns>
+struct BytesOf {
+    template <int C, int A, int B, int Row, int Column, class Registers>
+    static MLA_ALWAYS_INLINE void multiply(Registers& registers) noexcept {
+        registers.template dot_bytes<C, A, B, !(Rows && Row == 1), !(Columns && Column == 1)>();
+    }
+};
+
+/// C [M registers of rows, N registers of columns], kept in registers, of products of Values. Shapes are 2×2 and lines of up to
+/// three.
 ///
 /// 2×2 loads a register for each product, the fewest that eight registers allow; a line four for three. A load takes half the
 /// time of a product but answers after three, so each comes before the product that precedes its own: products hide loads, and
 /// three sums or four the latency of one.
-template <class Target, int M, int N>
+template <class Target, int M, int N, class Values = PairsOfBf16>
 class TileProduct {
     static_assert((M == 2 && N == 2) || (M * N <= 3 && (M == 1 || N == 1)));
     static constexpr bool square = M == 2 && N == 2;
@@ -60,9 +80,12 @@ class TileProduct {
             registers_.template load<i>(c + place(i, stride), stride * static_cast<Index>(sizeof(float)));
         });
     }
-    MLA_ALWAYS_INLINE void store(float* c, Index stride) const noexcept {
+    /// Sum: float, or of bytes std::uint32_t, whose sums wrap around.
+    template <class Sum>
+    MLA_ALWAYS_INLINE void store(Sum* c, Index stride) const noexcept {
+        static_assert(sizeof(Sum) == 4);
         unroll<sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
-            registers_.template store<i>(c + place(i, stride), stride * static_cast<Index>(sizeof(float)));
+            registers_.template store<i>(c + place(i, stride), stride * static_cast<Index>(sizeof(Sum)));
         });
     }
 
@@ -107,7 +130,13 @@ class TileProduct {
     MLA_ALWAYS_INLINE void multiply_line() noexcept {
         constexpr int line = 3 + I;
         constexpr int single = 6 + Turn;
-        registers_.template dot_bf16<I, N == 1 ? line : single, N == 1 ? single : line>();
+        multiply<I, N == 1 ? line : single, N == 1 ? single : line>();
+    }
+
+    /// Sum register C += A · B.
+    template <int C, int A, int B>
+    MLA_ALWAYS_INLINE void multiply() noexcept {
+        Values::template multiply<C, A, B, C / N, C % N>(registers_);
     }
 
     /// Loads what the first products take.
@@ -126,13 +155,13 @@ class TileProduct {
     MLA_ALWAYS_INLINE void step(Index k, const TileRows* a, const TileRows* b, Next& next) noexcept {
         if constexpr (square) {
             load_rows<7>(b[1], k);
-            registers_.template dot_bf16<0, 4, 6>();
+            multiply<0, 4, 6>();
             load_rows<5>(a[1], k);
-            registers_.template dot_bf16<1, 4, 7>();
+            multiply<1, 4, 7>();
             if constexpr (More) load_rows<4>(a[0], k + 1);
-            registers_.template dot_bf16<2, 5, 6>();
+            multiply<2, 5, 6>();
             if constexpr (More) load_rows<6>(b[0], k + 1);
-            registers_.template dot_bf16<3, 5, 7>();
+            multiply<3, 5, 7>();
         } else {
             if constexpr (More) load_single<1 - Turn>(a, b, k + 1);
             unroll<sums>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {

@@ -7,15 +7,6 @@
 
 namespace mla::inline MLA_ISA::detail {
 
-/// Brings rows of a tile of outputs into L1 while its products are summed.
-template <int Rows, Compute A>
-MLA_ALWAYS_INLINE void fetch_outputs(const A* out, Index stride, Index columns) noexcept {
-    constexpr Index line = 64 / static_cast<Index>(sizeof(A));
-    simd::unroll<Rows>([=](auto row) MLA_ALWAYS_INLINE_LAMBDA {
-        for (Index column = 0; column < columns; column += line) __builtin_prefetch(out + row * stride + column, 1, 3);
-    });
-}
-
 /// Rows of values in the order of the probabilities that they meet: as listed, or of every two tokens the second first.
 template <class Operand>
 class RowOrder {
@@ -46,7 +37,7 @@ template <class Target, class Operand, int M, int N, Compute A, class Rows>
 MLA_NEVER_INLINE void value_tile(Index units, const simd::ColumnOperand<typename Operand::Unit>& p, const Rows& values,
                                  const A* rescale, [[maybe_unused]] const A* step, A* out, Index out_stride,
                                  simd::Prefetch& next) noexcept {
-    fetch_outputs<M>(out, out_stride, N * simd::lanes<Target, A>);
+    simd::fetch_tile<M>(out, out_stride, N * simd::lanes<Target, A>);
     simd::Tile<Target, typename Operand::Sum, M, N> tile;
     tile.clear();
     tile.template multiply<AttentionTile<Target, A>::value_step>(units, p, values, next);

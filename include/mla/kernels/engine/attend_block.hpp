@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mla/kernels/engine/accumulate.hpp"
+#include "mla/kernels/engine/byte_products.hpp"
 #include "mla/kernels/engine/score.hpp"
 #include "mla/kernels/engine/softmax.hpp"
 #include "mla/kernels/engine/tile_products.hpp"
@@ -40,7 +41,8 @@ struct VectorProducts {
 
 /// What makes the products of an operand: `score` and `accumulate`.
 template <class Target, class Operand>
-using ProductsOf = std::conditional_t<Operand::in_tiles, TileProducts<Target>, VectorProducts<Target>>;
+using ProductsOf = std::conditional_t<!Operand::in_tiles, VectorProducts<Target>,
+                                      std::conditional_t<Operand::integers, ByteProducts<Target>, TileProducts<Target>>>;
 
 /// Hides the scores [tokens, width] of keys from the panel's rows that may not see them.
 template <class Target, Index Width, Compute A>

@@ -143,8 +143,8 @@ void softmax_panel(const RowGroup<A>& group, const Panel& panel, const Source& b
         Batch total;
         if constexpr (Operand::integers) {
             const Batch share = simd::exp<Target, A>(reference.subtract_from(here));
-            total = share * exponentiate_weighted<Target, Operand>(panel.tokens, Width, factor, finite_reference(here), weight,
-                                                                   scores + column);
+            total = share * exponentiate_weighted<Target, operands::ProbabilitiesOf<Operand>>(
+                                panel.tokens, Width, factor, finite_reference(here), weight, scores + column);
             (share * Batch(step)).store_unaligned(factors.step + panel.offset + column);
         } else {
             total =

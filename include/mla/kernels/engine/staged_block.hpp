@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mla/formats/formats.hpp"
+#include "mla/kernels/engine/byte_block.hpp"
 #include "mla/kernels/engine/stage.hpp"
 #include "mla/simd/prefetch.hpp"
 
@@ -94,7 +95,9 @@ class ScaledBlock : public Block<Operand> {
 /// Calls f(block) with a block of cached tokens of C as units of the operand.
 template <class Target, class Operand, class C, Compute A, class F>
 void with_block(const abi::AttendBlock<A>& call, F&& f) noexcept {
-    if constexpr (Format<C>::template whole_blocks<Target, Operand> && Operand::in_steps) {
+    if constexpr (Operand::in_tiles && Operand::integers) {
+        f(ByteBlock<Target, Operand, C>(call));
+    } else if constexpr (Format<C>::template whole_blocks<Target, Operand> && Operand::in_steps) {
         f(ScaledBlock<Operand, C>(copy_units<Target, Operand, C>(call), call));
     } else if constexpr (Format<C>::template whole_blocks<Target, Operand> && Operand::values_per_unit == 2) {
         f(copy_units<Target, Operand, C>(call));

@@ -10,10 +10,10 @@
 #include <cstddef>
 
 #include "mla/kernels/engine/block.hpp"
+#include "mla/kernels/engine/registers.hpp"
 #include "mla/kernels/engine/tile_shape.hpp"
 #include "mla/simd/tile.hpp"
 #include "mla/simd/tile_registers.hpp"
-#include "mla/simd/transpose.hpp"
 
 namespace mla::inline MLA_ISA::detail {
 
@@ -124,8 +124,8 @@ class TileProducts {
         } else {
             panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
                 Unit* const units = reinterpret_cast<Unit*>(p + panel.offset * block_tokens);
-                turn<V * lanes>(divide_up(panel.tokens, Index{2}), simd::tile_groups, units, turned<V * lanes>(units),
-                                turned_stride);
+                turn<Target, V * lanes>(divide_up(panel.tokens, Index{2}), simd::tile_groups, units, turned<V * lanes>(units),
+                                        turned_stride);
             });
             accumulate_columns(group, panels, block, {0, block.value_dim}, p, next);
         }
@@ -155,7 +155,7 @@ class TileProducts {
         float* const by_rows = p + panels.rows() * block_tokens;
         panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
             const Index at = panel.offset * block_tokens;
-            turn<V * lanes>(panel.tokens, 2 * simd::tile_groups, p + at, by_rows + at, block_tokens);
+            turn<Target, V * lanes>(panel.tokens, 2 * simd::tile_groups, p + at, by_rows + at, block_tokens);
         });
         each_step(block, [&](const Columns& columns, const float* steps) {
             panels.each([&]<int V>(std::integral_constant<int, V>, const Panel& panel) {
@@ -236,24 +236,14 @@ class TileProducts {
         }
     }
 
-    /// Lists keys where they lie, if they fill registers whose rows are a stride apart. Registers of no token are loaded from the
-    /// first one's.
+    /// Lists keys where they lie, if they fill registers whose rows are a stride apart.
     template <int M, class Source>
     [[nodiscard]] static bool list_keys(Source& block, Index first, Index tokens, Index depth,
                                         simd::TileRows (&keys)[simd::extent<M>]) noexcept {
         constexpr Index values = simd::tile_groups * Source::Operand::values_per_unit;
         const bool whole = Source::Operand::in_steps || depth % values == 0;
-        if (!block.keys_in_place() || tokens % simd::tile_rows != 0 || !whole) return false;
-        const auto rows = block.keys(first, tokens, {0, depth / Source::Operand::values_per_unit});
-        const auto address = [&](Index t) { return reinterpret_cast<const std::byte*>(rows.row(t)); };
-        for (Index m = 0; m < M; ++m) {
-            const Index begin = m * simd::tile_rows < tokens ? m * simd::tile_rows : 0;
-            const Index stride = address(begin + 1) - address(begin);
-            for (Index t = begin + 2; t < begin + simd::tile_rows; ++t)
-                if (address(t) - address(t - 1) != stride) return false;
-            keys[m] = {address(begin), stride, simd::tile_row_bytes};
-        }
-        return true;
+        if (!block.keys_in_place() || !whole) return false;
+        return list_registers(block.keys(first, tokens, {0, depth / Source::Operand::values_per_unit}).rows, tokens, keys);
     }
 
     /// Lists copies of a piece of keys, with zeros after their values and after the last.
@@ -282,15 +272,6 @@ class TileProducts {
     template <Index Width, class Unit>
     [[nodiscard]] static Unit* turned(Unit* p) noexcept {
         return p + Width * turned_stride;
-    }
-
-    /// P [`count` units or floats of tokens, rows] to [rows, tokens], with zeros up to a multiple of `whole`.
-    template <Index Width, class Unit>
-    static void turn(Index count, Index whole, Unit* p, Unit* by_rows, Index stride) noexcept {
-        const Index filled = round_up(count, whole);
-        std::fill(p + count * Width, p + filled * Width, Unit());
-        for (Index i = 0; i < filled; i += lanes)
-            simd::transpose_squares<Target>(p + i * Width, Width, Width, by_rows + i, stride);
     }
 
     /// Units [rows, pairs of tokens] of P [rows, tokens] · steps[token], up to whole registers.

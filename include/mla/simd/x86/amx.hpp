@@ -38,6 +38,18 @@ class AmxTileRegisters {
     MLA_ALWAYS_INLINE void dot_bf16() noexcept {
         asm volatile("tdpbf16ps {%%tmm%c2, %%tmm%c1, %%tmm%c0|tmm%c0, tmm%c1, tmm%c2}" : : "i"(C), "i"(A), "i"(B));
     }
+    /// C += A · B of groups of four bytes, of which either side is signed or not.
+    template <int C, int A, int B, bool SignedA, bool SignedB>
+    MLA_ALWAYS_INLINE void dot_bytes() noexcept {
+        if constexpr (SignedA && SignedB)
+            asm volatile("tdpbssd {%%tmm%c2, %%tmm%c1, %%tmm%c0|tmm%c0, tmm%c1, tmm%c2}" : : "i"(C), "i"(A), "i"(B));
+        if constexpr (SignedA && !SignedB)
+            asm volatile("tdpbsud {%%tmm%c2, %%tmm%c1, %%tmm%c0|tmm%c0, tmm%c1, tmm%c2}" : : "i"(C), "i"(A), "i"(B));
+        if constexpr (!SignedA && SignedB)
+            asm volatile("tdpbusd {%%tmm%c2, %%tmm%c1, %%tmm%c0|tmm%c0, tmm%c1, tmm%c2}" : : "i"(C), "i"(A), "i"(B));
+        if constexpr (!SignedA && !SignedB)
+            asm volatile("tdpbuud {%%tmm%c2, %%tmm%c1, %%tmm%c0|tmm%c0, tmm%c1, tmm%c2}" : : "i"(C), "i"(A), "i"(B));
+    }
 };
 
 }  // namespace mla::inline MLA_ISA::simd

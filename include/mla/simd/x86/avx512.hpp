@@ -246,6 +246,36 @@ struct Avx512Atoms : PortableAtoms<Target> {
         return whole;
     }
 
+    /// A lane of the result has four quads, so that lanes of the rows are exchanged first: fours of bytes j of lanes i become
+    /// those i of lanes j.
+    static MLA_ALWAYS_INLINE Index interleave(const int8* const* rows, Index count, ByteQuad* quads) {
+        const __m512i exchanged = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        const Index whole = count / 64 * 64;
+        for (Index i = 0; i < whole; i += 64) {
+            const auto row = [&](Index r) MLA_ALWAYS_INLINE_LAMBDA {
+                return _mm512_permutexvar_epi32(exchanged, _mm512_loadu_si512(rows[r] + i));
+            };
+            const __m512i a = row(0), b = row(1), c = row(2), d = row(3);
+            const __m512i low_ab = _mm512_unpacklo_epi8(a, b), high_ab = _mm512_unpackhi_epi8(a, b);
+            const __m512i low_cd = _mm512_unpacklo_epi8(c, d), high_cd = _mm512_unpackhi_epi8(c, d);
+            _mm512_storeu_si512(quads + i, _mm512_unpacklo_epi16(low_ab, low_cd));
+            _mm512_storeu_si512(quads + i + 16, _mm512_unpackhi_epi16(low_ab, low_cd));
+            _mm512_storeu_si512(quads + i + 32, _mm512_unpacklo_epi16(high_ab, high_cd));
+            _mm512_storeu_si512(quads + i + 48, _mm512_unpackhi_epi16(high_ab, high_cd));
+        }
+        return whole;
+    }
+
+    static MLA_ALWAYS_INLINE Index split(const std::int16_t* numbers, Index count, std::byte* upper, std::byte* lower) {
+        const Index whole = count / 32 * 32;
+        for (Index i = 0; i < whole; i += 32) {
+            const __m512i both = _mm512_loadu_si512(numbers + i);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(upper + i), _mm512_cvtepi16_epi8(_mm512_srli_epi16(both, 8)));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(lower + i), _mm512_cvtepi16_epi8(both));
+        }
+        return whole;
+    }
+
     /// Exponents move by a sum; the eight smallest magnitudes, which are subnormal in e4m3, are looked up. What the power takes
     /// beyond the range of bf16 is left to others.
     static MLA_ALWAYS_INLINE Index widen(const fp8* codes, Index count, float power, bf16* values) {
