@@ -19,6 +19,9 @@ struct EmulatedBatch {
     static constexpr std::size_t size = N;
     static constexpr std::size_t alignment = sizeof(A) * N;
 
+    /// What sums and products are computed in: of integers they wrap around.
+    using Wrapping = typename std::conditional_t<std::is_integral_v<A>, std::make_unsigned<A>, std::type_identity<A>>::type;
+
     A lane[N];
 
     EmulatedBatch() = default;
@@ -42,9 +45,9 @@ struct EmulatedBatch {
     EmulatedBatch& operator+=(const EmulatedBatch& other) noexcept { return *this = *this + other; }
 
     // clang-format off
-    [[nodiscard]] friend EmulatedBatch operator+(const EmulatedBatch& a, const EmulatedBatch& b) noexcept { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(a.lane[i] + b.lane[i]); }); }
-    [[nodiscard]] friend EmulatedBatch operator-(const EmulatedBatch& a, const EmulatedBatch& b) noexcept { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(a.lane[i] - b.lane[i]); }); }
-    [[nodiscard]] friend EmulatedBatch operator*(const EmulatedBatch& a, const EmulatedBatch& b) noexcept { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(a.lane[i] * b.lane[i]); }); }
+    [[nodiscard]] friend EmulatedBatch operator+(const EmulatedBatch& a, const EmulatedBatch& b) noexcept { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(static_cast<Wrapping>(a.lane[i]) + static_cast<Wrapping>(b.lane[i])); }); }
+    [[nodiscard]] friend EmulatedBatch operator-(const EmulatedBatch& a, const EmulatedBatch& b) noexcept { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(static_cast<Wrapping>(a.lane[i]) - static_cast<Wrapping>(b.lane[i])); }); }
+    [[nodiscard]] friend EmulatedBatch operator*(const EmulatedBatch& a, const EmulatedBatch& b) noexcept { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(static_cast<Wrapping>(a.lane[i]) * static_cast<Wrapping>(b.lane[i])); }); }
     [[nodiscard]] friend EmulatedBatch operator/(const EmulatedBatch& a, const EmulatedBatch& b) noexcept { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(a.lane[i] / b.lane[i]); }); }
     [[nodiscard]] friend EmulatedBatch operator-(const EmulatedBatch& a) noexcept { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(-a.lane[i]); }); }
     [[nodiscard]] friend EmulatedBatch operator&(const EmulatedBatch& a, const EmulatedBatch& b) noexcept requires std::is_integral_v<A> { return EmulatedBatch([&](std::size_t i) { return static_cast<A>(a.lane[i] & b.lane[i]); }); }
