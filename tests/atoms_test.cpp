@@ -751,6 +751,22 @@ TYPED_TEST(AtomsTest, ANaNOrAnInfinityAnywhereMakesTheStepNaN) {
         }
 }
 
+TYPED_TEST(AtomsTest, ValuesOfTwoRowsArePaired) {
+    for (const Index count : {0, 1, 15, 16, 17, 31, 32, 47, 48, 49, 64, 80}) {
+        std::vector<bf16> first, second;
+        for (Index i = 0; i < count; ++i) {
+            first.emplace_back(static_cast<float>(i));
+            second.emplace_back(static_cast<float>(-3 * i));
+        }
+        const mla::simd::Bf16Pair untouched{0x12345678U};
+        std::vector<mla::simd::Bf16Pair> pairs(static_cast<std::size_t>(count) + 1, untouched);
+        mla::simd::interleave<TypeParam>(first.data(), second.data(), count, pairs.data());
+        for (std::size_t i = 0; i < first.size(); ++i)
+            EXPECT_EQ(pairs[i].bits, first[i].bits | std::uint32_t{second[i].bits} << 16U) << i << " of " << count;
+        EXPECT_EQ(pairs.back().bits, untouched.bits);
+    }
+}
+
 TYPED_TEST(AtomsTest, BytesAreWidenedAndInterleavedWithTheirNeighbours) {
     for (const Index count : lengths) {
         std::vector<mla::int8> first, second;

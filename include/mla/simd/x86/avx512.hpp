@@ -225,14 +225,21 @@ struct Avx512Atoms : PortableAtoms<Target> {
                                                                     8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
         const __m512i low = _mm512_load_si512(low_order);
         const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-        const Index whole = count / 32 * 32;
-        for (Index i = 0; i < whole; i += 32) {
+        Index i = 0;
+        for (; i + 32 <= count; i += 32) {
             const __m512i a = _mm512_loadu_si512(first + i);
             const __m512i b = _mm512_loadu_si512(second + i);
             _mm512_storeu_si512(pairs + i, _mm512_permutex2var_epi16(a, low, b));
             _mm512_storeu_si512(pairs + i + 16, _mm512_permutex2var_epi16(a, high, b));
         }
-        return whole;
+        if (i + 16 <= count) {  // the last of a strip of three vectors
+            const auto widen = [i](const bf16* values) MLA_ALWAYS_INLINE_LAMBDA {
+                return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + i)));
+            };
+            _mm512_storeu_si512(pairs + i, _mm512_or_si512(widen(first), _mm512_slli_epi32(widen(second), 16)));
+            i += 16;
+        }
+        return i;
     }
 
     static MLA_ALWAYS_INLINE Index interleave(const int8* first, const int8* second, Index count, Int16Pair* pairs) {
