@@ -17,9 +17,16 @@ template <class Target, Compute A>
 [[nodiscard]] simd::Batch<Target, A> column_maximum(Index tokens, Index width, const simd::Batch<Target, A>& factor,
                                                     const A* scores) noexcept {
     using Batch = simd::Batch<Target, A>;
-    Batch highest(-std::numeric_limits<A>::infinity());
-    for (Index t = 0; t < tokens; ++t) highest = simd::max(highest, Batch::load_unaligned(scores + t * width));
-    return highest * factor;
+    constexpr Index chains = 4;  // a maximum is known after up to four cycles
+    const Batch least(-std::numeric_limits<A>::infinity());
+    Batch highest[simd::extent<chains>] = {least, least, least, least};
+    const Index whole = tokens / chains * chains;
+    for (Index t = 0; t < whole; t += chains)
+        simd::unroll<chains>([&](auto i) MLA_ALWAYS_INLINE_LAMBDA {
+            highest[i] = simd::max(highest[i], Batch::load_unaligned(scores + (t + i) * width));
+        });
+    for (Index t = whole; t < tokens; ++t) highest[0] = simd::max(highest[0], Batch::load_unaligned(scores + t * width));
+    return simd::max(simd::max(highest[0], highest[1]), simd::max(highest[2], highest[3])) * factor;
 }
 
 /// Stores p(t) of each token as a column of units [units of tokens, stride width], in the operand's order, and returns Σ p, as
