@@ -14,6 +14,7 @@
 #include "mla/simd/prefetch.hpp"
 #include "mla/simd/tile_registers.hpp"
 #include "mla/testing/random.hpp"
+#include "support/tile_shapes.hpp"
 
 namespace mla {
 namespace {
@@ -21,25 +22,8 @@ namespace {
 using simd::ModelTileRegisters;
 using Registers = simd::WholeTiles<ModelTileRegisters>;
 using simd::TileConfig;
-
-struct Shape {
-    Index rows;     ///< of C and A
-    Index columns;  ///< of C and B
-    Index groups;   ///< of a row of A: rows of B
-};
-
-/// Registers 0, 1 and 2 for a product of this shape.
-[[nodiscard]] TileConfig config_of(const Shape& s) {
-    TileConfig config;
-    const auto set = [&](int tile, Index rows, Index groups) {
-        config.rows[tile] = static_cast<std::uint8_t>(rows);
-        config.row_bytes[tile] = static_cast<std::uint16_t>(4 * groups);
-    };
-    set(0, s.rows, s.columns);
-    set(1, s.rows, s.groups);
-    set(2, s.groups, s.columns);
-    return config;
-}
+using testing::config_of;
+using testing::TileShape;
 
 /// A float whose subnormals are zeros, as operands and as results of products are.
 [[nodiscard]] float flushed(float value) {
@@ -55,7 +39,7 @@ template <class U>
 }
 
 /// c[m, n] after C += A · B with A [rows, 2·groups] and B [groups, columns, 2] of bf16.
-[[nodiscard]] float expected_bf16(const Shape& s, float c, const std::vector<std::uint16_t>& a,
+[[nodiscard]] float expected_bf16(const TileShape& s, float c, const std::vector<std::uint16_t>& a,
                                   const std::vector<std::uint16_t>& b, Index m, Index n) {
     const auto value = [](std::uint16_t bits) { return flushed(std::bit_cast<float>(std::uint32_t{bits} << 16U)); };
     float sums[2] = {0.0F, 0.0F};
@@ -70,7 +54,7 @@ template <class U>
 /// The bits of a number, and of any NaN the same.
 [[nodiscard]] std::uint32_t bits_of(float value) { return std::isnan(value) ? 0x7fc00000U : std::bit_cast<std::uint32_t>(value); }
 
-void expect_product_bf16(const Shape& s, const std::vector<float>& c, const std::vector<std::uint16_t>& a,
+void expect_product_bf16(const TileShape& s, const std::vector<float>& c, const std::vector<std::uint16_t>& a,
                          const std::vector<std::uint16_t>& b) {
     Registers registers;
     registers.configure(config_of(s));
@@ -87,9 +71,6 @@ void expect_product_bf16(const Shape& s, const std::vector<float>& c, const std:
                 << found[i] << " at " << m << ", " << n << " of " << s.rows << " x " << s.columns << " x " << s.groups;
         }
 }
-
-/// Whole registers, one element, and every side cut.
-constexpr Shape shapes[] = {{16, 16, 16}, {1, 1, 1}, {16, 16, 1}, {5, 16, 16}, {16, 7, 16}, {16, 16, 9}, {3, 2, 5}, {13, 11, 15}};
 
 // Configurations ------------------------------------------------------------------------------------------------------
 
@@ -161,7 +142,7 @@ TEST(WholeTilesTest, LeaveTheRegistersReleasedOrAsAHostConfiguredThem) {
 
 TEST(TileModelTest, RowsAreLoadedAndStoredAStrideApartAndNothingElseIsTouched) {
     testing::Generator generator(1);
-    for (const Shape& s : shapes) {
+    for (const TileShape& s : testing::tile_shapes) {
         const Index bytes = 4 * s.groups;
         const Index stride = bytes + 12;
         const auto from = random_units<std::uint8_t>(generator, 16 * stride);
@@ -197,7 +178,7 @@ TEST(TileModelTest, ConfiguringAndZeroingLeaveZeros) {
 
 TEST(TileModelTest, ProductsOfBf16AreThoseOfPlainLoopsInEveryShape) {
     testing::Generator generator(3);
-    for (const Shape& s : shapes) {
+    for (const TileShape& s : testing::tile_shapes) {
         const auto c = testing::gaussian_values<float>(generator, s.rows * s.columns);
         std::vector<std::uint16_t> a, b;
         for (const float value : testing::gaussian_values<float>(generator, s.rows * 2 * s.groups)) a.push_back(bf16(value).bits);
@@ -211,7 +192,7 @@ TEST(TileModelTest, ProductsOfBf16AreThoseOfPlainLoopsInEveryShape) {
 TEST(TileModelTest, ProductsOfAnyBitsAreThoseOfPlainLoops) {
     testing::Generator generator(4);
     for (int i = 0; i < 50; ++i)
-        for (const Shape& s : shapes) {
+        for (const TileShape& s : testing::tile_shapes) {
             const auto bits = random_units<std::uint32_t>(generator, s.rows * s.columns);
             std::vector<float> c;
             for (const std::uint32_t each : bits) c.push_back(std::bit_cast<float>(each));
@@ -222,7 +203,7 @@ TEST(TileModelTest, ProductsOfAnyBitsAreThoseOfPlainLoops) {
 
 /// One dot product, of pairs a[k] and 1.
 [[nodiscard]] float sum_of(float c, const std::vector<std::pair<float, float>>& pairs, float factor = 1.0F) {
-    const Shape s{1, 1, static_cast<Index>(pairs.size())};
+    const TileShape s{1, 1, static_cast<Index>(pairs.size())};
     std::vector<std::uint16_t> a;
     for (const auto& [first, second] : pairs) {
         a.push_back(bf16(first).bits);
@@ -284,7 +265,7 @@ TEST(TileModelTest, TheThreadsRoundingModeChangesNothing) {
 // Products of bytes ---------------------------------------------------------------------------------------------------
 
 template <bool SignedA, bool SignedB>
-void expect_products_of_bytes(const Shape& s) {
+void expect_products_of_bytes(const TileShape& s) {
     using A = std::conditional_t<SignedA, std::int8_t, std::uint8_t>;
     using B = std::conditional_t<SignedB, std::int8_t, std::uint8_t>;
     testing::Generator generator(5);
@@ -310,7 +291,7 @@ void expect_products_of_bytes(const Shape& s) {
 }
 
 TEST(TileModelTest, ProductsOfBytesOfEitherSignAreThoseOfPlainLoopsAndWrapAround) {
-    for (const Shape& s : shapes) {
+    for (const TileShape& s : testing::tile_shapes) {
         expect_products_of_bytes<true, true>(s);
         expect_products_of_bytes<true, false>(s);
         expect_products_of_bytes<false, true>(s);
