@@ -24,6 +24,7 @@ struct RowFormat;
 ///     stage_row<Target, Operand>        a key's units, where whole blocks are of pairs, or in steps: then `scale` is a step, of
 ///                                       values_per_scale neighbours
 ///     stage_key<Target, Operand>, stage_values<Target, Operand>   those pieces, where neither holds
+///     latent_step(format, row)          what the integers of a row's latent stand for, the bytes that it begins with
 ///
 /// The concept asks for the first ones; a block asks for what it uses of the others.
 template <class C>
