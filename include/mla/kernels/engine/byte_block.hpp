@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "mla/core/kernel_table.hpp"
 #include "mla/formats/format.hpp"
 #include "mla/kernels/engine/block.hpp"
 
