@@ -40,12 +40,11 @@ MLA_ALWAYS_INLINE Sum multiply_add(const Operand& a, const Operand& b, const Sum
 }
 // `pass`: units that a loop multiplies between two jumps.
 
-/// A with adjacent k and rows anywhere: cached keys, activations. A pass is long enough that moving on M pointers costs little,
-/// twelve of which are more than stay in registers. An offset in a register would cost more: Intel's cores take an operand of a
-/// product that has one apart into two instructions.
+/// A with adjacent k and rows anywhere: cached keys, activations. A pass is long enough that moving on M pointers costs little.
+/// An offset in a register would cost more: Intel's cores take an operand of a product that has one apart into two instructions.
 template <class A, int M>
 struct RowsOperand {
-    static constexpr int pass = M == 12 ? 16 : 8;
+    static constexpr int pass = 8;
     const A* rows[extent<M>];
 
     RowsOperand() = default;

@@ -33,9 +33,8 @@ struct AttentionTile {
                                              ? std::min<Index>(Index{18} * 1024 / (panel_rows * static_cast<Index>(sizeof(A))),
                                                                rounded_values)
                                              : rounded_values / Operand::values_per_unit;
-    /// Units between two steps of prefetching: with a single panel 192 products of vectors in the score tile, 96 in the value
-    /// tile of AVX-512.
-    static constexpr Index score_step = 16;
+    /// Units between two steps of prefetching: with a single panel 96 products of vectors in either tile of AVX-512.
+    static constexpr Index score_step = 8;
     static constexpr Index value_step = 4;
 };
 
