@@ -34,6 +34,7 @@ MLA_ALWAYS_INLINE uint8x8_t load_four_bytes(const void* source) {
 template <class Target>
 struct NeonAtoms : PortableAtoms<Target> {
     using Portable = PortableAtoms<Target>;
+    using Portable::interleave;
 
     template <Compute A>
     static MLA_ALWAYS_INLINE Batch<Target, A> fma(const Batch<Target, A>& a, const Batch<Target, A>& b,
