@@ -313,20 +313,6 @@ TEST_F(AmxTest, TheProductOfKernelsIsThatOnTheModelInEveryShapeAndDepth) {
     }
 }
 
-template <class Target, bool Rows, bool Columns>
-[[nodiscard]] Groups product_of_bytes(const Groups& a, const Groups& b) {
-    const simd::TileRows left[2] = {{a.data(), 64, 0}, {a.data() + 256, 64, 0}};
-    const simd::TileRows right[2] = {{b.data(), 64, 0}, {b.data() + 256, 64, 0}};
-    Groups sums(1024);
-    simd::TileRegisters<Target> registers;
-    simd::TileProduct<Target, 2, 2, simd::BytesOf<Rows, Columns>> product(registers);
-    simd::Prefetch nothing;
-    product.clear();
-    product.multiply(1, left, right, nothing);
-    product.store(sums.data(), 32);
-    return sums;
-}
-
 template <bool Rows, bool Columns>
 void expect_same_product_of_bytes() {
     Generator generator(7);
@@ -334,8 +320,8 @@ void expect_same_product_of_bytes() {
     const Groups more_a = random_groups(generator), more_b = random_groups(generator);
     a.insert(a.end(), more_a.begin(), more_a.end());
     b.insert(b.end(), more_b.begin(), more_b.end());
-    EXPECT_EQ((product_of_bytes<targets::amx, Rows, Columns>(a, b)),
-              (product_of_bytes<targets::emulated<targets::amx>, Rows, Columns>(a, b)));
+    EXPECT_EQ((testing::product_of_bytes<targets::amx, Rows, Columns>(a.data(), b.data())),
+              (testing::product_of_bytes<targets::emulated<targets::amx>, Rows, Columns>(a.data(), b.data())));
 }
 
 TEST_F(AmxTest, TheProductOfBytesIsThatOnTheModelWhicheverSidesAreInTwoParts) {

@@ -366,29 +366,21 @@ void expect_products_of_halves() {
         for (Index i = 0; i < side; ++i)
             for (Index k = 0; k < depth; ++k) {
                 const auto part = [&](bool wide, const std::vector<std::int16_t>& of) {
-                    const auto at = static_cast<std::size_t>((wide ? 0 : r) * side * depth + i * depth + k);
-                    return static_cast<std::uint8_t>(wide && r == 0 ? of[at] >> 8 : of[at]);
+                    const auto place = static_cast<std::size_t>((wide ? 0 : r) * side * depth + i * depth + k);
+                    return static_cast<std::uint8_t>(wide && r == 0 ? of[place] >> 8 : of[place]);
                 };
                 left[r * side * depth + i * depth + k] = part(Rows, a);
                 right[r * side * depth + place_of(i, k)] = part(Columns, b);
             }
-    const simd::TileRows rows[2] = {{left, depth, 0}, {left + side * depth, depth, 0}};
-    const simd::TileRows columns[2] = {{right, 4 * side, 0}, {right + side * depth, 4 * side, 0}};
-    using Target = targets::emulated<targets::amx>;
-    simd::TileRegisters<Target> registers;
-    simd::TileProduct<Target, 2, 2, simd::BytesOf<Rows, Columns>> product(registers);
-    simd::Prefetch nothing;
-    product.clear();
-    product.multiply(1, rows, columns, nothing);
-    std::uint32_t sums[2 * side][2 * side];
-    product.store(&sums[0][0], 2 * side);
+    const auto sums = testing::product_of_bytes<targets::emulated<targets::amx>, Rows, Columns>(left, right);
+    const auto at = [&](Index m, Index n) { return sums[static_cast<std::size_t>(2 * side * m + n)]; };
     for (Index m = 0; m < (Rows ? side : 2 * side); ++m)
         for (Index n = 0; n < (Columns ? side : 2 * side); ++n) {
             std::uint32_t expected = 0;
             for (Index k = 0; k < depth; ++k)
                 expected += static_cast<std::uint32_t>(a[static_cast<std::size_t>(m * depth + k)] *
                                                        b[static_cast<std::size_t>(n * depth + k)]);
-            const auto row = [&](Index i) { return Columns ? (sums[i][n] << 8U) + sums[i][n + side] : sums[i][n]; };
+            const auto row = [&](Index i) { return Columns ? (at(i, n) << 8U) + at(i, n + side) : at(i, n); };
             ASSERT_EQ(Rows ? (row(m) << 8U) + row(m + side) : row(m), expected) << m << ", " << n;
         }
 }

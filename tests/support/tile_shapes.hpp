@@ -1,7 +1,10 @@
-// Configurations of three tile registers for products of any shape.
+// Configurations of three tile registers for products of any shape, and products of bytes on any target.
 #pragma once
 
-#include "mla/simd/tile_config.hpp"
+#include <vector>
+
+#include "mla/simd/prefetch.hpp"
+#include "mla/simd/tile_registers.hpp"
 
 namespace mla::testing {
 
@@ -26,6 +29,23 @@ inline constexpr TileShape tile_shapes[] = {{16, 16, 16}, {1, 1, 1},   {16, 16, 
     set(1, s.rows, s.groups);
     set(2, s.groups, s.columns);
     return config;
+}
+
+/// [32, 32] sums of the products of two whole registers of either side, a row of 64 bytes each.
+template <class Target, bool Rows, bool Columns>
+[[nodiscard]] std::vector<std::uint32_t> product_of_bytes(const void* left, const void* right) {
+    const auto rows = [](const void* first) { return simd::TileRows{first, 64, 0}; };
+    const auto second = [](const void* first) { return static_cast<const std::byte*>(first) + 1024; };
+    const simd::TileRows a[2] = {rows(left), rows(second(left))};
+    const simd::TileRows b[2] = {rows(right), rows(second(right))};
+    std::vector<std::uint32_t> sums(1024);
+    simd::TileRegisters<Target> registers;
+    simd::TileProduct<Target, 2, 2, simd::BytesOf<Rows, Columns>> product(registers);
+    simd::Prefetch nothing;
+    product.clear();
+    product.multiply(1, a, b, nothing);
+    product.store(sums.data(), 32);
+    return sums;
 }
 
 }  // namespace mla::testing
